@@ -1,0 +1,121 @@
+"""Where pictures lie: URIs of objects, which of them are allowed, and the names of results."""
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Self
+from urllib.parse import quote, unquote
+
+from twofold_schema.errors import InvalidUri, PlaceNotAllowed
+from twofold_schema.job import Claim
+
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_MAX_KEY_BYTES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactUri:
+    """The place of an object, or of a prefix that objects share.
+
+    Attributes:
+        scheme: `s3` or `file`.
+        bucket: The S3 bucket; empty for `file`.
+        key: The S3 key, or the absolute path without its first slash. Taken literally: an S3
+            URI is not percent-decoded.
+    """
+
+    scheme: str
+    bucket: str
+    key: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `s3://bucket/key` or `file:///path`.
+
+        Raises:
+            InvalidUri: It is neither, or climbs with `..`, or holds control characters.
+        """
+        scheme, separator, rest = text.partition("://")
+        if not separator or scheme not in {"s3", "file"}:
+            raise InvalidUri(f"{text!r} is not a place: write s3://bucket/key or file:///path.")
+        bucket, _, key = rest.partition("/")
+        if scheme == "file":
+            key = unquote(key)
+        if any(ord(character) < 32 or ord(character) == 127 for character in text + key):
+            raise InvalidUri(f"{text!r} holds control characters; rename the object.")
+        if scheme == "s3" and not _BUCKET.fullmatch(bucket):
+            raise InvalidUri(f"{bucket!r} in {text!r} is not the name of an S3 bucket.")
+        if scheme == "file" and bucket:
+            raise InvalidUri(f"{text!r} names a host; a file needs three slashes: file:///path.")
+        if not key.strip("/"):
+            raise InvalidUri(f"{text!r} names no object; add its key.")
+        try:
+            too_long = len(key.encode()) > _MAX_KEY_BYTES
+        except UnicodeEncodeError:
+            raise InvalidUri(f"{text!r} is not valid Unicode; rename the object.") from None
+        if too_long:
+            raise InvalidUri(f"The key of {text[:60]!r}… is over {_MAX_KEY_BYTES} bytes.")
+        if ".." in PurePosixPath(key).parts:
+            raise InvalidUri(f"{text!r} climbs with '..'; write the place it leads to.")
+        return cls(scheme, bucket, key)
+
+    @classmethod
+    def of_file(cls, path: Path) -> Self:
+        """The URI of a file on this machine."""
+        return cls("file", "", path.absolute().as_posix().removeprefix("/"))
+
+    @property
+    def path(self) -> Path:
+        """The path of a `file` URI."""
+        return Path("/") / self.key
+
+    def child(self, name: str) -> "ArtifactUri":
+        """The place `name` below this prefix."""
+        return ArtifactUri(self.scheme, self.bucket, f"{self.key.rstrip('/')}/{name}")
+
+    def __str__(self) -> str:
+        if self.scheme == "file":
+            return f"file:///{quote(self.key)}"
+        return f"s3://{self.bucket}/{self.key}"
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The places that are open to jobs.
+
+    Attributes:
+        buckets: Names of S3 buckets.
+        file_root: The folder under which `file:///…` is allowed; None for nowhere.
+    """
+
+    buckets: Collection[str]
+    file_root: Path | None = None
+
+    def check(self, uri: ArtifactUri) -> None:
+        """Accept a place.
+
+        Raises:
+            PlaceNotAllowed: It is outside.
+        """
+        if uri.scheme == "s3":
+            if uri.bucket not in self.buckets:
+                raise PlaceNotAllowed(
+                    f"The bucket of {uri} is not open to Twofold; add it to TWOFOLD_BUCKETS "
+                    "or use another."
+                )
+        elif self.file_root is None or not uri.path.is_relative_to(self.file_root):
+            raise PlaceNotAllowed(
+                f"{uri} is not under TWOFOLD_FILE_ROOT ({self.file_root or 'not set'}); "
+                "move the file there or use S3."
+            )
+
+
+def result_place(prefix: ArtifactUri, claim: Claim) -> ArtifactUri:
+    """Where a claim stores its result: no two claims ever share it."""
+    return prefix.child(f"{claim.job_id}/{claim.fence}-{claim.run_id}.png")
+
+
+def upload_place(uploads: ArtifactUri, sha256: str) -> ArtifactUri:
+    """Where a producer puts a picture that it was handed: named by its content, so once only."""
+    return uploads.child(f"{sha256[:2]}/{sha256}")

@@ -1,0 +1,237 @@
+"""Everything that can go wrong, by name.
+
+    TwofoldError
+    ├─ ConfigError               the process stops at start
+    ├─ LedgerError               the caller of the ledger is told at once
+    │   ├─ JobNotFound, SubmissionNotFound
+    │   ├─ JobNotRetryable
+    │   └─ RunLost               this run may touch nothing any more
+    ├─ SubmitError               the job was not accepted; nothing was written
+    │   ├─ InvalidUri, PlaceNotAllowed, InvalidParameter, SourceUnreadable
+    │   ├─ TooLarge              (also a job's error when only the worker could know)
+    │   ├─ KeyReused
+    │   └─ UnsupportedSession
+    └─ JobError                  the outcome of an attempt, written to the job
+        ├─ SourceNotFound, SourceDenied, SourceTooLarge, SourceChanged
+        ├─ UnsupportedFormat, CorruptSource, SizeMismatch
+        ├─ StorageUnavailable, ResultDenied, ResultConflict
+        ├─ OutOfMemory, NotFinite, UpscaleFailed
+        └─ WorkerCrashed, RunDeadlineExceeded
+
+A class's `code` is stable and is what programs compare; its docstring is the default message and
+says what to do. `retryable` says whether another attempt could end differently.
+"""
+
+from typing import ClassVar
+
+
+class TwofoldError(Exception):
+    """Something went wrong in Twofold."""
+
+    code: ClassVar[str] = "twofold_error"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or " ".join((type(self).__doc__ or "").split()))
+
+    @property
+    def message(self) -> str:
+        """One sentence or two for a person."""
+        return str(self)
+
+
+class ConfigError(TwofoldError):
+    """A setting is wrong; mend it and start again."""
+
+    code = "invalid_setting"
+
+
+class LedgerError(TwofoldError):
+    """The ledger refused a call."""
+
+    code = "ledger_error"
+
+
+class JobNotFound(LedgerError):
+    """No job has this id; check the id and the database it was submitted to."""
+
+    code = "job_not_found"
+
+
+class SubmissionNotFound(LedgerError):
+    """No submission has this id; check the id and the database it was submitted to."""
+
+    code = "submission_not_found"
+
+
+class JobNotRetryable(LedgerError):
+    """Only a failed or expired job can be retried; submit a cancelled or finished one anew."""
+
+    code = "job_not_retryable"
+
+
+class RunLost(LedgerError):
+    """This run's lease is gone and its jobs were given to others; start a new run."""
+
+    code = "run_lost"
+
+
+class SubmitError(TwofoldError):
+    """The job was not accepted; nothing was written."""
+
+    code = "not_accepted"
+
+
+class InvalidUri(SubmitError):
+    """A place must be `s3://bucket/key` or `file:///path`, without `..`, query or fragment."""
+
+    code = "invalid_uri"
+
+
+class PlaceNotAllowed(SubmitError):
+    """This place is not open to Twofold; add its bucket to TWOFOLD_BUCKETS or use another."""
+
+    code = "place_not_allowed"
+
+
+class InvalidParameter(SubmitError):
+    """A parameter of the job is out of its range."""
+
+    code = "invalid_parameter"
+
+
+class SourceUnreadable(SubmitError):
+    """The given picture cannot be read here; check the path and that it is PNG or JPEG."""
+
+    code = "source_unreadable"
+
+
+class KeyReused(SubmitError):
+    """This key belongs to a job with another payload; use a new key for a new job."""
+
+    code = "key_reused"
+
+
+class UnsupportedSession(SubmitError):
+    """Pass a synchronous SQLAlchemy Session whose engine is `postgresql+psycopg` (psycopg 3)."""
+
+    code = "unsupported_session"
+
+
+class JobError(TwofoldError):
+    """The attempt ended in an error."""
+
+    code = "job_error"
+
+
+class TooLarge(SubmitError, JobError):
+    """The picture has more pixels than TWOFOLD_MAX_PIXELS or a side over TWOFOLD_MAX_SIDE."""
+
+    code = "too_large"
+
+
+class SourceNotFound(JobError):
+    """The source does not exist; upload it, then retry the job."""
+
+    code = "source_not_found"
+
+
+class SourceDenied(JobError):
+    """The worker may not read the source; grant it read access, then retry the job."""
+
+    code = "source_denied"
+
+
+class SourceTooLarge(JobError):
+    """The source has more bytes than TWOFOLD_MAX_SOURCE_BYTES; store it smaller."""
+
+    code = "source_too_large"
+
+
+class SourceChanged(JobError):
+    """The source changed between two reads; submit a source that nobody overwrites."""
+
+    code = "source_changed"
+
+
+class UnsupportedFormat(JobError):
+    """The source is not a still PNG or JPEG picture; convert it first."""
+
+    code = "unsupported_format"
+
+
+class CorruptSource(JobError):
+    """The source is damaged or cut short; upload it again, then retry the job."""
+
+    code = "corrupt_source"
+
+
+class SizeMismatch(JobError):
+    """The source is not of the size stated at submit; state the right size or none."""
+
+    code = "size_mismatch"
+
+
+class StorageUnavailable(JobError):
+    """Object storage did not answer; the job is tried again."""
+
+    code = "storage_unavailable"
+    retryable = True
+
+
+class ResultDenied(JobError):
+    """The worker may not write the result; grant write access to the results' place, then retry."""
+
+    code = "result_denied"
+
+
+class ResultConflict(JobError):
+    """Another object lies where this result belongs; the job is tried again under a new name."""
+
+    code = "result_conflict"
+    retryable = True
+
+
+class OutOfMemory(JobError):
+    """The picture did not fit the device's memory even alone; the job is tried again."""
+
+    code = "out_of_memory"
+    retryable = True
+
+
+class NotFinite(JobError):
+    """The model produced values that are not numbers; try another seed, dtype or picture."""
+
+    code = "not_finite"
+
+
+class UpscaleFailed(JobError):
+    """The worker failed in an unforeseen way; its log has the traceback. The job is tried again."""
+
+    code = "upscale_failed"
+    retryable = True
+
+
+class WorkerCrashed(JobError):
+    """Workers died while this job was the only one at work; look at the picture, then retry."""
+
+    code = "worker_crashed"
+
+
+class RunDeadlineExceeded(JobError):
+    """The job was held longer than TWOFOLD_RUN_DEADLINE_SECONDS; it is tried again."""
+
+    code = "run_deadline_exceeded"
+    retryable = True
+
+
+def every_error() -> list[type[TwofoldError]]:
+    """All error classes of the tree, parents before children."""
+    found: list[type[TwofoldError]] = []
+    waiting: list[type[TwofoldError]] = [TwofoldError]
+    while waiting:
+        error = waiting.pop(0)
+        if error not in found:
+            found.append(error)
+            waiting.extend(error.__subclasses__())
+    return found

@@ -1,0 +1,278 @@
+"""The job: one picture to upscale, its states, and how it may move between them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Annotated, Any, Self
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+class JobState(StrEnum):
+    """Where a job is in its life. The row's `state` is the only truth about it."""
+
+    #: Waits for its start time or its retry's backoff; the keeper promotes it.
+    SCHEDULED = "scheduled"
+    #: Waits for a run; a claim takes it.
+    QUEUED = "queued"
+    #: Held by a run under a fence; that run's outcome, or rescue, moves it on.
+    RUNNING = "running"
+    #: Its result is stored and named by the row.
+    SUCCEEDED = "succeeded"
+    #: Its error cannot be mended by another attempt, or its attempts are spent.
+    FAILED = "failed"
+    #: Its owner called it off, and no worker will finish it.
+    CANCELLED = "cancelled"
+    #: It missed `start_by` or `finish_by`.
+    EXPIRED = "expired"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job's generation has ended."""
+        return self in FINAL_STATES
+
+
+FINAL_STATES = frozenset(
+    {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED}
+)
+
+#: For each state, the states it may move to and what moves it there.
+TRANSITIONS: Mapping[JobState, Mapping[JobState, str]] = MappingProxyType(
+    {
+        JobState.SCHEDULED: MappingProxyType(
+            {
+                JobState.QUEUED: "promote",
+                JobState.CANCELLED: "cancel",
+                JobState.EXPIRED: "expire",
+            }
+        ),
+        JobState.QUEUED: MappingProxyType(
+            {
+                JobState.RUNNING: "claim",
+                JobState.CANCELLED: "cancel",
+                JobState.EXPIRED: "expire",
+            }
+        ),
+        JobState.RUNNING: MappingProxyType(
+            {
+                JobState.SUCCEEDED: "complete",
+                JobState.FAILED: "fail, retry_later or rescue",
+                JobState.SCHEDULED: "retry_later",
+                JobState.QUEUED: "release or rescue",
+                JobState.CANCELLED: "release, retry_later, fail or rescue of a flagged job",
+                JobState.EXPIRED: "expire, complete, retry_later or rescue past finish_by",
+            }
+        ),
+        JobState.SUCCEEDED: MappingProxyType({}),
+        JobState.FAILED: MappingProxyType({JobState.QUEUED: "retry"}),
+        JobState.CANCELLED: MappingProxyType({}),
+        JobState.EXPIRED: MappingProxyType({JobState.QUEUED: "retry"}),
+    }
+)
+
+
+class JobClass(StrEnum):
+    """How urgent a job is; a class is served before the ones below it."""
+
+    INTERACTIVE = "interactive"
+    STANDARD = "standard"
+    BULK = "bulk"
+
+    @property
+    def rank(self) -> int:
+        """0 is served first; what the table stores, so that an index can order by it."""
+        return list(JobClass).index(self)
+
+
+def _encodable(text: str) -> str:
+    # A lone surrogate passes JSON and str, and breaks the tokenizer and Postgres later.
+    text.encode("utf-8")
+    if "\x00" in text:
+        raise ValueError("must not contain NUL characters")
+    return text
+
+
+Prompt = Annotated[str, Field(max_length=2000), AfterValidator(_encodable)]
+
+
+class Parameters(BaseModel):
+    """What the caller asks of the model.
+
+    Attributes:
+        steps: Sampling steps, 1 to 150; the model card uses 20.
+        guidance_scale: 0 ignores the prompt; above 0 the prompt steers; above 1 is
+            classifier-free guidance, which doubles the work.
+        seed: Seeds the noise, 0 to 2**63 - 1; drawn at submit and recorded when absent.
+        prompt: What the picture shows, at most 2000 characters (the model reads 77 tokens).
+        negative_prompt: What it must not show; heard only with guidance above 1.
+        reproducible: Pin the batch's rung, so that the picture is the same to the bit whatever
+            else is in its batch.
+        model_revision: Only a worker that serves this revision may take the job.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    steps: int = Field(default=20, ge=1, le=150)
+    guidance_scale: float = Field(default=0.0, ge=0.0, le=30.0, allow_inf_nan=False)
+    seed: int | None = Field(default=None, ge=0, le=2**63 - 1)
+    prompt: Prompt = ""
+    negative_prompt: Prompt = ""
+    reproducible: bool = False
+    model_revision: str | None = Field(default=None, max_length=200)
+
+
+class Result(BaseModel):
+    """The picture that a job ended in.
+
+    Attributes:
+        uri: Where it lies.
+        sha256: Of the object's bytes, in hex.
+        size_bytes: The object's length.
+        width: In pixels, exactly twice the source's.
+        height: In pixels, exactly twice the source's.
+        content_type: The object's media type.
+        model: The name of the model that made it, as people read it.
+        model_revision: What exactly that model was.
+        seed: The seed it was made with.
+        steps: The sampling steps it was made with.
+        rungs: The batch sizes on the device that it saw.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+    uri: str
+    sha256: str
+    size_bytes: int
+    width: int
+    height: int
+    content_type: str
+    model: str
+    model_revision: str
+    seed: int
+    steps: int
+    rungs: tuple[int, ...]
+
+
+class AttemptError(BaseModel):
+    """One entry of a job's error history.
+
+    Attributes:
+        code: Stable; see `errors`.
+        message: For a person.
+        generation: Of the job when it happened.
+        attempt: How many attempts the generation had used, this one included.
+        fence: Of the claim that ended so.
+        run_id: Of the run that held the job, if any.
+        at: When, by the database's clock.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    code: str
+    message: str
+    generation: int
+    attempt: int
+    fence: int
+    run_id: UUID | None
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A run's hold on a job. Every later write names the job, the fence and the run."""
+
+    job_id: UUID
+    fence: int
+    run_id: UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A job as its row had it when it was read. Times are the database's.
+
+    Attributes:
+        attempts: Claims of this generation that ended in an answer about the job.
+        crashes: Claims of this generation that ended in the death of a worker at work on it.
+        width: Of the source, in pixels, as the caller stated it; checked when it is decoded.
+        height: As `width`.
+        isolation: Set after a crash: only jobs with the same mark may share a process with it.
+        lane: What must be equal to share a batch; None until measured.
+        pixels: Of the source, width times height; None until measured.
+        est_gpu_seconds: Estimated work on the reference GPU; None until measured.
+        errors: Every error of every generation, oldest first.
+    """
+
+    id: UUID
+    tenant: str
+    job_class: JobClass
+    key: str | None
+    submission_id: UUID | None
+    state: JobState
+    generation: int
+    fence: int
+    run_id: UUID | None
+    attempts: int
+    max_attempts: int
+    crashes: int
+    isolation: UUID | None
+    source: str
+    output_prefix: str
+    width: int | None
+    height: int | None
+    parameters: Parameters
+    metadata: Mapping[str, str]
+    lane: str | None
+    pixels: int | None
+    est_gpu_seconds: float | None
+    result: Result | None
+    errors: tuple[AttemptError, ...]
+    created_at: datetime
+    scheduled_at: datetime | None
+    start_by: datetime | None
+    finish_by: datetime | None
+    first_claimed_at: datetime | None
+    claimed_at: datetime | None
+    started_at: datetime | None
+    run_deadline: datetime | None
+    cancel_requested_at: datetime | None
+    finished_at: datetime | None
+
+    @classmethod
+    def from_row(cls, row: Mapping[Any, Any]) -> Self:
+        """A job from a row of the jobs table."""
+        fields = {name: row[name] for name in cls.__dataclass_fields__}
+        fields["job_class"] = list(JobClass)[row["job_class"]]
+        fields["state"] = JobState(row["state"])
+        fields["parameters"] = Parameters.model_validate(row["parameters"])
+        fields["metadata"] = MappingProxyType(row["metadata"])
+        if row["result"] is not None:
+            fields["result"] = Result.model_validate(row["result"])
+        fields["errors"] = tuple(AttemptError.model_validate(entry) for entry in row["errors"])
+        return cls(**fields)
+
+    @property
+    def error(self) -> AttemptError | None:
+        """The last error of this generation, if any."""
+        if self.errors and self.errors[-1].generation == self.generation:
+            return self.errors[-1]
+        return None
+
+    @property
+    def retrying(self) -> bool:
+        """Whether the job waits for another attempt after an error."""
+        return self.state is JobState.SCHEDULED and self.attempts > 0
+
+    @property
+    def cancelling(self) -> bool:
+        """Whether the job was called off while a worker has it."""
+        return self.state is JobState.RUNNING and self.cancel_requested_at is not None
+
+    @property
+    def claim(self) -> Claim:
+        """The hold of the run that has, or last had, this job."""
+        if self.run_id is None:
+            raise ValueError(f"job {self.id} is held by no run")
+        return Claim(job_id=self.id, fence=self.fence, run_id=self.run_id)

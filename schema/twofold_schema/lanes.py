@@ -1,0 +1,108 @@
+"""Lanes and costs: pure functions of a job, the same for everyone who computes them.
+
+A lane names what must be equal for jobs to share a batch. It is versioned: when the function
+changes, so does the prefix, and old rows keep running under their old lane.
+"""
+
+from dataclasses import dataclass
+
+from twofold_schema.errors import TooLarge
+from twofold_schema.job import Parameters
+
+VERSION = 1
+
+#: Sides are padded up to a multiple of this, in pixels.
+LATTICE = 64
+
+# Work of the x2 latent upscaler in TFLOP for a 512x512 source, counted on the published
+# configuration: one UNet forward, VAE decode of the result, VAE encode of the source.
+_UNET_TFLOP, _DECODE_TFLOP, _ENCODE_TFLOP = 1.281, 10.47, 1.12
+_COUNTED_PIXELS = 512 * 512
+
+#: The reference GPU's sustained speed, TFLOP/s: half of what an H200 can do in bf16.
+REFERENCE_TFLOPS = 395.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """What a picture's size says about its job.
+
+    Attributes:
+        width: Of the source, in pixels.
+        height: Of the source, in pixels.
+        lane: What must be equal to share a batch.
+        est_gpu_seconds: Estimated work on the reference GPU, in seconds.
+    """
+
+    width: int
+    height: int
+    lane: str
+    est_gpu_seconds: float
+
+    @property
+    def pixels(self) -> int:
+        """Width times height of the source."""
+        return self.width * self.height
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SizeLimits:
+    """How large a picture may be.
+
+    Attributes:
+        max_pixels: Width times height, in pixels.
+        max_side: The longer side, in pixels.
+    """
+
+    max_pixels: int
+    max_side: int
+
+    def check(self, width: int, height: int) -> None:
+        """Accept a size.
+
+        Raises:
+            TooLarge: It is over a limit.
+        """
+        if width * height > self.max_pixels or max(width, height) > self.max_side:
+            raise TooLarge(
+                f"The picture is {width}x{height}; at most {self.max_side} px a side and "
+                f"{self.max_pixels} px in all are allowed. Send a smaller one, or ask the operator "
+                "to raise TWOFOLD_MAX_SIDE or TWOFOLD_MAX_PIXELS."
+            )
+
+
+def padded(side: int) -> int:
+    """The side of the padded picture, in pixels: a fixed function of the picture's own side."""
+    return -(-side // LATTICE) * LATTICE
+
+
+def measure(parameters: Parameters, width: int, height: int) -> Measure:
+    """The lane and cost of a job whose source is `width` by `height` pixels."""
+    return Measure(
+        width=width,
+        height=height,
+        lane=_lane(parameters, width, height),
+        est_gpu_seconds=_est_gpu_seconds(parameters, width, height),
+    )
+
+
+def _lane(parameters: Parameters, width: int, height: int) -> str:
+    # Any guidance in (0, 1] gives the same picture: the prompt is used, without CFG.
+    guidance = parameters.guidance_scale
+    guidance = 1.0 if 0 < guidance <= 1 else guidance
+    return "/".join(
+        (
+            str(VERSION),
+            parameters.model_revision or "any",
+            f"{padded(width)}x{padded(height)}",
+            f"steps{parameters.steps}",
+            f"guidance{guidance:g}",
+            "pinned" if parameters.reproducible else "free",
+        )
+    )
+
+
+def _est_gpu_seconds(parameters: Parameters, width: int, height: int) -> float:
+    forwards = parameters.steps * (2 if parameters.guidance_scale > 1 else 1)
+    tflop = _UNET_TFLOP * forwards + _DECODE_TFLOP + _ENCODE_TFLOP
+    return tflop * padded(width) * padded(height) / _COUNTED_PIXELS / REFERENCE_TFLOPS

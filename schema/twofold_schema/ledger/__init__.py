@@ -1,0 +1,15 @@
+"""The ledger: the only code that writes job rows.
+
+One function per thing that can happen to a job, each on a connection whose transaction belongs to
+the caller. Every write names the state it leaves, and a run's writes also name fence and run, so
+that a run that lost a job can change nothing. Every write of several rows locks them in the order
+of their ids first, so that no two of them wait for each other.
+
+    submit     insert, open_submission, seal            the asking side
+    requests   cancel, retry                            the owner of a job
+    claims     claim, measure, start                    a run takes work
+    outcomes   complete, fail, retry_later, release     a run ends a claim
+    runs       register, renew, drain, stop, give_up    a run's life
+    sweeps     promote, expire, rescue                  the keeper, for ever
+    reads      get, find, count_states, ...             everybody
+"""

@@ -1,0 +1,151 @@
+"""A run takes work: claim, measure, start."""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from twofold_schema.job import Claim, Job
+from twofold_schema.lanes import Measure
+
+# Takes the best claimable job and others of its lane.
+#
+# `me` shares the run's row, so that rescue cannot declare the run lost while it claims, and a lost
+# run claims nothing. `head` and `mates` skip rows that others hold, so no claim waits for another;
+# the head is locked by the same statement that chooses it, so an empty answer means that no
+# claimable unlocked row was visible. A run that holds an isolated job takes nothing more, and an
+# isolated head brings only jobs of its own isolation: it never shares a batch with other work.
+_CLAIM = text("""
+    WITH me AS (
+        SELECT id, model_revision FROM runs
+        WHERE id = :run_id AND state = 'live' AND lease_expires_at > clock_timestamp()
+        FOR SHARE
+    ), head AS (
+        SELECT jobs.id, jobs.lane, jobs.isolation FROM jobs, me
+        WHERE jobs.state = 'queued'
+          AND (jobs.start_by IS NULL OR jobs.first_claimed_at IS NOT NULL
+               OR jobs.start_by > clock_timestamp())
+          AND (jobs.finish_by IS NULL OR jobs.finish_by > clock_timestamp())
+          AND (jobs.model_revision IS NULL OR jobs.model_revision = me.model_revision)
+          AND NOT EXISTS (SELECT FROM jobs AS held WHERE held.state = 'running'
+                          AND held.run_id = :run_id AND held.isolation IS NOT NULL)
+        ORDER BY jobs.job_class, jobs.id
+        LIMIT 1
+        FOR UPDATE OF jobs SKIP LOCKED
+    ), mates AS (
+        SELECT jobs.id FROM jobs, me
+        WHERE jobs.state = 'queued'
+          AND jobs.id <> (SELECT id FROM head)
+          AND jobs.lane IS NOT DISTINCT FROM (SELECT lane FROM head)
+          AND jobs.isolation IS NOT DISTINCT FROM (SELECT isolation FROM head)
+          AND (jobs.start_by IS NULL OR jobs.first_claimed_at IS NOT NULL
+               OR jobs.start_by > clock_timestamp())
+          AND (jobs.finish_by IS NULL OR jobs.finish_by > clock_timestamp())
+          AND (jobs.model_revision IS NULL OR jobs.model_revision = me.model_revision)
+        ORDER BY jobs.job_class, jobs.id
+        LIMIT :mates
+        FOR UPDATE OF jobs SKIP LOCKED
+    )
+    UPDATE jobs
+    SET state = 'running', fence = fence + 1, run_id = :run_id,
+        claimed_at = clock_timestamp(),
+        first_claimed_at = coalesce(first_claimed_at, clock_timestamp()),
+        started_at = NULL,
+        run_deadline = clock_timestamp() + :run_deadline
+    WHERE id IN (SELECT id FROM head UNION ALL SELECT id FROM mates)
+    RETURNING jobs.*
+""")
+
+# Writes what the sources of held jobs turned out to be.
+_MEASURE = text("""
+    WITH measured AS (
+        SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[]),
+                             CAST(:lanes AS text[]), CAST(:pixels AS bigint[]),
+                             CAST(:costs AS double precision[]))
+               AS t (id, fence, lane, pixels, est_gpu_seconds)
+    ), held AS (
+        SELECT jobs.id FROM jobs JOIN measured USING (id)
+        WHERE jobs.state = 'running' AND jobs.fence = measured.fence AND jobs.run_id = :run_id
+        ORDER BY jobs.id FOR UPDATE OF jobs
+    )
+    UPDATE jobs
+    SET lane = measured.lane, pixels = measured.pixels, est_gpu_seconds = measured.est_gpu_seconds
+    FROM measured JOIN held USING (id)
+    WHERE jobs.id = measured.id
+    RETURNING jobs.id
+""")
+
+# Marks held jobs as touching the process from now on: should it die, they are the suspects.
+# Jobs that were called off are left out; their holder releases them.
+_START = text("""
+    WITH held AS (
+        SELECT jobs.id FROM jobs
+        JOIN unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[])) AS t (id, fence) USING (id)
+        WHERE jobs.state = 'running' AND jobs.fence = t.fence AND jobs.run_id = :run_id
+          AND jobs.cancel_requested_at IS NULL
+        ORDER BY jobs.id FOR UPDATE OF jobs
+    )
+    UPDATE jobs SET started_at = coalesce(started_at, clock_timestamp())
+    FROM held WHERE jobs.id = held.id
+    RETURNING jobs.id
+""")
+
+
+def claim(
+    connection: Connection, run_id: UUID, *, limit: int, run_deadline: timedelta
+) -> list[Job]:
+    """Take up to `limit` queued jobs of one lane; raises each one's fence.
+
+    Unmeasured jobs come together, without regard to what their lanes will be.
+
+    Args:
+        connection: Whose transaction ends soon after: the claimed rows stay locked until then.
+        run_id: Of the claiming run.
+        limit: 1 or more.
+        run_deadline: From now on, how long the claim may last whatever the lease says.
+
+    Returns:
+        The jobs, best first. None when nothing claimable and unlocked was visible, when the run is
+        no longer live, or when it holds isolated work.
+    """
+    parameters = {"run_id": run_id, "mates": limit - 1, "run_deadline": run_deadline}
+    rows = connection.execute(_CLAIM, parameters).mappings()
+    return sorted((Job.from_row(row) for row in rows), key=lambda job: (job.job_class.rank, job.id))
+
+
+def measure(connection: Connection, run_id: UUID, measures: Mapping[Claim, Measure]) -> set[UUID]:
+    """Write lane, pixels and cost of held jobs.
+
+    Returns:
+        The ids of the jobs that this run still holds under these fences.
+    """
+    rows = connection.execute(
+        _MEASURE,
+        {
+            "run_id": run_id,
+            "ids": [held.job_id for held in measures],
+            "fences": [held.fence for held in measures],
+            "lanes": [found.lane for found in measures.values()],
+            "pixels": [found.pixels for found in measures.values()],
+            "costs": [found.est_gpu_seconds for found in measures.values()],
+        },
+    )
+    return set(rows.scalars())
+
+
+def start(connection: Connection, run_id: UUID, claims: Sequence[Claim]) -> set[UUID]:
+    """Mark held jobs as at work, before any byte of theirs is decoded. Safe to repeat.
+
+    Returns:
+        The ids of the jobs to go on with: still held under these fences and not called off.
+    """
+    rows = connection.execute(
+        _START,
+        {
+            "run_id": run_id,
+            "ids": [held.job_id for held in claims],
+            "fences": [held.fence for held in claims],
+        },
+    )
+    return set(rows.scalars())

@@ -1,0 +1,109 @@
+"""Reading jobs. Pages are by keyset: the next page begins after the last id of this one."""
+
+from collections.abc import Collection, Sequence
+from datetime import timedelta
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from twofold_schema.errors import JobNotFound, SubmissionNotFound
+from twofold_schema.job import Job, JobState
+
+_GET = text("SELECT * FROM jobs WHERE id = ANY(CAST(:ids AS uuid[]))")
+
+# Newest first; ids are in order of time.
+_FIND = text("""
+    SELECT * FROM jobs
+    WHERE (CAST(:states AS text[]) IS NULL OR state = ANY(CAST(:states AS text[])))
+      AND (CAST(:submission_id AS uuid) IS NULL OR submission_id = :submission_id)
+      AND (CAST(:before AS uuid) IS NULL OR id < :before)
+    ORDER BY id DESC LIMIT :limit
+""")
+
+# Which of these jobs have not ended yet.
+_UNFINISHED = text("""
+    SELECT id FROM jobs WHERE id = ANY(CAST(:ids AS uuid[])) AND finished_at IS NULL
+""")
+
+_SUBMISSION_JOBS = text("SELECT id FROM jobs WHERE submission_id = :id ORDER BY id")
+
+_SUBMISSION = text("SELECT 1 FROM submissions WHERE id = :id")
+
+# Whether a ticket would find anything to claim. Looks at no more rows than there are idle runs.
+_CLAIMABLE = text("""
+    SELECT count(*) FROM (
+        SELECT FROM jobs
+        WHERE state = 'queued' AND queued_at <= clock_timestamp() - :older_than
+        LIMIT :most
+    ) AS waiting
+""")
+
+
+def get(connection: Connection, job_id: UUID) -> Job:
+    """One job.
+
+    Raises:
+        JobNotFound: No job has this id.
+    """
+    row = connection.execute(_GET, {"ids": [job_id]}).mappings().one_or_none()
+    if row is None:
+        raise JobNotFound(f"No job has the id {job_id}.")
+    return Job.from_row(row)
+
+
+def get_many(connection: Connection, job_ids: Sequence[UUID]) -> list[Job]:
+    """Jobs in the order of their ids given; unknown ids are left out."""
+    rows = connection.execute(_GET, {"ids": list(job_ids)}).mappings()
+    found = {row["id"]: Job.from_row(row) for row in rows}
+    return [found[job_id] for job_id in job_ids if job_id in found]
+
+
+def find(
+    connection: Connection,
+    *,
+    states: Collection[JobState] | None = None,
+    submission_id: UUID | None = None,
+    before: UUID | None = None,
+    limit: int = 50,
+) -> list[Job]:
+    """A page of jobs, newest first.
+
+    Args:
+        connection: Of the database.
+        states: Only these; None for all.
+        submission_id: Only of this submission.
+        before: The last id of the page before.
+        limit: 1 or more.
+    """
+    rows = connection.execute(
+        _FIND,
+        {
+            "states": None if states is None else list(states),
+            "submission_id": submission_id,
+            "before": before,
+            "limit": limit,
+        },
+    ).mappings()
+    return [Job.from_row(row) for row in rows]
+
+
+def unfinished(connection: Connection, job_ids: Collection[UUID]) -> set[UUID]:
+    """The ids among these whose jobs have not ended."""
+    return set(connection.execute(_UNFINISHED, {"ids": list(job_ids)}).scalars())
+
+
+def submission_jobs(connection: Connection, submission_id: UUID) -> list[UUID]:
+    """The ids of a submission's jobs, oldest first.
+
+    Raises:
+        SubmissionNotFound: No submission has this id.
+    """
+    if connection.execute(_SUBMISSION, {"id": submission_id}).one_or_none() is None:
+        raise SubmissionNotFound(f"No submission has the id {submission_id}.")
+    return list(connection.execute(_SUBMISSION_JOBS, {"id": submission_id}).scalars())
+
+
+def count_claimable(connection: Connection, *, older_than: timedelta, most: int) -> int:
+    """How many queued jobs have waited so long, counted up to `most`."""
+    parameters = {"older_than": older_than, "most": most}
+    return int(connection.execute(_CLAIMABLE, parameters).scalar_one())

@@ -1,0 +1,125 @@
+"""The owner of a job changes his mind: cancel, retry."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from twofold_schema.errors import JobNotFound, JobNotRetryable
+from twofold_schema.job import JobState
+
+
+class CancelAnswer(StrEnum):
+    """What a cancel came to."""
+
+    #: No worker had it; it never runs.
+    CANCELLED = "cancelled"
+    #: A worker has it and will hear; `complete` may still win until the worker confirms.
+    CANCELLING = "cancelling"
+    #: It had already succeeded.
+    SUCCEEDED = "succeeded"
+    #: It had already failed.
+    FAILED = "failed"
+    #: It had already expired.
+    EXPIRED = "expired"
+    #: There is no such job.
+    NOT_FOUND = "not_found"
+
+
+# Ends waiting jobs at once and flags running ones; final ones stay as they are.
+_CANCEL = text("""
+    WITH asked AS (
+        SELECT id FROM jobs
+        WHERE id = ANY(CAST(:ids AS uuid[])) AND state IN ('scheduled', 'queued', 'running')
+        ORDER BY id FOR UPDATE
+    )
+    UPDATE jobs
+    SET state = CASE state WHEN 'running' THEN state ELSE 'cancelled' END,
+        finished_at = CASE state WHEN 'running' THEN NULL ELSE clock_timestamp() END,
+        cancel_requested_at = coalesce(cancel_requested_at, clock_timestamp())
+    FROM asked WHERE jobs.id = asked.id
+""")
+
+_STATES = text("SELECT id, state FROM jobs WHERE id = ANY(CAST(:ids AS uuid[]))")
+
+# Begins a new generation of failed and expired jobs. The fence goes on rising: writes of an old
+# generation's runs stay void.
+_RETRY = text("""
+    WITH asked AS (
+        SELECT id FROM jobs
+        WHERE id = ANY(CAST(:ids AS uuid[])) AND state IN ('failed', 'expired')
+        ORDER BY id FOR UPDATE
+    )
+    UPDATE jobs
+    SET state = 'queued', generation = generation + 1, queued_at = clock_timestamp(),
+        run_id = NULL, attempts = 0, crashes = 0, isolation = NULL,
+        start_by = :start_by, finish_by = :finish_by, scheduled_at = NULL,
+        first_claimed_at = NULL, claimed_at = NULL, started_at = NULL,
+        cancel_requested_at = NULL, finished_at = NULL
+    FROM asked WHERE jobs.id = asked.id
+    RETURNING jobs.id, jobs.submission_id
+""")
+
+# A finished submission that got work again is open anew.
+_REOPEN = text("""
+    WITH ended AS (
+        SELECT id FROM submissions
+        WHERE id = ANY(CAST(:ids AS uuid[])) AND finished_at IS NOT NULL
+        ORDER BY id FOR UPDATE
+    )
+    UPDATE submissions SET generation = generation + 1, finished_at = NULL
+    FROM ended WHERE submissions.id = ended.id
+""")
+
+
+def cancel(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, CancelAnswer]:
+    """Call jobs off. Safe to repeat.
+
+    Returns:
+        An answer for every id.
+    """
+    ids = {"ids": list(job_ids)}
+    connection.execute(_CANCEL, ids)
+    states = {row.id: row.state for row in connection.execute(_STATES, ids)}
+    return {
+        job_id: CancelAnswer.CANCELLING
+        if states.get(job_id) == JobState.RUNNING
+        else CancelAnswer(states.get(job_id, CancelAnswer.NOT_FOUND))
+        for job_id in job_ids
+    }
+
+
+def retry(
+    connection: Connection,
+    job_ids: Sequence[UUID],
+    *,
+    start_by: datetime | None = None,
+    finish_by: datetime | None = None,
+) -> None:
+    """Begin a new generation of failed or expired jobs, all or none; attempts start anew.
+
+    Args:
+        connection: Whose transaction the caller rolls back on an error.
+        job_ids: Of the jobs.
+        start_by: The new generation's deadlines; the old ones do not carry over.
+        finish_by: As `start_by`.
+
+    Raises:
+        JobNotFound: One of the ids is unknown.
+        JobNotRetryable: One of the jobs has neither failed nor expired.
+    """
+    deadlines = {"start_by": start_by, "finish_by": finish_by}
+    retried = connection.execute(_RETRY, {"ids": list(job_ids)} | deadlines).all()
+    refused = set(job_ids) - {row.id for row in retried}
+    if refused:
+        states = {row.id: row.state for row in connection.execute(_STATES, {"ids": list(refused)})}
+        for job_id in sorted(refused):
+            if job_id not in states:
+                raise JobNotFound(f"No job has the id {job_id}.")
+            raise JobNotRetryable(
+                f"Job {job_id} is {states[job_id]}; only a failed or expired job can be retried."
+            )
+    submissions = sorted({row.submission_id for row in retried if row.submission_id})
+    connection.execute(_REOPEN, {"ids": submissions})

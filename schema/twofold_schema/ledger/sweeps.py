@@ -1,0 +1,201 @@
+"""What nobody's request does: promote, expire, rescue. Done by the keeper, for ever.
+
+Rescue is also done in the workers' heartbeats, by the same call. Each sweep takes an advisory
+lock for its transaction, so that any number of processes may try and one does it.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from twofold_schema.errors import RunDeadlineExceeded, WorkerCrashed
+from twofold_schema.ids import new_id
+from twofold_schema.ledger.poison import Orphan, Verdict, judge
+
+#: How many rows one sweep takes; the next one takes the rest.
+SWEEP_ROWS = 1000
+
+_TRY_LOCK = text("SELECT pg_try_advisory_xact_lock(hashtextextended('twofold.' || :duty, 0))")
+
+# Jobs whose time has come. Rows that others hold can wait for the next sweep.
+_PROMOTE = text("""
+    WITH due AS (
+        SELECT id FROM jobs WHERE state = 'scheduled' AND scheduled_at <= clock_timestamp()
+        ORDER BY id LIMIT :rows FOR UPDATE SKIP LOCKED
+    )
+    UPDATE jobs SET state = 'queued', queued_at = clock_timestamp()
+    FROM due WHERE jobs.id = due.id
+""")
+
+# Jobs that missed a deadline, in any state that is not final. `start_by` is met by the first claim.
+_EXPIRE = text("""
+    WITH late AS (
+        SELECT id FROM jobs
+        WHERE (state IN ('scheduled', 'queued') AND first_claimed_at IS NULL
+               AND start_by IS NOT NULL AND start_by <= clock_timestamp())
+           OR (state IN ('scheduled', 'queued', 'running')
+               AND finish_by IS NOT NULL AND finish_by <= clock_timestamp())
+        ORDER BY id LIMIT :rows FOR UPDATE SKIP LOCKED
+    )
+    UPDATE jobs SET state = 'expired', run_deadline = NULL, finished_at = clock_timestamp()
+    FROM late WHERE jobs.id = late.id
+""")
+
+# Notes that somebody looked. A gap since the last look, half a lease or more, means that the
+# database itself may have been away, or frozen, while leases ran out through no fault of their
+# runs: patience starts anew. A caller that looks so seldom that it would see nothing but gaps
+# allows for its pace.
+_BEAT = text("""
+    INSERT INTO pulse AS last (id) VALUES (1)
+    ON CONFLICT (id) DO UPDATE
+    SET resumed_at = CASE
+            WHEN last.beat_at < clock_timestamp() - interval '1 second' * greatest(
+                3 * :every_seconds,
+                (SELECT min(lease_seconds) / 2 FROM runs WHERE state IN ('live', 'draining')))
+            THEN clock_timestamp() ELSE last.resumed_at END,
+        beat_at = clock_timestamp()
+    RETURNING greatest(resumed_at, pg_postmaster_start_time()) AS resumed_at
+""")
+
+# Runs whose lease is over, judged only after the database has been back for one lease.
+_LOSE_RUNS = text("""
+    WITH silent AS (
+        SELECT id FROM runs
+        WHERE state IN ('live', 'draining') AND lease_expires_at <= clock_timestamp()
+          AND clock_timestamp() > CAST(:resumed_at AS timestamptz)
+                                  + lease_seconds * interval '1 second'
+        ORDER BY id FOR UPDATE SKIP LOCKED
+    )
+    UPDATE runs SET state = 'lost', ended_at = clock_timestamp()
+    FROM silent WHERE runs.id = silent.id
+""")
+
+# Running jobs whose run holds no lease. Locked without SKIP: a verdict needs all that a run held.
+_ORPHANS = text("""
+    SELECT jobs.id, jobs.run_id, jobs.isolation, jobs.started_at IS NOT NULL AS started,
+           coalesce(runs.state, 'lost') = 'lost' AS crashed
+    FROM jobs LEFT JOIN runs ON runs.id = jobs.run_id
+    WHERE jobs.state = 'running' AND (runs.id IS NULL OR runs.state IN ('stopped', 'lost'))
+    ORDER BY jobs.id FOR UPDATE OF jobs
+""")
+
+# Running jobs of live runs that were held longer than any claim may last.
+_OVERDUE = text("""
+    SELECT jobs.id, jobs.isolation FROM jobs JOIN runs ON runs.id = jobs.run_id
+    WHERE jobs.state = 'running' AND jobs.run_deadline <= clock_timestamp()
+      AND clock_timestamp() > CAST(:resumed_at AS timestamptz)
+                              + runs.lease_seconds * interval '1 second'
+    ORDER BY jobs.id LIMIT :rows FOR UPDATE OF jobs SKIP LOCKED
+""")
+
+# Gives jobs back as judged.
+_GIVE_BACK = text("""
+    WITH verdict AS (
+        SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:suspects AS boolean[]),
+                             CAST(:charged AS boolean[]), CAST(:isolations AS uuid[]))
+               AS t (id, suspect, charged, isolation)
+    ), fate AS (
+        SELECT jobs.id, CASE
+            WHEN jobs.cancel_requested_at IS NOT NULL THEN 'cancelled'
+            WHEN verdict.charged AND jobs.attempts + 1 >= jobs.max_attempts THEN 'failed'
+            WHEN jobs.finish_by <= clock_timestamp() THEN 'expired'
+            ELSE 'queued' END AS state
+        FROM jobs JOIN verdict USING (id)
+    )
+    UPDATE jobs
+    SET state = fate.state,
+        attempts = jobs.attempts + CAST(verdict.charged AS integer),
+        crashes = jobs.crashes + CAST(verdict.suspect AS integer),
+        isolation = verdict.isolation,
+        errors = CASE WHEN verdict.suspect OR verdict.charged THEN
+            jobs.errors || jsonb_build_array(jsonb_build_object(
+                'code', CAST(:code AS text), 'message', CAST(:message AS text),
+                'generation', jobs.generation,
+                'attempt', jobs.attempts + CAST(verdict.charged AS integer),
+                'fence', jobs.fence, 'run_id', jobs.run_id, 'at', clock_timestamp()))
+            ELSE jobs.errors END,
+        run_id = CASE WHEN fate.state <> 'queued' THEN jobs.run_id END,
+        started_at = CASE WHEN fate.state <> 'queued' THEN jobs.started_at END,
+        queued_at = CASE WHEN fate.state = 'queued' THEN clock_timestamp() ELSE jobs.queued_at END,
+        finished_at = CASE WHEN fate.state <> 'queued' THEN clock_timestamp() END,
+        run_deadline = NULL
+    FROM verdict JOIN fate USING (id)
+    WHERE jobs.id = verdict.id
+""")
+
+
+def try_duty(connection: Connection, duty: str) -> bool:
+    """Whether this transaction may do `duty`; nobody else can until it ends."""
+    return bool(connection.execute(_TRY_LOCK, {"duty": duty}).scalar_one())
+
+
+def promote(connection: Connection) -> int:
+    """Queue scheduled jobs whose time has come; returns how many."""
+    return connection.execute(_PROMOTE, {"rows": SWEEP_ROWS}).rowcount
+
+
+def expire(connection: Connection) -> int:
+    """End jobs that missed `start_by` or `finish_by`; returns how many."""
+    return connection.execute(_EXPIRE, {"rows": SWEEP_ROWS}).rowcount
+
+
+def rescue(connection: Connection, *, every_seconds: float) -> int:
+    """Give back running jobs whose run holds no lease, and those held past their run deadline.
+
+    Args:
+        connection: In a transaction of its own.
+        every_seconds: How often this caller looks. A much longer silence since the last look, by
+            anybody, counts as an outage of the database: leases are then given their full length
+            once more before any is judged.
+
+    Returns:
+        How many jobs were given back or ended; 0 also when another process is at it.
+    """
+    if not try_duty(connection, "rescue"):
+        return 0
+    resumed_at = connection.execute(_BEAT, {"every_seconds": every_seconds}).scalar_one()
+    connection.execute(_LOSE_RUNS, {"resumed_at": resumed_at})
+    return _rescue_orphans(connection) + _rescue_overdue(connection, resumed_at)
+
+
+def _rescue_orphans(connection: Connection) -> int:
+    crashed: dict[UUID, list[Orphan]] = defaultdict(list)
+    verdicts: list[Verdict] = []
+    for row in connection.execute(_ORPHANS):
+        if row.crashed:
+            crashed[row.run_id].append(Orphan(row.id, row.started, row.isolation))
+        else:
+            verdicts.append(Verdict(row.id, suspect=False, charged=False, isolation=row.isolation))
+    for orphans in crashed.values():
+        verdicts += judge(orphans, new_id)
+    return _give_back(connection, verdicts, WorkerCrashed)
+
+
+def _rescue_overdue(connection: Connection, resumed_at: object) -> int:
+    rows = connection.execute(_OVERDUE, {"rows": SWEEP_ROWS, "resumed_at": resumed_at})
+    verdicts = [
+        Verdict(row.id, suspect=False, charged=True, isolation=row.isolation) for row in rows
+    ]
+    return _give_back(connection, verdicts, RunDeadlineExceeded)
+
+
+def _give_back(
+    connection: Connection,
+    verdicts: Sequence[Verdict],
+    error: type[WorkerCrashed | RunDeadlineExceeded],
+) -> int:
+    if not verdicts:
+        return 0
+    return connection.execute(
+        _GIVE_BACK,
+        {
+            "ids": [verdict.job_id for verdict in verdicts],
+            "suspects": [verdict.suspect for verdict in verdicts],
+            "charged": [verdict.charged for verdict in verdicts],
+            "isolations": [verdict.isolation for verdict in verdicts],
+            "code": error.code,
+            "message": error().message,
+        },
+    ).rowcount

@@ -1,0 +1,272 @@
+"""Every setting of the house, one small frozen class per part, checked when it is built.
+
+A setting `name` is read from the environment variable `TWOFOLD_NAME`, or from the file that
+`TWOFOLD_NAME_FILE` names (for secrets). A name that no part knows is refused, so that a typo
+cannot pass for a default. The environment is read nowhere else.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+
+from twofold_schema.artifacts import ArtifactUri, Places
+from twofold_schema.errors import ConfigError, InvalidUri
+from twofold_schema.lanes import SizeLimits
+
+PREFIX = "TWOFOLD_"
+_FILE = "_FILE"
+
+Seconds = Annotated[float, Field(gt=0, le=7 * 24 * 3600)]
+
+
+class Settings(BaseModel):
+    """What all parts' settings share: built from the environment, frozen, nothing unknown."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    @classmethod
+    def load(cls, environment: Mapping[str, str] | None = None) -> Self:
+        """Build the settings from the environment.
+
+        Raises:
+            ConfigError: A value is wrong or missing, or a `TWOFOLD_` name is unknown; the message
+                names the variable.
+        """
+        environment = os.environ if environment is None else environment
+        _refuse_unknown(environment)
+        given = {
+            name: text
+            for name in cls.model_fields
+            if (text := _read(environment, PREFIX + name.upper())) is not None
+        }
+        try:
+            return cls.model_validate(given)
+        except ValidationError as invalid:
+            raise ConfigError(_explain(invalid)) from None
+
+
+class DatabaseSettings(Settings):
+    """The job table.
+
+    Attributes:
+        database_url: `postgresql://user:password@host:port/name`; Postgres only.
+        database_pool_size: Connections that a process keeps open.
+        database_timeout_seconds: What one statement may take.
+    """
+
+    database_url: SecretStr
+    database_pool_size: Annotated[int, Field(ge=1, le=200)] = 5
+    database_timeout_seconds: Seconds = 30.0
+
+    @field_validator("database_url")
+    @classmethod
+    def _psycopg(cls, url: SecretStr) -> SecretStr:
+        scheme, _, rest = url.get_secret_value().partition("://")
+        if scheme not in {"postgresql", "postgres", "postgresql+psycopg"} or not rest:
+            raise ValueError("write postgresql://user:password@host:port/name")
+        return SecretStr(f"postgresql+psycopg://{rest}")
+
+
+class BrokerSettings(Settings):
+    """The bell.
+
+    Attributes:
+        broker_url: `redis://…` or `rediss://…`; `filesystem:///folder` for one machine.
+    """
+
+    broker_url: SecretStr
+
+    @field_validator("broker_url")
+    @classmethod
+    def _known(cls, url: SecretStr) -> SecretStr:
+        if url.get_secret_value().partition("://")[0] not in {"redis", "rediss", "filesystem"}:
+            raise ValueError("write redis://host:port/0, rediss://… or filesystem:///folder")
+        return url
+
+
+class StorageSettings(Settings):
+    """Object storage, and the places in it that are open to jobs.
+
+    Attributes:
+        results: The prefix under which results are stored.
+        uploads: The prefix under which pictures given as files or bytes are stored.
+        buckets: Comma-separated S3 buckets that jobs may read from and write to, besides those of
+            `results` and `uploads`.
+        file_root: A folder that serves as object store; `file:///…` is refused elsewhere.
+        s3_endpoint_url: Of an S3-compatible server; empty for AWS.
+        s3_timeout_seconds: What one request to S3 may take.
+    """
+
+    results: str = "s3://twofold/results"
+    uploads: str = "s3://twofold/uploads"
+    buckets: str = ""
+    file_root: Path | None = None
+    s3_endpoint_url: str | None = None
+    s3_timeout_seconds: Seconds = 60.0
+
+    @field_validator("results", "uploads")
+    @classmethod
+    def _is_uri(cls, text: str) -> str:
+        try:
+            return str(ArtifactUri.parse(text))
+        except InvalidUri as invalid:
+            raise ValueError(invalid.message) from None
+
+    @field_validator("file_root")
+    @classmethod
+    def _is_folder(cls, folder: Path | None) -> Path | None:
+        if folder is not None and not folder.is_dir():
+            raise ValueError(f"{folder} is not a folder")
+        return folder and folder.resolve()
+
+    @property
+    def results_uri(self) -> ArtifactUri:
+        """Where results go unless a job says otherwise."""
+        return ArtifactUri.parse(self.results)
+
+    @property
+    def uploads_uri(self) -> ArtifactUri:
+        """Where the producer puts pictures that it was handed."""
+        return ArtifactUri.parse(self.uploads)
+
+    @property
+    def places(self) -> Places:
+        """The places open to jobs."""
+        named = {bucket.strip() for bucket in self.buckets.split(",")}
+        own = {self.results_uri.bucket, self.uploads_uri.bucket}
+        return Places(buckets=frozenset((named | own) - {""}), file_root=self.file_root)
+
+
+class LimitSettings(Settings):
+    """What a job may be.
+
+    Attributes:
+        max_side: The longer side of a source, in pixels.
+        max_pixels: Width times height of a source.
+        max_source_bytes: The source object's length.
+        max_attempts: Attempts per generation unless a job says otherwise.
+        key_days: How long a job's key is remembered.
+    """
+
+    max_side: Annotated[int, Field(ge=1, le=16384)] = 4096
+    max_pixels: Annotated[int, Field(ge=1, le=2**28)] = 2048 * 2048
+    max_source_bytes: Annotated[int, Field(ge=1, le=2**31)] = 64 * 2**20
+    max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
+    key_days: Annotated[float, Field(gt=0, le=3650)] = 30.0
+
+    @property
+    def size(self) -> SizeLimits:
+        """The limits on width and height."""
+        return SizeLimits(max_pixels=self.max_pixels, max_side=self.max_side)
+
+
+class WorkerSettings(Settings):
+    """One worker process: one device, one model.
+
+    Attributes:
+        model: A folder, or the id of a model on the Hugging Face hub.
+        model_revision: The hub commit; ignored for a folder.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        dtype: `auto` is bfloat16 on a GPU and float32 on a CPU.
+        processes: Worker processes to keep; 0 for one per visible GPU, else one.
+        max_batch: Most jobs on the device at once.
+        pinned_rung: The batch size of reproducible jobs.
+        io_threads: Threads that fetch and decode, and as many that encode and store.
+        poll_seconds: How long work may wait when no ticket comes.
+        lease_seconds: How long a silent run keeps its jobs.
+        stall_seconds: The least time that a stage may stand still while it holds work; ten times
+            its slowest step so far when that is more.
+        run_deadline_seconds: How long one claim may last, whatever the lease says.
+        stop_seconds: What a stopping process may take before it is killed.
+    """
+
+    model: str = "stabilityai/sd-x2-latent-upscaler"
+    model_revision: str | None = None
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    processes: Annotated[int, Field(ge=0, le=64)] = 0
+    max_batch: Annotated[int, Field(ge=1, le=32)] = 4
+    pinned_rung: Annotated[int, Field(ge=1, le=32)] = 4
+    io_threads: Annotated[int, Field(ge=1, le=64)] = 8
+    poll_seconds: Seconds = 2.0
+    lease_seconds: Seconds = 30.0
+    stall_seconds: Seconds = 120.0
+    run_deadline_seconds: Seconds = 900.0
+    stop_seconds: Seconds = 60.0
+
+
+class KeeperSettings(Settings):
+    """The keeper.
+
+    Attributes:
+        keeper_seconds: How often each duty is done.
+    """
+
+    keeper_seconds: Seconds = 1.0
+
+
+class LogSettings(Settings):
+    """What a process writes to standard error.
+
+    Attributes:
+        log_level: The least level written.
+        log_format: `json` for machines, `text` for people, `auto` for text on a terminal.
+    """
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "json", "text"] = "auto"
+
+
+PARTS: tuple[type[Settings], ...] = (
+    DatabaseSettings,
+    BrokerSettings,
+    StorageSettings,
+    LimitSettings,
+    WorkerSettings,
+    KeeperSettings,
+    LogSettings,
+)
+
+
+def _read(environment: Mapping[str, str], variable: str) -> str | None:
+    direct, path = environment.get(variable), environment.get(variable + _FILE)
+    if direct is not None and path is not None:
+        raise ConfigError(f"{variable} and {variable}{_FILE} are both set; unset one of them.")
+    if path is None:
+        return direct or None
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError as unreadable:
+        raise ConfigError(
+            f"{variable}{_FILE} names a file that cannot be read: {unreadable}"
+        ) from None
+
+
+def _refuse_unknown(environment: Mapping[str, str]) -> None:
+    known = {PREFIX + name.upper() for part in PARTS for name in part.model_fields}
+    known |= {name + _FILE for name in known}
+    for variable in environment:
+        if variable.startswith(PREFIX) and variable not in known:
+            raise ConfigError(
+                f"{variable} is not a setting of Twofold; correct its name or unset it."
+            )
+
+
+def _explain(invalid: ValidationError) -> str:
+    faults = []
+    for fault in invalid.errors(include_input=False, include_url=False):
+        variable = PREFIX + str(fault["loc"][0]).upper() if fault["loc"] else PREFIX
+        reason = "is not set" if fault["type"] == "missing" else f"is wrong: {fault['msg']}"
+        faults.append(f"{variable} {reason}.")
+    return " ".join(faults)
+
+
+def describe(part: type[Settings]) -> list[tuple[str, Any]]:
+    """The variables of a part and their defaults, for documents."""
+    return [
+        (PREFIX + name.upper(), field.get_default(call_default_factory=True))
+        for name, field in part.model_fields.items()
+    ]

@@ -1,0 +1,185 @@
+"""The tables. Enums, CHECKs and partial indexes derive from `job`, so that they cannot drift."""
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from twofold_schema.job import FINAL_STATES, JobClass, JobState
+
+#: A run in one of these keeps its jobs as long as its lease lasts.
+HOLDING_RUN_STATES = ("live", "draining")
+ENDED_RUN_STATES = ("stopped", "lost")
+
+metadata = MetaData(
+    naming_convention={
+        "ck": "%(table_name)s_%(constraint_name)s",
+        "fk": "%(table_name)s_%(column_0_name)s_fkey",
+        "pk": "%(table_name)s_pkey",
+    }
+)
+
+
+def _one_of(column: str, values: tuple[str, ...]) -> str:
+    quoted = ", ".join(f"'{value}'" for value in values)
+    return f"{column} IN ({quoted})"
+
+
+_FINAL = _one_of("state", tuple(state for state in JobState if state in FINAL_STATES))
+_WAITING = _one_of("state", (JobState.SCHEDULED, JobState.QUEUED))
+_UNFINISHED = _one_of("state", tuple(state for state in JobState if state not in FINAL_STATES))
+
+
+def _time(name: str, *, required: bool = False) -> Column[object]:
+    default = func.clock_timestamp() if required else None
+    return Column(name, DateTime(timezone=True), nullable=not required, server_default=default)
+
+
+submissions = Table(
+    "submissions",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("tenant", Text, nullable=False, server_default="default"),
+    Column("generation", Integer, nullable=False, server_default="1"),
+    _time("created_at", required=True),
+    _time("sealed_at"),
+    _time("finished_at"),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("device", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("model_revision", Text, nullable=False),
+    Column("state", Text, nullable=False, server_default="live"),
+    Column("holding", Integer, nullable=False, server_default="0"),
+    Column("lease_seconds", Double, nullable=False),
+    _time("lease_expires_at", required=True),
+    _time("drain_requested_at"),
+    _time("started_at", required=True),
+    _time("ended_at"),
+    CheckConstraint(_one_of("state", HOLDING_RUN_STATES + ENDED_RUN_STATES), "state_known"),
+    CheckConstraint(
+        f"({_one_of('state', ENDED_RUN_STATES)}) = (ended_at IS NOT NULL)", "ended_has_time"
+    ),
+    Index(
+        "runs_holding",
+        "lease_expires_at",
+        postgresql_where=text(_one_of("state", HOLDING_RUN_STATES)),
+    ),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("tenant", Text, nullable=False, server_default="default"),
+    Column("job_class", SmallInteger, nullable=False, server_default=str(JobClass.STANDARD.rank)),
+    Column("key", Text),
+    Column("submission_id", Uuid, ForeignKey("submissions.id")),
+    Column("state", Text, nullable=False),
+    Column("generation", Integer, nullable=False, server_default="1"),
+    Column("fence", BigInteger, nullable=False, server_default="0"),
+    Column("run_id", Uuid),
+    Column("attempts", SmallInteger, nullable=False, server_default="0"),
+    Column("max_attempts", SmallInteger, nullable=False),
+    Column("crashes", SmallInteger, nullable=False, server_default="0"),
+    Column("isolation", Uuid),
+    Column("source", Text, nullable=False),
+    Column("output_prefix", Text, nullable=False),
+    Column("width", Integer),
+    Column("height", Integer),
+    Column("parameters", JSONB, nullable=False),
+    Column("metadata", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("model_revision", Text),
+    Column("lane", Text),
+    Column("pixels", BigInteger),
+    Column("est_gpu_seconds", Double),
+    Column("result", JSONB(none_as_null=True)),
+    Column("errors", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
+    _time("created_at", required=True),
+    _time("queued_at"),
+    _time("scheduled_at"),
+    _time("start_by"),
+    _time("finish_by"),
+    _time("first_claimed_at"),
+    _time("claimed_at"),
+    _time("started_at"),
+    _time("run_deadline"),
+    _time("cancel_requested_at"),
+    _time("finished_at"),
+    CheckConstraint(_one_of("state", tuple(JobState)), "state_known"),
+    CheckConstraint(f"({_FINAL}) = (finished_at IS NOT NULL)", "final_has_time"),
+    CheckConstraint("(state = 'succeeded') = (result IS NOT NULL)", "succeeded_has_result"),
+    CheckConstraint("(state = 'running') = (run_deadline IS NOT NULL)", "running_has_deadline"),
+    CheckConstraint("state <> 'running' OR run_id IS NOT NULL", "running_has_run"),
+    CheckConstraint(f"NOT ({_WAITING}) OR run_id IS NULL", "waiting_has_no_run"),
+    CheckConstraint("state <> 'scheduled' OR scheduled_at IS NOT NULL", "scheduled_has_time"),
+    CheckConstraint("state <> 'queued' OR queued_at IS NOT NULL", "queued_has_time"),
+    CheckConstraint(
+        "(lane IS NULL) = (pixels IS NULL) AND (lane IS NULL) = (est_gpu_seconds IS NULL)",
+        "measured_whole",
+    ),
+    CheckConstraint("(width IS NULL) = (height IS NULL)", "size_whole"),
+    CheckConstraint("attempts BETWEEN 0 AND max_attempts", "attempts_bounded"),
+    CheckConstraint(f"job_class BETWEEN 0 AND {len(JobClass) - 1}", "class_known"),
+    CheckConstraint("fence >= 0 AND generation >= 1", "counters_positive"),
+    Index("jobs_queued", "job_class", "id", postgresql_where=text("state = 'queued'")),
+    Index("jobs_queued_lane", "lane", "job_class", "id", postgresql_where=text("state = 'queued'")),
+    Index("jobs_scheduled", "scheduled_at", postgresql_where=text("state = 'scheduled'")),
+    Index("jobs_running_run", "run_id", postgresql_where=text("state = 'running'")),
+    Index("jobs_running_deadline", "run_deadline", postgresql_where=text("state = 'running'")),
+    Index(
+        "jobs_start_by",
+        "start_by",
+        postgresql_where=text(f"{_WAITING} AND first_claimed_at IS NULL AND start_by IS NOT NULL"),
+    ),
+    Index(
+        "jobs_finish_by",
+        "finish_by",
+        postgresql_where=text(f"{_UNFINISHED} AND finish_by IS NOT NULL"),
+    ),
+    Index("jobs_submission", "submission_id", "id"),
+    Index("jobs_tenant", "tenant", "id"),
+)
+
+job_keys = Table(
+    "job_keys",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("job_id", Uuid, nullable=False),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    Index("job_keys_expires", "expires_at"),
+)
+
+#: One row: when somebody last looked, and since when the database has been back.
+pulse = Table(
+    "pulse",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, server_default="1"),
+    _time("beat_at", required=True),
+    _time("resumed_at", required=True),
+    CheckConstraint("id = 1", "one_row"),
+)
