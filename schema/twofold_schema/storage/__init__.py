@@ -1,0 +1,1 @@
+"""Object storage behind a port: S3, or a directory on one machine."""

@@ -1,0 +1,83 @@
+"""A directory as object store, for one machine: development, tests, or a shared disk."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from twofold_schema.artifacts import ArtifactUri
+from twofold_schema.errors import (
+    ResultConflict,
+    ResultDenied,
+    SourceDenied,
+    SourceNotFound,
+    SourceTooLarge,
+    StorageUnavailable,
+)
+from twofold_schema.storage.port import Head
+
+
+class DirectoryStorage:
+    """`Storage` over the files below one folder. Links that lead out of it are refused.
+
+    Attributes:
+        root: The folder, resolved.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+
+    def read(self, uri: ArtifactUri, *, max_bytes: int) -> bytes:
+        """The bytes of a file; see `Storage.read`."""
+        head = self.read_head(uri, length=max_bytes)
+        if not head.complete:
+            raise SourceTooLarge(f"{uri} has {head.size} bytes; at most {max_bytes} are allowed.")
+        return head.data
+
+    def read_head(self, uri: ArtifactUri, *, length: int) -> Head:
+        """The first bytes of a file; see `Storage.read_head`."""
+        try:
+            path = self._inside(uri)
+            with path.open("rb") as file:
+                return Head(file.read(length), os.fstat(file.fileno()).st_size)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise SourceNotFound(f"{uri} does not exist; store it, then retry the job.") from None
+        except PermissionError:
+            raise SourceDenied(f"The worker may not read {uri}; grant it read access.") from None
+        except OSError as error:
+            raise StorageUnavailable(f"{uri} cannot be read now: {error.strerror}.") from error
+
+    def write_once(
+        self,
+        uri: ArtifactUri,
+        data: bytes,
+        *,
+        content_type: str,  # noqa: ARG002 - a file has a name for that
+        sha256: str,
+        metadata: Mapping[str, str],  # noqa: ARG002 - files carry none
+    ) -> None:
+        """Store a file where none is; see `Storage.write_once`."""
+        try:
+            path = self._inside(uri)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".part-") as part:
+                part.write(data)
+                part.flush()
+                os.fsync(part.fileno())
+                os.fchmod(part.fileno(), 0o644)
+                # A link, unlike a rename, fails where a file is: whole, or not at all.
+                os.link(part.name, path)
+        except FileExistsError:
+            if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+                raise ResultConflict(f"Another file lies at {uri}.") from None
+        except PermissionError:
+            raise ResultDenied(f"The worker may not write {uri}; grant it write access.") from None
+        except OSError as error:
+            raise StorageUnavailable(f"{uri} cannot be written now: {error.strerror}.") from error
+
+    def _inside(self, uri: ArtifactUri) -> Path:
+        path = uri.path.resolve()
+        if not path.is_relative_to(self.root):
+            raise PermissionError
+        return path

@@ -1,0 +1,175 @@
+"""S3 and what speaks like it."""
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    CredentialRetrievalError,
+    NoCredentialsError,
+)
+
+from twofold_schema.artifacts import ArtifactUri
+from twofold_schema.errors import (
+    ResultConflict,
+    ResultDenied,
+    SourceDenied,
+    SourceNotFound,
+    SourceTooLarge,
+    StorageUnavailable,
+)
+from twofold_schema.settings import StorageSettings
+from twofold_schema.storage.port import Head
+
+Answer = TypeVar("Answer")
+
+# botocore raises its own errors, and lets some of urllib3's through while a body is read.
+_UNREACHABLE: tuple[type[Exception], ...] = (BotoCoreError, OSError)
+
+_MISSING = {"NoSuchKey", "NoSuchBucket", "404"}
+_DENIED = {
+    "AccessDenied",
+    "AllAccessDisabled",
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "SignatureDoesNotMatch",
+    "403",
+}
+_EXISTS = {"PreconditionFailed", "412"}
+_EMPTY_OBJECT = {"InvalidRange", "416"}
+#: Two writers of one key at once; whoever asks again learns who won.
+_RACING = {"ConditionalRequestConflict", "409"}
+_RACES = 5
+
+
+class S3Storage:
+    """`Storage` over S3. Credentials come from where boto3 looks for them; threads may share it."""
+
+    def __init__(self, settings: StorageSettings) -> None:
+        self._client = boto3.client(
+            "s3",
+            endpoint_url=settings.s3_endpoint_url,
+            config=Config(
+                connect_timeout=min(10.0, settings.s3_timeout_seconds),
+                read_timeout=settings.s3_timeout_seconds,
+                retries={"mode": "standard", "total_max_attempts": 3},
+                max_pool_connections=64,
+                # Other servers than AWS seldom have a host name for every bucket.
+                s3={"addressing_style": "path" if settings.s3_endpoint_url else "auto"},
+            ),
+        )
+
+    def read(self, uri: ArtifactUri, *, max_bytes: int) -> bytes:
+        """The bytes of an object; see `Storage.read`."""
+
+        def get() -> bytes:
+            answer = self._client.get_object(Bucket=uri.bucket, Key=uri.key)
+            with answer["Body"] as body:
+                size = answer["ContentLength"]
+                if size > max_bytes:
+                    raise SourceTooLarge(
+                        f"{uri} has {size} bytes; at most {max_bytes} are allowed."
+                    )
+                data: bytes = body.read()
+            return data
+
+        return _reading(uri, get)
+
+    def read_head(self, uri: ArtifactUri, *, length: int) -> Head:
+        """The first bytes of an object; see `Storage.read_head`."""
+
+        def get() -> Head:
+            try:
+                answer = self._client.get_object(
+                    Bucket=uri.bucket, Key=uri.key, Range=f"bytes=0-{length - 1}"
+                )
+            except ClientError as error:
+                if _code(error) in _EMPTY_OBJECT:
+                    return Head(b"", 0)
+                raise
+            with answer["Body"] as body:
+                data = body.read()
+            size = answer.get("ContentRange", "").rpartition("/")[2]
+            return Head(data, int(size) if size.isdigit() else len(data))
+
+        return _reading(uri, get)
+
+    def write_once(
+        self,
+        uri: ArtifactUri,
+        data: bytes,
+        *,
+        content_type: str,
+        sha256: str,
+        metadata: Mapping[str, str],
+    ) -> None:
+        """Store an object where none is; see `Storage.write_once`."""
+
+        def put() -> None:
+            self._client.put_object(
+                Bucket=uri.bucket,
+                Key=uri.key,
+                Body=data,
+                ContentType=content_type,
+                Metadata={**metadata, "sha256": sha256},
+                IfNoneMatch="*",
+            )
+
+        for _ in range(_RACES):
+            try:
+                return _writing(uri, put)
+            except ClientError as error:
+                if _code(error) in _EXISTS:
+                    return self._expect(uri, sha256)
+                if _code(error) not in _RACING:
+                    raise StorageUnavailable(f"{uri} cannot be written now: {error}") from error
+        raise StorageUnavailable(f"{uri} is being written by others; try again.")
+
+    def _expect(self, uri: ArtifactUri, sha256: str) -> None:
+        found = _writing(
+            uri, lambda: self._client.head_object(Bucket=uri.bucket, Key=uri.key)["Metadata"]
+        )
+        if found.get("sha256") != sha256:
+            raise ResultConflict(f"Another object lies at {uri}.")
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _reading(uri: ArtifactUri, call: Callable[[], Answer]) -> Answer:
+    try:
+        return call()
+    except ClientError as error:
+        code = _code(error)
+        if code in _MISSING:
+            raise SourceNotFound(f"{uri} does not exist; upload it, then retry the job.") from None
+        if code in _DENIED:
+            raise SourceDenied(
+                f"The worker may not read {uri} ({code}); grant it read access."
+            ) from None
+        raise StorageUnavailable(f"{uri} cannot be read now: {error}") from error
+    except (NoCredentialsError, CredentialRetrievalError) as error:
+        raise SourceDenied(f"There are no credentials to read {uri} with: {error}") from error
+    except _UNREACHABLE as error:
+        raise StorageUnavailable(f"{uri} cannot be read now: {error}") from error
+
+
+def _writing(uri: ArtifactUri, call: Callable[[], Answer]) -> Answer:
+    try:
+        return call()
+    except ClientError as error:
+        if _code(error) in _DENIED | _MISSING:
+            raise ResultDenied(
+                f"{uri} cannot be written ({_code(error)}); create its bucket and grant the "
+                "worker write access."
+            ) from None
+        raise
+    except (NoCredentialsError, CredentialRetrievalError) as error:
+        raise ResultDenied(f"There are no credentials to write {uri} with: {error}") from error
+    except _UNREACHABLE as error:
+        raise StorageUnavailable(f"{uri} cannot be written now: {error}") from error
