@@ -6,6 +6,7 @@
     │   ├─ JobNotFound, SubmissionNotFound
     │   ├─ JobNotRetryable
     │   └─ RunLost               this run may touch nothing any more
+    ├─ WaitTimeout               the work goes on
     ├─ SubmitError               the job was not accepted; nothing was written
     │   ├─ InvalidUri, PlaceNotAllowed, InvalidParameter, SourceUnreadable
     │   ├─ TooLarge              (also a job's error when only the worker could know)
@@ -13,7 +14,7 @@
     │   └─ UnsupportedSession
     └─ JobError                  the outcome of an attempt, written to the job
         ├─ SourceNotFound, SourceDenied, SourceTooLarge, SourceChanged
-        ├─ UnsupportedFormat, CorruptSource, SizeMismatch
+        ├─ UnsupportedFormat, CorruptSource, SizeMismatch, Mismeasured
         ├─ StorageUnavailable, ResultDenied, ResultConflict
         ├─ OutOfMemory, NotFinite, UpscaleFailed
         └─ WorkerCrashed, RunDeadlineExceeded
@@ -74,6 +75,12 @@ class RunLost(LedgerError):
     """This run's lease is gone and its jobs were given to others; start a new run."""
 
     code = "run_lost"
+
+
+class WaitTimeout(TwofoldError, TimeoutError):
+    """The wait ended before the work did; the jobs go on, wait for them again."""
+
+    code = "wait_timeout"
 
 
 class SubmitError(TwofoldError):
@@ -170,6 +177,13 @@ class SizeMismatch(JobError):
     """The source is not of the size stated at submit; state the right size or none."""
 
     code = "size_mismatch"
+
+
+class Mismeasured(JobError):
+    """The source is of another size than its header said; it is measured anew."""
+
+    code = "mismeasured"
+    retryable = True
 
 
 class StorageUnavailable(JobError):

@@ -87,7 +87,12 @@ class JobClass(StrEnum):
         return list(JobClass).index(self)
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
+    """Text that can be stored and tokenized.
+
+    Raises:
+        ValueError: It holds a lone surrogate or a NUL.
+    """
     # A lone surrogate passes JSON and str, and breaks the tokenizer and Postgres later.
     text.encode("utf-8")
     if "\x00" in text:
@@ -95,7 +100,7 @@ def _encodable(text: str) -> str:
     return text
 
 
-Prompt = Annotated[str, Field(max_length=2000), AfterValidator(_encodable)]
+Prompt = Annotated[str, Field(max_length=2000), AfterValidator(encodable)]
 
 
 class Parameters(BaseModel):

@@ -75,9 +75,11 @@ class BrokerSettings(Settings):
 
     Attributes:
         broker_url: `redis://…` or `rediss://…`; `filesystem:///folder` for one machine.
+        broker_timeout_seconds: What connecting may take.
     """
 
     broker_url: SecretStr
+    broker_timeout_seconds: Seconds = 5.0
 
     @field_validator("broker_url")
     @classmethod
@@ -85,6 +87,30 @@ class BrokerSettings(Settings):
         if url.get_secret_value().partition("://")[0] not in {"redis", "rediss", "filesystem"}:
             raise ValueError("write redis://host:port/0, rediss://… or filesystem:///folder")
         return url
+
+    @property
+    def is_redis(self) -> bool:
+        """Whether the broker is Redis rather than a folder."""
+        return not self.broker_url.get_secret_value().startswith("filesystem:")
+
+    @property
+    def url(self) -> str:
+        """The broker's URL as kombu wants it."""
+        return self.broker_url.get_secret_value() if self.is_redis else "filesystem://"
+
+    @property
+    def transport_options(self) -> dict[str, object]:
+        """What kombu's transport is told: no call may hang on a silent broker."""
+        if self.is_redis:
+            seconds = self.broker_timeout_seconds
+            return {"socket_connect_timeout": seconds, "health_check_interval": 10}
+        folder = self.broker_url.get_secret_value().removeprefix("filesystem://")
+        return {
+            "data_folder_in": f"{folder}/queue",
+            "data_folder_out": f"{folder}/queue",
+            "control_folder": f"{folder}/control",
+            "polling_interval": 0.1,
+        }
 
 
 class StorageSettings(Settings):

@@ -18,6 +18,7 @@ from twofold_schema.job import Claim, JobState, Result
 
 RETRY_BASE = timedelta(seconds=5)
 RETRY_CAP_SECONDS = 300
+_MAX_MESSAGE = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +191,14 @@ def _claims(run_id: UUID, claims: Mapping[Claim, Any] | Sequence[Claim]) -> dict
 def _texts(errors: Mapping[Claim, JobError]) -> dict[str, Any]:
     return {
         "code": [error.code for error in errors.values()],
-        "message": [error.message for error in errors.values()],
+        "message": [_storable(error.message) for error in errors.values()],
     }
+
+
+def _storable(message: str) -> str:
+    # A message may quote what a stranger sent; Postgres takes neither NUL nor lone surrogates.
+    readable = message.encode("utf-8", "replace").decode().replace("\x00", "�")
+    return readable[:_MAX_MESSAGE]
 
 
 def _error_noted(errors: Mapping[Claim, JobError]) -> Callable[[Claim, RowMapping], bool]:

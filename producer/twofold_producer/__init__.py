@@ -1,0 +1,1 @@
+"""The asking side: submit jobs, follow them, keep the ledger moving."""

@@ -1,0 +1,31 @@
+"""The command `twofold`. Data goes to standard output, everything else to standard error."""
+
+import sys
+from typing import NoReturn
+
+from twofold_producer.cli import jobs, local, serve
+from twofold_producer.cli.app import EXIT_CODES, app, err
+from twofold_schema.errors import TwofoldError
+
+__all__ = ["main"]
+
+app.add_typer(jobs.app, name="jobs", help="Look at jobs and change their course.")
+app.add_typer(serve.database_app, name="db", help="The job table.")
+for command in (jobs.submit, serve.keeper, local.dev, local.demo):
+    app.command()(command)
+app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)(serve.worker)
+
+
+def main() -> NoReturn:
+    """Run the command line; errors become one line and an exit code."""
+    try:
+        app(prog_name="twofold")
+    except TwofoldError as error:
+        err.print(f"[bold red]twofold:[/] {error.code}:", end=" ")
+        err.print(error.message, markup=False, highlight=False, soft_wrap=True)
+        status = next((status for kind, status in EXIT_CODES if isinstance(error, kind)), 1)
+        sys.exit(status)
+    sys.exit(0)

@@ -1,0 +1,35 @@
+"""What the commands share: where they print, and what their exit codes mean."""
+
+import typer
+from rich.console import Console
+
+from twofold_schema.errors import (
+    ConfigError,
+    JobNotFound,
+    SubmissionNotFound,
+    SubmitError,
+    WaitTimeout,
+)
+
+#: Some of the jobs that were waited for did not succeed.
+EXIT_JOBS_FAILED = 3
+EXIT_INTERRUPTED = 130
+#: By kind of error; 1 for every other one.
+EXIT_CODES = (
+    (ConfigError, 2),
+    (SubmitError, 2),
+    (JobNotFound, 5),
+    (SubmissionNotFound, 5),
+    (WaitTimeout, 124),
+)
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Make pictures twice as large, many at a time.",
+    epilog="Exit codes: 0 well, 1 error, 2 usage or setting, 3 some jobs did not succeed, "
+    "5 not found, 124 wait timed out, 130 interrupted.",
+)

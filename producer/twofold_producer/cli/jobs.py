@@ -1,0 +1,258 @@
+"""`twofold submit` and `twofold jobs …`."""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import fields
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any
+from uuid import UUID
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from twofold_producer.cli.app import EXIT_INTERRUPTED, EXIT_JOBS_FAILED, err, out
+from twofold_producer.producer import OnProgress, Producer
+from twofold_producer.request import JobRequest
+from twofold_schema import database
+from twofold_schema.job import Job, JobClass, JobState
+from twofold_schema.ledger import reads
+from twofold_schema.ledger.requests import CancelAnswer
+from twofold_schema.settings import DatabaseSettings
+
+app = typer.Typer(no_args_is_help=True)
+
+_COLOURS = {
+    JobState.SUCCEEDED: "green",
+    JobState.FAILED: "red",
+    JobState.EXPIRED: "red",
+    JobState.CANCELLED: "yellow",
+    JobState.RUNNING: "cyan",
+}
+_LOG_EVERY_SECONDS = 10.0
+
+
+class Output(StrEnum):
+    """How lists are printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    JSONL = "jsonl"
+    IDS = "ids"
+
+
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="How to print.")]
+JobIds = Annotated[list[UUID], typer.Argument(metavar="ID...", help="Ids of jobs.")]
+
+
+def submit(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCE...", help="s3://…, file:///…, or local files.")
+    ],
+    *,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the results.")] = False,
+    timeout: Annotated[float | None, typer.Option(help="Seconds to wait.")] = None,
+    steps: Annotated[int, typer.Option(help="Sampling steps.")] = 20,
+    guidance_scale: Annotated[float, typer.Option(help="0 ignores the prompt.")] = 0.0,
+    prompt: Annotated[str, typer.Option(help="What the picture shows.")] = "",
+    negative_prompt: Annotated[str, typer.Option(help="What it must not show.")] = "",
+    seed: Annotated[int | None, typer.Option(help="Drawn for each job when absent.")] = None,
+    reproducible: Annotated[bool, typer.Option(help="The same to the bit, always.")] = False,
+    job_class: Annotated[
+        JobClass, typer.Option("--class", help="Who is served first.")
+    ] = JobClass.STANDARD,
+    key: Annotated[str | None, typer.Option(help="Your name for one job: run it once.")] = None,
+    output_prefix: Annotated[str | None, typer.Option(help="Where results go.")] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Submit pictures; print the jobs, or with --wait the places of their results."""
+    if key is not None and len(sources) > 1:
+        raise typer.BadParameter("--key names one job; give one source")
+    asked = [
+        JobRequest.of(
+            source,
+            {
+                "steps": steps,
+                "guidance_scale": guidance_scale,
+                "prompt": prompt,
+                "negative_prompt": negative_prompt,
+                "seed": seed,
+                "reproducible": reproducible,
+                "job_class": job_class,
+                "key": key,
+                "output_prefix": output_prefix,
+            },
+        )
+        for source in sources
+    ]
+    with Producer() as producer:
+        submission = producer.submit_many(asked)
+        if wait:
+            _wait(producer, submission.job_ids, timeout, output)
+        else:
+            _print([producer.get(job_id) for job_id in submission.job_ids], output)
+
+
+@app.command("list")
+def list_(
+    *,
+    state: Annotated[list[JobState] | None, typer.Option(help="Only these states.")] = None,
+    submission: Annotated[UUID | None, typer.Option(help="Only this submission.")] = None,
+    before: Annotated[UUID | None, typer.Option(help="The last id of the page before.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """List jobs, newest first."""
+    engine = database.connect(DatabaseSettings.load())
+    with engine.connect() as connection:
+        found = reads.find(
+            connection, states=state, submission_id=submission, before=before, limit=limit
+        )
+    _print(found, output)
+    if len(found) == limit and output is Output.TABLE:
+        err.print(f"More: twofold jobs list --before {found[-1].id}", style="dim")
+
+
+@app.command()
+def get(
+    job_ids: JobIds,
+    *,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until they have ended.")] = False,
+    timeout: Annotated[float | None, typer.Option(help="Seconds to wait.")] = None,
+    output: OutputOption = Output.JSON,
+) -> None:
+    """Show all there is to know about jobs."""
+    with Producer() as producer:
+        if wait:
+            _wait(producer, job_ids, timeout, output)
+        else:
+            _print([producer.get(job_id) for job_id in job_ids], output)
+
+
+@app.command()
+def cancel(job_ids: JobIds) -> None:
+    """Call jobs off. A running one ends when its worker confirms."""
+    with Producer() as producer:
+        answers = producer.cancel(job_ids)
+    for job_id, answer in answers.items():
+        out.print(f"{job_id} {answer}")
+    if CancelAnswer.NOT_FOUND in answers.values():
+        raise typer.Exit(5)
+
+
+@app.command()
+def retry(job_ids: JobIds) -> None:
+    """Give failed or expired jobs a new generation."""
+    with Producer() as producer:
+        producer.retry(job_ids)
+    for job_id in job_ids:
+        out.print(f"{job_id} queued")
+
+
+def _wait(
+    producer: Producer, job_ids: Sequence[UUID], timeout: float | None, output: Output
+) -> None:
+    try:
+        with _progress() as (show, _):
+            ended = producer.wait(job_ids, timeout=timeout, on_progress=show)
+    except KeyboardInterrupt:
+        ids = " ".join(str(job_id) for job_id in job_ids)
+        err.print(f"\nThe jobs go on. Wait again with: twofold jobs get --wait {ids}")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    if output is Output.TABLE:
+        for job in ended:
+            if job.result is not None:
+                out.print(job.result.uri, soft_wrap=True)
+            else:
+                reason = f"{job.error.code}: {job.error.message}" if job.error else ""
+                err.print(f"{job.id} {job.state} {reason}", markup=False, soft_wrap=True)
+        models = sorted({job.result.model for job in ended if job.result})
+        if models:
+            err.print(f"Made by: {', '.join(models)}", style="dim")
+    else:
+        _print(ended, output)
+    if any(job.state is not JobState.SUCCEEDED for job in ended):
+        raise typer.Exit(EXIT_JOBS_FAILED)
+
+
+class _progress:  # noqa: N801 - used as a function that is a context
+    """A bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self._bar = Progress(
+            TextColumn("upscaling"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=err,
+            disable=not err.is_terminal,
+        )
+        self._task = self._bar.add_task("upscaling", total=None)
+        self._said = time.monotonic()
+
+    def __enter__(self) -> tuple[OnProgress, Progress]:
+        self._bar.start()
+        return self._show, self._bar
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def _show(self, ended: int, total: int) -> None:
+        self._bar.update(self._task, completed=ended, total=total)
+        now = time.monotonic()
+        if not err.is_terminal and (ended == total or now - self._said > _LOG_EVERY_SECONDS):
+            self._said = now
+            err.print(f"{ended} of {total} jobs have ended")
+
+
+def _print(jobs: Sequence[Job], output: Output) -> None:
+    if output is Output.IDS:
+        for job in jobs:
+            sys.stdout.write(f"{job.id}\n")
+    elif output is Output.JSONL:
+        for job in jobs:
+            sys.stdout.write(json.dumps(_plain(job)) + "\n")
+    elif output is Output.JSON:
+        sys.stdout.write(json.dumps([_plain(job) for job in jobs], indent=2) + "\n")
+    else:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("id", "state", "size", "attempts", "source", "error"):
+            table.add_column(column, no_wrap=column == "id", overflow="fold")
+        for job in jobs:
+            table.add_row(*_cells(job))
+        out.print(table)
+
+
+def _cells(job: Job) -> tuple[str, ...]:
+    flag = " (cancelling)" if job.cancelling else " (retrying)" if job.retrying else ""
+    colour = _COLOURS.get(job.state, "white")
+    size = f"{job.result.width}x{job.result.height}" if job.result else ""
+    return (
+        str(job.id),
+        f"[{colour}]{job.state}{flag}[/]",
+        size,
+        f"{job.attempts}/{job.max_attempts}",
+        job.source,
+        job.error.code if job.error else "",
+    )
+
+
+def _plain(job: Job) -> dict[str, Any]:
+    return {field.name: _json(getattr(job, field.name)) for field in fields(job)}
+
+
+def _json(thing: Any) -> Any:  # noqa: ANN401 - any field of a job
+    if hasattr(thing, "model_dump"):
+        return thing.model_dump(mode="json")
+    if isinstance(thing, tuple):
+        return [_json(part) for part in thing]
+    if isinstance(thing, UUID):
+        return str(thing)
+    if isinstance(thing, datetime):
+        return thing.isoformat()
+    if hasattr(thing, "items"):
+        return dict(thing)
+    return thing

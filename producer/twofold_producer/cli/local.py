@@ -1,0 +1,81 @@
+"""`twofold dev` and `twofold demo`: everything on one machine."""
+
+import os
+import shlex
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from twofold_producer.cli.app import EXIT_JOBS_FAILED, err, out
+from twofold_producer.dev.stack import STAND_IN, Stack
+
+DataOption = Annotated[
+    Path | None, typer.Option(help="Keep jobs and pictures here for the next start.")
+]
+ModelOption = Annotated[str, typer.Option(help="stand-in, a folder, or a hub id.")]
+
+
+def dev(
+    *,
+    data: DataOption = None,
+    model: ModelOption = STAND_IN,
+    processes: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
+) -> None:
+    """Run everything on this machine until Ctrl-C: no Docker, GPU or cloud account."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with Stack.start(data, model=model, processes=processes, on_step=_say) as stack:
+        if stop.is_set():
+            return
+        _describe(stack, model)
+        while not stop.wait(1.0):
+            stack.check()
+        err.print("Stopping.")
+
+
+def demo(
+    images: Annotated[
+        list[Path] | None, typer.Argument(help="PNG or JPEG files; none for drawn ones.")
+    ] = None,
+    *,
+    out_folder: Annotated[Path, typer.Option("--out", help="Where results go.")] = Path("demo-out"),
+    model: ModelOption = STAND_IN,
+) -> None:
+    """Start everything, upscale pictures, show before and after, end everything."""
+    from twofold_producer.dev import demo as show
+
+    with Stack.start(model=model, on_step=_say) as stack:
+        # The producer below reads its settings where every other program does.
+        os.environ.update(stack.environment)
+        failures = show.run(list(images or ()), out_folder, err)
+    out.print(f"Results: {out_folder.resolve()}", soft_wrap=True)
+    out.print(f"Before and after: {(out_folder / show.SHEET).resolve()}", soft_wrap=True)
+    if model == STAND_IN:
+        err.print(
+            "These were made by the stand-in model: random weights in the real model's classes. "
+            "They show that the way works, not what the real model can do.",
+            style="yellow",
+        )
+    if failures:
+        raise typer.Exit(EXIT_JOBS_FAILED)
+
+
+def _say(step: str) -> None:
+    err.print(f"Starting {step} …", style="dim")
+
+
+def _describe(stack: Stack, model: str) -> None:
+    settings = "\n".join(
+        f"  export {name}={shlex.quote(text)}" for name, text in stack.environment.items()
+    )
+    logs = "\n".join(f"  {name}: {path}" for name, path in stack.logs().items())
+    err.print(f"Twofold runs, on this machine only, with the {model} model. Not for production.")
+    err.print("\nIn another terminal:", markup=False)
+    out.print(settings, markup=False, soft_wrap=True)
+    out.print("  twofold submit picture.png --wait", markup=False)
+    err.print(f"\nLogs:\n{logs}\nFiles: {stack.folder}\n", markup=False, soft_wrap=True)
+    err.print("Ctrl-C ends all of it.")

@@ -1,0 +1,57 @@
+"""`twofold db`, `twofold keeper`, `twofold worker`: what a deployment runs."""
+
+import importlib.util
+import os
+import signal
+import sys
+
+import typer
+
+from twofold_producer.broker import Bell
+from twofold_producer.cli.app import out
+from twofold_producer.keeper import Keeper
+from twofold_schema import database, log
+from twofold_schema.errors import ConfigError
+from twofold_schema.settings import (
+    BrokerSettings,
+    DatabaseSettings,
+    KeeperSettings,
+    LogSettings,
+)
+
+database_app = typer.Typer(no_args_is_help=True)
+
+
+@database_app.callback()
+def _group() -> None:
+    """Keep `db` a group, though it has one command so far."""
+
+
+@database_app.command()
+def migrate() -> None:
+    """Bring the job table to this version. Safe to repeat."""
+    database.migrate(DatabaseSettings.load())
+    out.print("The job table is up to date.")
+
+
+def keeper() -> None:
+    """Promote, expire, rescue, ring lost tickets, until SIGTERM. Run one or more, always."""
+    log.configure(LogSettings.load())
+    settings = KeeperSettings.load()
+    engine = database.connect(DatabaseSettings.load())
+    bell = Bell(BrokerSettings.load())
+    duty = Keeper(engine, bell, every_seconds=settings.keeper_seconds)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: duty.stop())
+    duty.run()
+    bell.close()
+    engine.dispose()
+
+
+def worker(context: typer.Context) -> None:
+    """Run GPU worker processes until SIGTERM. `twofold worker --help` has its options."""
+    if importlib.util.find_spec("torch") is None:
+        raise ConfigError("The worker is not installed; run `pip install 'twofold[worker]'`.")
+    # In this process's place, so that signals and the exit code need no passing on.
+    command = [sys.executable, "-m", "twofold_worker", *context.args]
+    os.execv(sys.executable, command)  # noqa: S606 - no shell, and all of it is ours

@@ -1,0 +1,149 @@
+"""The demonstration: pictures in, pictures twice as large and a before/after sheet out."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
+from rich.console import Console
+from rich.progress import Progress
+
+from twofold_producer.producer import Producer
+from twofold_schema.artifacts import ArtifactUri
+from twofold_schema.errors import TwofoldError
+from twofold_schema.job import Job
+
+SHEET = "sheet.png"
+
+_CELL, _MARGIN, _CAPTION = 384, 16, 44
+_INK, _PAPER = (32, 32, 36), (250, 250, 248)
+
+
+def run(images: Sequence[Path], out: Path, console: Console) -> int:
+    """Upscale pictures into a folder: `<name>.png` each, and the sheet.
+
+    Args:
+        images: PNG or JPEG files; none for three drawn ones.
+        out: The folder, made if it is missing.
+        console: Gets the progress and the errors.
+
+    Returns:
+        How many pictures failed; each was named on the console.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    paths = list(images) or _draw(out / "pictures")
+    names = _distinct([path.stem for path in paths])
+    failures, waiting = 0, {}
+    with Producer() as producer, Progress(console=console, disable=not console.is_terminal) as bar:
+        for name, path in zip(names, paths, strict=True):
+            try:
+                accepted = producer.submit(path, seed=0)
+            except TwofoldError as error:
+                failures += 1
+                console.print(f"{path}: {error.code}: {error.message}", markup=False, soft_wrap=True)
+            else:
+                waiting[accepted.job_id] = (name, path)
+        task = bar.add_task("Upscaling", total=len(waiting))
+        ended = producer.wait(
+            list(waiting), on_progress=lambda done, _: bar.update(task, completed=done)
+        )
+        pairs = []
+        for job in ended:
+            name, path = waiting[job.id]
+            if job.result is None:
+                failures += 1
+                reason = f"{job.error.code}: {job.error.message}" if job.error else job.state
+                console.print(f"{path}: {reason}", markup=False, soft_wrap=True)
+            else:
+                pairs.append((path, _fetch(producer, job, out / f"{name}.png"), job))
+    if pairs:
+        _sheet(pairs).save(out / SHEET)
+    return failures
+
+
+def _fetch(producer: Producer, job: Job, path: Path) -> Path:
+    if job.result is None:
+        raise ValueError(f"job {job.id} has no result")
+    uri = ArtifactUri.parse(job.result.uri)
+    path.write_bytes(producer.storage.read(uri, max_bytes=job.result.size_bytes))
+    return path
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """File names that differ from each other and from the sheet's, in order."""
+    taken, distinct = {Path(SHEET).stem}, []
+    for name in names:
+        candidate, number = name, 2
+        while candidate in taken:
+            candidate, number = f"{name}-{number}", number + 1
+        taken.add(candidate)
+        distinct.append(candidate)
+    return distinct
+
+
+def _sheet(pairs: Sequence[tuple[Path, Path, Job]]) -> Image.Image:
+    """One row per picture: as it was and as it became, drawn in boxes of one size."""
+    height = _MARGIN + len(pairs) * (_CELL + _CAPTION + _MARGIN)
+    sheet = Image.new("RGB", (2 * _CELL + 3 * _MARGIN, height), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(15)
+    for row, (before, after, job) in enumerate(pairs):
+        top = _MARGIN + row * (_CELL + _CAPTION + _MARGIN)
+        made_by = f"made by the {job.result.model} model" if job.result else ""
+        for column, (path, label) in enumerate(((before, "before"), (after, made_by))):
+            with Image.open(path) as image:
+                size = image.size
+                shown = image.convert("RGBA")
+            shown = _fitted(shown)
+            left = _MARGIN + column * (_CELL + _MARGIN)
+            at = (left + (_CELL - shown.width) // 2, top + (_CELL - shown.height) // 2)
+            sheet.paste(shown, at, shown)
+            caption = f"{path.stem}, {size[0]} x {size[1]}\n{label}"
+            draw.text((left, top + _CELL + 4), caption, fill=_INK, font=font)
+    return sheet
+
+
+def _fitted(image: Image.Image) -> Image.Image:
+    scale = _CELL / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
+
+
+def _draw(folder: Path) -> list[Path]:
+    """Three small pictures that nobody else owns: hills, rings and letters."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, picture in (("hills", _hills()), ("rings", _rings()), ("letters", _letters())):
+        paths.append(folder / f"{name}.png")
+        picture.save(paths[-1])
+    return paths
+
+
+def _hills() -> Image.Image:
+    width, height = 192, 128
+    picture = Image.linear_gradient("L").resize((width, height)).convert("RGB")
+    picture = ImageChops.add(picture, Image.new("RGB", picture.size, (90, 110, 40)))
+    draw = ImageDraw.Draw(picture)
+    draw.ellipse((130, 14, 164, 48), fill=(255, 214, 120))
+    for row, colour in enumerate(((110, 130, 160), (84, 120, 96), (52, 84, 60))):
+        ridge = [(x, 70 + 20 * row + 12 * math.sin(x / (17 + 9 * row) + row)) for x in range(width)]
+        draw.polygon([(0, height), *ridge, (width, height)], fill=colour)
+    return picture.filter(ImageFilter.SMOOTH)
+
+
+def _rings() -> Image.Image:
+    picture = Image.new("RGB", (128, 128), (244, 240, 232))
+    draw = ImageDraw.Draw(picture)
+    for ring in range(15, 0, -1):
+        shade = (30 + 14 * ring, 90, 250 - 14 * ring) if ring % 2 else (244, 240, 232)
+        draw.ellipse((64 - 4 * ring, 64 - 4 * ring, 64 + 4 * ring, 64 + 4 * ring), fill=shade)
+    return picture
+
+
+def _letters() -> Image.Image:
+    picture = Image.new("RGB", (160, 100), (28, 40, 56))
+    draw = ImageDraw.Draw(picture)
+    draw.text((12, 8), "Twofold", fill=(255, 255, 255), font=ImageFont.load_default(32))
+    draw.text((12, 52), "x2, x2, x2", fill=(255, 180, 90), font=ImageFont.load_default(18))
+    draw.line((12, 84, 148, 84), fill=(120, 200, 255))
+    return picture

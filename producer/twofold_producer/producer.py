@@ -1,0 +1,328 @@
+"""The Python door: submit jobs, follow them, change one's mind about them."""
+
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, Self, TypeAlias, overload
+from uuid import UUID
+
+from sqlalchemy import Connection, event
+from sqlalchemy.orm import Session
+
+from twofold_producer.broker import Bell
+from twofold_producer.request import JobRequest, Source, is_uri
+from twofold_producer.uploads import upload
+from twofold_schema import database, lanes
+from twofold_schema.artifacts import ArtifactUri
+from twofold_schema.errors import UnsupportedSession, WaitTimeout
+from twofold_schema.job import Job
+from twofold_schema.ledger import reads, requests, runs, submit
+from twofold_schema.ledger.requests import CancelAnswer
+from twofold_schema.ledger.submit import Accepted, NewJob
+from twofold_schema.settings import (
+    BrokerSettings,
+    DatabaseSettings,
+    LimitSettings,
+    StorageSettings,
+)
+from twofold_schema.storage.places import OpenPlaces
+
+#: Told how many of how many jobs have ended.
+OnProgress: TypeAlias = Callable[[int, int], None]
+
+_FIRST_LOOK, _LONGEST_LOOK = 0.05, 1.0
+_ROWS_PER_INSERT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """Jobs that were submitted together.
+
+    Attributes:
+        accepted: One answer per item, in order.
+    """
+
+    id: UUID
+    accepted: tuple[Accepted, ...]
+
+    @property
+    def job_ids(self) -> list[UUID]:
+        """The jobs' ids, in the order of the items."""
+        return [answer.job_id for answer in self.accepted]
+
+
+class Producer:
+    """Submits jobs and follows them. Threads may share one; close it, or use it in `with`.
+
+    Settings that are not given are read from the environment.
+
+    Raises:
+        ConfigError: A setting is missing or wrong.
+    """
+
+    def __init__(
+        self,
+        *,
+        database_settings: DatabaseSettings | None = None,
+        broker: BrokerSettings | None = None,
+        storage: StorageSettings | None = None,
+        limits: LimitSettings | None = None,
+    ) -> None:
+        self._engine = database.connect(database_settings or DatabaseSettings.load())
+        self._bell = Bell(broker or BrokerSettings.load())
+        self._places = storage or StorageSettings.load()
+        self._limits = limits or LimitSettings.load()
+        self.storage = OpenPlaces(self._places)
+
+    def submit(
+        self,
+        request: JobRequest | Source,
+        *,
+        session: Session | None = None,
+        **options: Any,  # noqa: ANN401 - checked by JobRequest, field by field
+    ) -> Accepted:
+        """Submit one job.
+
+        Args:
+            request: A whole request, or its source.
+            session: Write inside this session's transaction: the job is there if, and only if,
+                the session commits. Pending changes are flushed first.
+            options: The fields of `JobRequest`, when only a source is given.
+
+        Raises:
+            SubmitError: The job was not accepted; nothing was written.
+            JobError: The picture could not be uploaded; nothing was written.
+        """
+        new_job = self._check(JobRequest.of(request, options))
+        with self._transaction(session) as (connection, ring):
+            (accepted,) = submit.insert_jobs(connection, [new_job], remember_keys=self._remember)
+            ring(int(accepted.created))
+        return accepted
+
+    def submit_many(
+        self, requests: Iterable[JobRequest | Source], *, session: Session | None = None
+    ) -> Submission:
+        """Submit jobs together, all or none.
+
+        Raises:
+            SubmitError: One of them was not accepted; nothing was written.
+            JobError: One of the pictures could not be uploaded; nothing was written.
+        """
+        new_jobs = [self._check(JobRequest.of(request)) for request in requests]
+        with self._transaction(session) as (connection, ring):
+            submission_id = submit.open_submission(connection)
+            accepted: list[Accepted] = []
+            for start in range(0, len(new_jobs), _ROWS_PER_INSERT):
+                accepted += submit.insert_jobs(
+                    connection,
+                    new_jobs[start : start + _ROWS_PER_INSERT],
+                    submission_id=submission_id,
+                    remember_keys=self._remember,
+                )
+            submit.seal(connection, submission_id)
+            ring(sum(answer.created for answer in accepted))
+        return Submission(submission_id, tuple(accepted))
+
+    def get(self, job_id: UUID) -> Job:
+        """The job as it is now.
+
+        Raises:
+            JobNotFound: No job has this id.
+        """
+        with self._engine.connect() as connection:
+            return reads.get(connection, job_id)
+
+    @overload
+    def wait(self, work: UUID, *, timeout: float | None = None) -> Job: ...
+
+    @overload
+    def wait(
+        self,
+        work: Submission | Sequence[UUID],
+        *,
+        timeout: float | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> list[Job]: ...
+
+    def wait(
+        self,
+        work: UUID | Submission | Sequence[UUID],
+        *,
+        timeout: float | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Job | list[Job]:
+        """Wait until jobs have ended, well or not.
+
+        Args:
+            work: A job's id, ids, or a submission.
+            timeout: In seconds; None waits for ever.
+            on_progress: Told whenever more jobs have ended.
+
+        Returns:
+            The job, or the jobs in the order given.
+
+        Raises:
+            JobNotFound: There is no job with the one id given.
+            WaitTimeout: Time is over; the work goes on.
+        """
+        if isinstance(work, UUID):
+            self.get(work)
+            return self.wait([work], timeout=timeout)[0]
+        ids = work.job_ids if isinstance(work, Submission) else list(work)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        left, pause = set(ids), _FIRST_LOOK
+        while True:
+            with self._engine.connect() as connection:
+                now_left = reads.unfinished(connection, left)
+            if on_progress and (now_left != left or not now_left):
+                on_progress(len(set(ids)) - len(now_left), len(set(ids)))
+            pause = _FIRST_LOOK if now_left != left else min(pause * 1.5, _LONGEST_LOOK)
+            left = now_left
+            if not left:
+                break
+            if deadline is not None and time.monotonic() + pause > deadline:
+                raise WaitTimeout(
+                    f"{len(left)} of {len(ids)} jobs have not ended; they go on, wait again."
+                )
+            time.sleep(pause)
+        with self._engine.connect() as connection:
+            return reads.get_many(connection, ids)
+
+    def cancel(self, job_ids: UUID | Sequence[UUID]) -> dict[UUID, CancelAnswer]:
+        """Call jobs off: waiting ones at once, running ones when their worker confirms."""
+        with self._engine.begin() as connection:
+            return requests.cancel(connection, _as_list(job_ids))
+
+    def retry(
+        self,
+        job_ids: UUID | Sequence[UUID],
+        *,
+        start_by: datetime | None = None,
+        finish_by: datetime | None = None,
+    ) -> None:
+        """Give failed or expired jobs a new generation, all or none; attempts start anew.
+
+        Raises:
+            JobNotFound: One of the ids is unknown.
+            JobNotRetryable: One of the jobs has neither failed nor expired.
+        """
+        ids = _as_list(job_ids)
+        with self._transaction(None) as (connection, ring):
+            requests.retry(connection, ids, start_by=start_by, finish_by=finish_by)
+            ring(len(ids))
+
+    def close(self) -> None:
+        """Let tickets leave and connections go."""
+        self._bell.close()
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def _remember(self) -> timedelta:
+        return timedelta(days=self._limits.key_days)
+
+    def _check(self, request: JobRequest) -> NewJob:
+        prefix = ArtifactUri.parse(request.output_prefix or self._places.results)
+        self._places.places.check(prefix)
+        size = None if request.width is None else (request.width, request.height or 0)
+        if size:
+            self._limits.size.check(*size)
+        if is_uri(request.source):
+            uri = ArtifactUri.parse(str(request.source))
+            self._places.places.check(uri)
+        else:
+            uploaded = upload(request.source, self.storage, self._places, self._limits)
+            uri, size = uploaded.uri, size or uploaded.size
+        parameters = request.parameters
+        drawn = parameters.seed is None
+        if drawn:
+            parameters = parameters.model_copy(update={"seed": secrets.randbits(63)})
+        return NewJob(
+            source=str(uri),
+            output_prefix=str(prefix),
+            parameters=parameters,
+            seed_drawn=drawn,
+            max_attempts=request.max_attempts or self._limits.max_attempts,
+            job_class=request.job_class,
+            measure=size and lanes.measure(parameters, *size),
+            key=request.key,
+            metadata=dict(request.metadata),
+            start_at=request.start_at,
+            start_by=request.start_by,
+            finish_by=request.finish_by,
+        )
+
+    @contextmanager
+    def _transaction(
+        self, session: Session | None
+    ) -> Iterator[tuple[Connection, Callable[[int], None]]]:
+        """A transaction, and a way to ring for jobs once it has committed."""
+        tickets = 0
+        connection: Connection
+
+        def ring(jobs: int) -> None:
+            nonlocal tickets
+            # More tickets than idle runs wake nobody more; one, because a run may just fall idle.
+            tickets = min(jobs, max(1, runs.count_idle(connection))) if jobs else 0
+
+        if session is None:
+            with self._engine.begin() as connection:
+                yield connection, ring
+            self._bell.ring(tickets)
+            return
+        connection = _connection_of(session)
+        yield connection, ring
+        _after_commit(session, lambda: self._bell.ring(tickets))
+
+
+def _as_list(job_ids: UUID | Sequence[UUID]) -> list[UUID]:
+    return [job_ids] if isinstance(job_ids, UUID) else list(job_ids)
+
+
+def _connection_of(session: Session) -> Connection:
+    if not isinstance(session, Session):
+        raise UnsupportedSession
+    dialect = session.get_bind().dialect
+    if (dialect.name, dialect.driver, dialect.is_async) != ("postgresql", "psycopg", False):
+        raise UnsupportedSession(
+            f"This session talks to {dialect.name} over {dialect.driver}; pass a synchronous "
+            "Session whose engine is postgresql+psycopg (psycopg 3)."
+        )
+    session.flush()
+    return session.connection()
+
+
+def _after_commit(session: Session, act: Callable[[], None]) -> None:
+    """Call `act` once the session's outermost transaction has committed; never after a rollback."""
+
+    def committed(session: Session) -> None:
+        # Also told of savepoints that are released: then the transaction goes on.
+        if not session.in_nested_transaction():
+            forget()
+            act()
+
+    def rolled_back(_session: Session, transaction: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
+        if transaction.parent is None:
+            forget()
+
+    def forget() -> None:
+        for name, listener in (("after_commit", committed), ("after_soft_rollback", rolled_back)):
+            if event.contains(session, name, listener):
+                event.remove(session, name, listener)
+
+    event.listen(session, "after_commit", committed)
+    event.listen(session, "after_soft_rollback", rolled_back)

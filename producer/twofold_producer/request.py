@@ -1,0 +1,107 @@
+"""What a caller asks for, checked before anything is read or written."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeAlias
+
+from PIL import Image
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from twofold_schema.errors import InvalidParameter
+from twofold_schema.job import JobClass, Parameters, encodable
+
+#: A URI, the path of a local file, a file's bytes, or a picture in memory.
+Source: TypeAlias = str | Path | bytes | Image.Image
+
+_MAX_PAIRS, _MAX_NAME, _MAX_VALUE = 16, 64, 512
+
+
+def _limited(metadata: Mapping[str, str]) -> Mapping[str, str]:
+    if len(metadata) > _MAX_PAIRS:
+        raise ValueError(f"at most {_MAX_PAIRS} pairs")
+    for name, value in metadata.items():
+        if not 1 <= len(encodable(name)) <= _MAX_NAME or len(encodable(value)) > _MAX_VALUE:
+            raise ValueError(f"names up to {_MAX_NAME} and values up to {_MAX_VALUE} characters")
+    return metadata
+
+
+class JobRequest(Parameters):
+    """One picture to upscale, and how.
+
+    Attributes:
+        source: `s3://bucket/key`, `file:///path`, a local path, bytes, or a PIL image. What is
+            not a URI is stored under TWOFOLD_UPLOADS first.
+        key: Your own name for the job, up to 200 characters. The same key with the same request
+            is the same job, so that a half-finished script can be run again.
+        width: The source's, in pixels, if you know it: it saves a read, and is checked later.
+        height: As `width`.
+        output_prefix: The URI under which the result is stored; None for TWOFOLD_RESULTS.
+        job_class: `interactive`, `standard` or `bulk`: which is served first.
+        metadata: Up to 16 pairs of strings of your own.
+        start_at: Do not start before.
+        start_by: Expire unless a worker took it by then.
+        finish_by: Expire unless it is finished by then.
+        max_attempts: 1 to 20; None for TWOFOLD_MAX_ATTEMPTS.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", arbitrary_types_allowed=True, protected_namespaces=()
+    )
+
+    source: Source
+    key: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(encodable)] | None = (
+        None
+    )
+    width: Annotated[int, Field(ge=1, le=2**20)] | None = None
+    height: Annotated[int, Field(ge=1, le=2**20)] | None = None
+    output_prefix: str | None = None
+    job_class: JobClass = JobClass.STANDARD
+    metadata: Annotated[Mapping[str, str], AfterValidator(_limited)] = {}
+    start_at: AwareDatetime | None = None
+    start_by: AwareDatetime | None = None
+    finish_by: AwareDatetime | None = None
+    max_attempts: Annotated[int, Field(ge=1, le=20)] | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.width is None) != (self.height is None):
+            raise ValueError("state width and height, or neither")
+        times = [time for time in (self.start_at, self.start_by, self.finish_by) if time]
+        if times != sorted(times):
+            raise ValueError("start_at, start_by and finish_by must follow each other")
+        return self
+
+    @classmethod
+    def of(cls, asked: "JobRequest | Source", options: Mapping[str, Any] | None = None) -> Self:
+        """A request as it is, or one made of a source and options.
+
+        Raises:
+            InvalidParameter: An option is unknown or out of its range; the message names it.
+        """
+        if isinstance(asked, cls):
+            return asked
+        try:
+            return cls.model_validate({"source": asked, **(options or {})})
+        except ValidationError as invalid:
+            faults = (
+                f"{'.'.join(str(part) for part in fault['loc']) or 'request'}: {fault['msg']}"
+                for fault in invalid.errors(include_url=False, include_input=False)
+            )
+            raise InvalidParameter(f"The job was not accepted: {'; '.join(faults)}.") from None
+
+    @property
+    def parameters(self) -> Parameters:
+        """The part that the model sees."""
+        return Parameters(**{name: getattr(self, name) for name in Parameters.model_fields})
+
+
+def is_uri(source: Source) -> bool:
+    """Whether the source already lies somewhere."""
+    return isinstance(source, str) and "://" in source

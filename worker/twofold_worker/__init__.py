@@ -1,0 +1,1 @@
+"""The doing side: claim jobs, upscale them, store the results."""

@@ -1,0 +1,224 @@
+"""One worker process: builds the real parts, joins them, runs Celery in the main thread.
+
+The only place that builds anything. `python -m twofold_worker.app` is what the supervisor starts.
+"""
+
+import argparse
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from importlib.metadata import version
+
+import structlog
+from celery import Celery
+from celery.signals import setup_logging, worker_shutting_down
+from sqlalchemy.exc import DBAPIError
+
+from twofold_schema import database, log, ticket
+from twofold_schema.errors import ConfigError
+from twofold_schema.ids import new_id
+from twofold_schema.ledger import runs
+from twofold_schema.settings import (
+    BrokerSettings,
+    DatabaseSettings,
+    LimitSettings,
+    LogSettings,
+    StorageSettings,
+    WorkerSettings,
+)
+from twofold_schema.storage.places import OpenPlaces
+from twofold_worker import tasks
+from twofold_worker.heartbeat import Heartbeat
+from twofold_worker.holdings import Holdings
+from twofold_worker.pipeline import Pipeline, Watch
+from twofold_worker.progress import Progress
+from twofold_worker.stages import Stages
+from twofold_worker.upscaler.port import Upscaler
+
+logger = structlog.get_logger(__name__)
+
+#: sysexits.h: the configuration is wrong; starting again does not help.
+EXIT_CONFIG = 78
+#: sysexits.h: internal software error; a new process may do better.
+EXIT_BROKEN = 70
+
+
+def load_upscaler(settings: WorkerSettings) -> Upscaler:
+    """The model on its device, warmed up.
+
+    Raises:
+        ConfigError: It cannot be loaded.
+    """
+    from twofold_worker.upscaler.diffusion import DiffusionUpscaler
+
+    upscaler = DiffusionUpscaler.load(
+        settings.model,
+        revision=settings.model_revision,
+        device=settings.device,
+        dtype=settings.dtype,
+    )
+    upscaler.warm_up()
+    return upscaler
+
+
+def celery_app(settings: BrokerSettings) -> Celery:
+    """Celery, told that its messages are hints: acknowledged at once, no results kept."""
+    app = Celery("twofold", broker=settings.url)
+    app.conf.update(
+        task_default_queue=ticket.QUEUE,
+        task_ignore_result=True,
+        worker_concurrency=1,
+        worker_pool="threads",
+        # A busy process must not hoard tickets that would wake an idle one.
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=settings.is_redis,
+        # The poll goes on without the broker, however long it is away.
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options=settings.transport_options,
+        worker_enable_remote_control=True,
+    )
+    return app
+
+
+class Process:
+    """One run, from its registration to its end."""
+
+    def __init__(
+        self, *, liveness: int | None, watch: Watch | None, upscaler: Upscaler | None
+    ) -> None:
+        self._liveness = liveness
+        worker, database_settings = WorkerSettings.load(), DatabaseSettings.load()
+        self._broker = BrokerSettings.load()
+        storage = OpenPlaces(StorageSettings.load())
+        limits = LimitSettings.load()
+        upscaler = upscaler or load_upscaler(worker)
+        self._engine = database.connect(database_settings)
+        self._run = runs.Run(
+            id=new_id(),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            device=worker.device,
+            version=version("twofold"),
+            model=upscaler.name,
+            model_revision=upscaler.revision,
+            lease=timedelta(seconds=worker.lease_seconds),
+        )
+        structlog.contextvars.bind_contextvars(run_id=str(self._run.id))
+        progress, holdings = Progress(worker.stall_seconds), Holdings()
+        pipeline = Pipeline(
+            run_id=self._run.id,
+            engine=self._engine,
+            storage=storage,
+            upscaler=upscaler,
+            worker=worker,
+            limits=limits,
+            progress=progress,
+            holdings=holdings,
+            **({} if watch is None else {"watch": watch}),
+        )
+        self._stages = Stages(pipeline, self._break)
+        self._heartbeat = Heartbeat(
+            run_id=self._run.id,
+            engine=self._engine,
+            lease_seconds=worker.lease_seconds,
+            progress=progress,
+            holdings=holdings,
+            draining=lambda: self._stages.stopping,
+            drain=self._ask_to_stop,
+            broken=self._break,
+            alive=self._alive,
+        )
+
+    def run(self) -> None:
+        """Work until told to stop; everything in hand is settled or released on return."""
+        database.persevere(
+            self._engine,
+            lambda connection: runs.register(connection, self._run),
+            waiting=lambda error: logger.warning("database_away", error=str(error.orig)),
+        )
+        name = f"twofold-{self._run.id}"
+        # Celery takes the signal over once it is up.
+        signal.signal(signal.SIGTERM, lambda *_: self._stages.stop())
+        self._heartbeat.start()
+        self._stages.start()
+        logger.info("ready", model=self._run.model, model_revision=self._run.model_revision)
+        worker_shutting_down.connect(self._on_shutdown, weak=False)
+        setup_logging.connect(lambda **_: None, weak=False)
+        app = celery_app(self._broker)
+        tasks.register(app, self._stages)
+        if not self._stages.stopping:
+            with contextlib.suppress(SystemExit):
+                app.worker_main(
+                    ["worker", "--without-mingle", "--without-gossip", f"--hostname={name}@%h"]
+                )
+        self._stages.stop()
+        self._stages.join()
+        database.persevere(
+            self._engine,
+            lambda connection: runs.stop(connection, self._run.id),
+            waiting=lambda error: logger.warning("database_away", error=str(error.orig)),
+        )
+        self._heartbeat.stop()
+        logger.info("stopped")
+
+    def _on_shutdown(self, **_: object) -> None:
+        self._stages.stop()
+
+    def _ask_to_stop(self) -> None:
+        if not self._stages.stopping:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def _alive(self) -> None:
+        if self._liveness is not None:
+            try:
+                os.write(self._liveness, b".")
+            except BrokenPipeError:
+                # Nobody watches over this process any more, and nobody would replace it.
+                logger.warning("supervisor_gone")
+                self._ask_to_stop()
+
+    def _break(self, error: BaseException) -> None:
+        """Hand back what can be handed back, and end: whoever starts next has a clean slate."""
+        logger.error("broken", error=repr(error), exc_info=error)
+        try:
+            with self._engine.begin() as connection:
+                runs.give_up(connection, self._run.id)
+        except DBAPIError:
+            logger.warning("not_handed_back", reason="the database is away; the lease will end")
+        finally:
+            os._exit(EXIT_BROKEN)
+
+
+def main(
+    arguments: Sequence[str] | None = None,
+    *,
+    watch: Watch | None = None,
+    upscaler: Upscaler | None = None,
+) -> int:
+    """Run one worker process; returns its exit status.
+
+    Args:
+        arguments: Of the command line.
+        watch: Told of every verb that ends; for tests.
+        upscaler: In place of the configured model; for tests.
+    """
+    parser = argparse.ArgumentParser(prog="twofold_worker.app")
+    parser.add_argument("--liveness", type=int, help="descriptor to write a byte to at each beat")
+    options = parser.parse_args(arguments)
+    try:
+        log.configure(LogSettings.load())
+        process = Process(liveness=options.liveness, watch=watch, upscaler=upscaler)
+    except ConfigError as error:
+        sys.stderr.write(f"twofold worker: {error.message}\n")
+        return EXIT_CONFIG
+    process.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

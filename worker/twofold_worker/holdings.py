@@ -1,0 +1,85 @@
+"""The jobs in this process's hands."""
+
+import threading
+from collections.abc import Iterable, Mapping
+from uuid import UUID
+
+from twofold_schema.job import Claim
+
+
+class Holdings:
+    """Which claims this run works on, and what the heartbeat has heard about them."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._held: dict[UUID, Claim] = {}
+        self._called_off: set[Claim] = set()
+        self._missing: set[Claim] = set()
+        self._strangers: set[Claim] = set()
+
+    def __len__(self) -> int:
+        with self._changed:
+            return len(self._held)
+
+    def take(self, claims: Iterable[Claim]) -> None:
+        """Claims are in hand from now on."""
+        with self._changed:
+            self._held.update({claim.job_id: claim for claim in claims})
+            self._changed.notify_all()
+
+    def drop(self, claims: Iterable[Claim]) -> None:
+        """Claims have ended, one way or another."""
+        with self._changed:
+            for claim in claims:
+                if self._held.get(claim.job_id) == claim:
+                    del self._held[claim.job_id]
+            self._changed.notify_all()
+
+    def is_called_off(self, claim: Claim) -> bool:
+        """Whether somebody wants the job cancelled."""
+        with self._changed:
+            return claim in self._called_off
+
+    def wait_alone(self, claims: Iterable[Claim], timeout: float) -> bool:
+        """Wait until nothing but these claims is in hand.
+
+        Returns:
+            False when that was not so within `timeout` seconds.
+        """
+        only = set(claims)
+        with self._changed:
+            return self._changed.wait_for(lambda: set(self._held.values()) <= only, timeout=timeout)
+
+    def wait_empty(self, timeout: float) -> bool:
+        """Wait until nothing is in hand; False when that was not so within `timeout` seconds."""
+        return self.wait_alone((), timeout)
+
+    def reconcile(self, believed: Mapping[Claim, bool]) -> list[Claim]:
+        """Compare what is in hand with what the ledger believes.
+
+        One beat proves nothing: a claim or an outcome may be on its way. Two do.
+
+        Args:
+            believed: The claims that are `running` under this run, and whether each was called off.
+
+        Returns:
+            Claims that the ledger has shown for two beats and that are not in hand: the reply to
+            their claim was lost, and they must be released.
+        """
+        with self._changed:
+            held = set(self._held.values())
+            self._called_off = {claim for claim, flagged in believed.items() if flagged}
+            missing = held - believed.keys()
+            for claim in missing & self._missing:
+                del self._held[claim.job_id]
+            self._missing = missing
+            strangers = believed.keys() - held
+            lost_replies = sorted(strangers & self._strangers, key=lambda claim: claim.job_id)
+            self._strangers = strangers
+            self._changed.notify_all()
+            return lost_replies
+
+    def has(self, claim: Claim) -> bool:
+        """Whether the claim is still in hand; rescue or the keeper may have taken it."""
+        with self._changed:
+            return self._held.get(claim.job_id) == claim

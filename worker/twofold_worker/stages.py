@@ -1,0 +1,234 @@
+"""Three stages with bounded hand-overs: intake, engine, outlet.
+
+The engine's thread does nothing but upscale; while it does, the intake prepares the next batch and
+the outlet stores the last one. Several settlements are written together. The stages live as long
+as the process: a ticket, a poll or the end of a batch only wakes them.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+from uuid import UUID
+
+import structlog
+from sqlalchemy.exc import DBAPIError
+
+from twofold_schema.errors import JobError, UpscaleFailed
+from twofold_schema.job import Job
+from twofold_worker.pipeline import (
+    Completed,
+    Failed,
+    Outcome,
+    Pipeline,
+    Prepared,
+    Released,
+    Upscaled,
+)
+
+log = structlog.get_logger(__name__)
+
+Answer = TypeVar("Answer")
+
+_TICK_SECONDS = 0.5
+#: Results that may wait for the outlet, in batches: more, and the engine waits.
+_OUTLET_BATCHES = 2
+
+
+class Stages:
+    """The threads that carry jobs through a `Pipeline`.
+
+    Args:
+        pipeline: The verbs.
+        broken: Called once, from the thread concerned, when this process cannot go on.
+    """
+
+    def __init__(self, pipeline: Pipeline, broken: Callable[[BaseException], None]) -> None:
+        self._pipeline = pipeline
+        self._broken = broken
+        self._stopping = threading.Event()
+        self._wanted = threading.Event()
+        self._ready: queue.Queue[list[Prepared] | None] = queue.Queue(maxsize=1)
+        self._ended: queue.Queue[Outcome | None] = queue.Queue()
+        worker = pipeline.worker
+        self._room = threading.BoundedSemaphore(_OUTLET_BATCHES * worker.max_batch)
+        self._fetchers = ThreadPoolExecutor(worker.io_threads, "fetch")
+        self._storers = ThreadPoolExecutor(worker.io_threads, "store")
+        self._threads = {
+            name: threading.Thread(target=self._guarded, args=(loop,), name=name, daemon=True)
+            for name, loop in (
+                ("intake", self._intake),
+                ("engine", self._engine),
+                ("outlet", self._outlet),
+            )
+        }
+
+    def start(self) -> None:
+        """Begin to look for work."""
+        for thread in self._threads.values():
+            thread.start()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopping.is_set()
+
+    def wake(self) -> None:
+        """Look for work now rather than at the next poll."""
+        self._wanted.set()
+
+    def wait_idle(self) -> None:
+        """Return when the last look found nothing and nothing is in hand, or at the stop."""
+        while (
+            self._wanted.is_set() or len(self._pipeline.holdings)
+        ) and not self._stopping.is_set():
+            self._pipeline.holdings.wait_empty(_TICK_SECONDS)
+            self._stopping.wait(0.01)
+
+    def stop(self) -> None:
+        """Take no more work: finish what is on the device, release the rest. Returns at once."""
+        self._stopping.set()
+        self._wanted.set()
+
+    def join(self) -> None:
+        """Wait, after `stop`, until everything in hand is settled."""
+        self._threads["intake"].join()
+        self._threads["engine"].join()
+        self._storers.shutdown(wait=True)
+        self._ended.put(None)
+        self._threads["outlet"].join()
+        self._fetchers.shutdown(wait=True)
+
+    def _guarded(self, loop: Callable[[], None]) -> None:
+        try:
+            loop()
+        except BaseException as error:  # noqa: BLE001 - crash-only: no stage goes on half
+            self._broken(error)
+
+    def _intake(self) -> None:
+        while not self._stopping.is_set():
+            # Cleared before the look: a ticket that comes while looking makes for another look.
+            self._wanted.clear()
+            try:
+                jobs = self._pipeline.claim()
+            except DBAPIError as error:
+                log.warning("claim_failed", error=str(error.orig))
+                jobs = []
+            if not jobs:
+                self._wanted.wait(self._pipeline.worker.poll_seconds)
+                continue
+            batch = self._prepare(jobs)
+            if batch:
+                self._hand_over(batch)
+            self._wanted.set()
+        self._ready.put(None)
+
+    def _prepare(self, jobs: list[Job]) -> list[Prepared]:
+        pipeline = self._pipeline
+        unmeasured = [job for job in jobs if job.lane is None]
+        measures = self._each(unmeasured, pipeline.measure)
+        mates = pipeline.sort_out(
+            [job for job in jobs if job.lane is not None or job.id in measures], measures
+        )
+        self._release(
+            [job for job in jobs if job.id in measures and job.id not in {m.id for m in mates}]
+        )
+        fetched = self._each(mates, pipeline.fetch)
+        jobs = [job for job in mates if job.id in fetched]
+        if not jobs or not self._may_start(jobs):
+            return []
+        going_on = pipeline.start(jobs)
+        self._release([job for job in jobs if job.id not in going_on])
+        decoded = self._each(
+            [job for job in jobs if job.id in going_on],
+            lambda job: pipeline.decode(job, fetched[job.id]),
+        )
+        return list(decoded.values())
+
+    def _may_start(self, jobs: list[Job]) -> bool:
+        if jobs[0].isolation is None:
+            return True
+        # Suspects of a crash share the process with nothing else; no claim adds to them.
+        held = [job.claim for job in jobs]
+        while not self._stopping.is_set():
+            if self._pipeline.holdings.wait_alone(held, _TICK_SECONDS):
+                return True
+        self._release(jobs)
+        return False
+
+    def _hand_over(self, batch: list[Prepared]) -> None:
+        while not self._stopping.is_set():
+            try:
+                return self._ready.put(batch, timeout=_TICK_SECONDS)
+            except queue.Full:
+                continue
+        return self._release([prepared.job for prepared in batch])
+
+    def _engine(self) -> None:
+        while (batch := self._ready.get()) is not None:
+            wanted = [] if self._stopping.is_set() else [p for p in batch if self._goes_on(p.job)]
+            self._release([prepared.job for prepared in batch if prepared not in wanted])
+            if not wanted:
+                continue
+            for answer in self._pipeline.upscale(wanted):
+                if isinstance(answer, Failed):
+                    self._ended.put(answer)
+                else:
+                    self._room.acquire()
+                    self._storers.submit(self._deliver, answer)
+
+    def _deliver(self, upscaled: Upscaled) -> None:
+        job = upscaled.prepared.job
+        try:
+            if not self._goes_on(job):
+                return self._release([job])
+            delivered = self._attempt(job, lambda _: self._encode_and_store(upscaled))
+            return self._ended.put(delivered)
+        finally:
+            self._room.release()
+
+    def _encode_and_store(self, upscaled: Upscaled) -> Completed:
+        data, width, height = self._pipeline.encode(upscaled)
+        result = self._pipeline.store(upscaled, data, width, height)
+        return Completed(upscaled.prepared.job.claim, result)
+
+    def _outlet(self) -> None:
+        last = False
+        while not last:
+            ended = [self._ended.get()]
+            while not self._ended.empty():
+                ended.append(self._ended.get())
+            last = None in ended
+            outcomes = [outcome for outcome in ended if outcome is not None]
+            if outcomes:
+                self._pipeline.settle(outcomes)
+
+    def _goes_on(self, job: Job) -> bool:
+        holdings = self._pipeline.holdings
+        return holdings.has(job.claim) and not holdings.is_called_off(job.claim)
+
+    def _release(self, jobs: Iterable[Job]) -> None:
+        for job in jobs:
+            self._ended.put(Released(job.claim))
+
+    def _each(self, jobs: Sequence[Job], verb: Callable[[Job], Answer]) -> dict[UUID, Answer]:
+        """What a verb makes of each job, side by side; a job that fails is missing and settled."""
+        answers = self._fetchers.map(lambda job: self._attempt(job, verb), jobs)
+        good = {}
+        for job, answer in zip(jobs, answers, strict=True):
+            if isinstance(answer, Failed):
+                self._ended.put(answer)
+            else:
+                good[job.id] = answer
+        return good
+
+    def _attempt(self, job: Job, verb: Callable[[Job], Answer]) -> Answer | Failed:
+        """Do one thing for one job; the one place where what goes wrong becomes an outcome."""
+        try:
+            return verb(job)
+        except JobError as error:
+            return Failed(job.claim, error)
+        except Exception as error:
+            log.exception("surprise", job_id=str(job.id))
+            return Failed(job.claim, UpscaleFailed(f"The worker failed: {error!r}"))

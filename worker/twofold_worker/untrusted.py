@@ -1,0 +1,101 @@
+"""Pillow over bytes from anybody: what it gets wrong, refuses late or raises at random, put right.
+
+Nothing here judges a picture's size; whoever opens one does that before loading it.
+"""
+
+import io
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, TypeAlias, cast
+
+import numpy as np
+from PIL import Image, ImageFile
+from PIL.ExifTags import Base as ExifTag
+
+from twofold_schema.errors import CorruptSource, TooLarge, UnsupportedFormat
+
+Key: TypeAlias = int | tuple[int, ...] | bytes
+"""The grey, colour or palette entries that a PNG's tRNS chunk makes transparent."""
+
+# PNG 3rd edition, 5.2; ITU-T T.81, B.1.1.3 (SOI and the first byte of the marker after it).
+_SIGNATURES: Final = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
+_FORMATS: Final = ("PNG", "JPEG")
+# What fuzzing made Pillow raise for damaged files.
+_DAMAGED: Final = (OSError, SyntaxError, ValueError, IndexError, struct.error)
+# Pillow refuses from twice its limit on, and only warns from its limit on (an exception where
+# warnings are errors); `Limits` never reach that far, so both mean the same here.
+_BOMB: Final = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+
+
+@contextmanager
+def opened(data: bytes) -> Iterator[ImageFile.ImageFile]:
+    """Open a still PNG or JPEG, pixels not yet decoded; Pillow's errors in the body become ours.
+
+    Raises:
+        UnsupportedFormat: It is neither, or it moves.
+        CorruptSource: It is damaged or cut short.
+        TooLarge: Pillow takes it for a decompression bomb.
+    """
+    if not any(data.startswith(s) or s.startswith(data) for s in _SIGNATURES):
+        raise UnsupportedFormat
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            # A camera's MPO is a JPEG with more pictures behind it; the first is the photograph.
+            if image.format == "PNG" and getattr(image, "is_animated", False):
+                raise UnsupportedFormat("The source is an animated PNG; submit one of its frames.")
+            # Cut between two segments, a JPEG opens, with what the rest would say left out.
+            if not image.tile:
+                raise CorruptSource
+            if image.mode == "P" and image.palette is None:
+                raise CorruptSource("The source is a palette PNG without its palette.")
+            yield image
+    except _BOMB as error:
+        raise TooLarge from error
+    except _DAMAGED as error:
+        raise CorruptSource(f"The source is damaged or cut short ({error}).") from error
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation written before the pixels; damaged EXIF turns nothing.
+
+    `PngImageFile.getexif` would decode the whole picture to look behind it.
+
+    Returns:
+        1 to 8 in a sound file.
+    """
+    try:
+        return cast("int", Image.Image.getexif(image).get(ExifTag.Orientation, 1))
+    except _DAMAGED:
+        return 1
+
+
+def transparent_key(image: ImageFile.ImageFile) -> Key | None:
+    """The tRNS key of a PNG that is not loaded yet, in the numbers its pixels will have.
+
+    Pillow stretches 2 and 4 bits to 8 and cuts 16 to 8, but leaves the key as it stands in the
+    file (PNG 3rd edition, 11.3.2.1), so that it would match no pixel or a wrong one.
+    """
+    key: Key | None = image.info.get("transparency")
+    layout = image.tile[0].args
+    if isinstance(key, int) and layout in {"L;2", "L;4"}:
+        return key * {"L;2": 85, "L;4": 17}[layout]
+    if isinstance(key, tuple) and layout == "RGB;16B":
+        return tuple(part >> 8 for part in key)
+    return key
+
+
+def planes(image: Image.Image, key: Key | None) -> list[Image.Image]:
+    """A loaded picture's colours as RGB and, where it may be transparent, its opacity as L."""
+    if image.mode == "I;16":
+        # Pillow would clip to 255.
+        wide = np.asarray(image)
+        grey = Image.fromarray(((wide.astype(np.uint32) + 128) // 257).astype(np.uint8))
+        opaque = [] if key is None else [Image.fromarray(wide != key).convert("L")]
+        return [grey.convert("RGB"), *opaque]
+    if key is not None:
+        image.info["transparency"] = key
+    if not image.has_transparency_data:
+        return [image.convert("RGB")]
+    whole = image.convert("RGBA")
+    return [whole.convert("RGB"), whole.getchannel("A")]

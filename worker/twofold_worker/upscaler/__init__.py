@@ -1,0 +1,1 @@
+"""The model behind a port: pictures in, pictures twice as large out."""

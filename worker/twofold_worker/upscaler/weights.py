@@ -1,0 +1,142 @@
+"""Finding and loading the model's files: a folder or the hub in, a whole pipeline out."""
+
+# diffusers calls itself typed and mostly is not.
+# mypy: disable-error-code="no-untyped-call"
+
+import hashlib
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import torch
+from safetensors import SafetensorError
+
+from twofold_schema.errors import ConfigError
+
+# diffusers' pipelines hide their methods and parts from type checkers.
+Pipeline: TypeAlias = Any
+
+# What diffusers, transformers and tokenizers were seen to raise for folders with missing, cut,
+# emptied or foreign files; running out of memory happens later, outside of this net.
+_DAMAGED: Final = (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError)
+_DTYPES: Final = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def device_named(name: str) -> torch.device:
+    """A device by name; "auto" is CUDA where there is one, else the CPU.
+
+    Raises:
+        ConfigError: torch does not know or see it.
+    """
+    try:
+        device = torch.device(
+            name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        )
+    except RuntimeError as error:
+        raise ConfigError(
+            f"TWOFOLD_DEVICE is {name!r}; use auto, cpu, cuda or cuda:<n>."
+        ) from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"TWOFOLD_DEVICE is {name!r}, which torch does not see; use auto or cpu.")
+    return device
+
+
+def dtype_named(name: str, device: torch.device) -> torch.dtype:
+    """A dtype by name; "auto" is float32 on the CPU, on CUDA bfloat16, or float16 if not native.
+
+    Raises:
+        ConfigError: The name is none of these.
+    """
+    if name == "auto":
+        if device.type != "cuda":
+            return torch.float32
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
+    if name not in _DTYPES:
+        raise ConfigError(f"TWOFOLD_DTYPE is {name!r}; use auto, {', '.join(_DTYPES)}.")
+    return _DTYPES[name]
+
+
+def fetch(model: str, revision: str | None) -> Path:
+    """The folder of a hub model in the hub's cache, named by its commit; fetched if need be.
+
+    The cache is asked first: with a commit in it, a start needs no network.
+
+    Raises:
+        ConfigError: Neither the cache nor the hub has it.
+    """
+    from diffusers import DiffusionPipeline
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # renamed by versions
+
+    def snapshot(*, local_files_only: bool) -> Path:
+        return Path(
+            DiffusionPipeline.download(
+                model, revision=revision, use_safetensors=True, local_files_only=local_files_only
+            )
+        )
+
+    try:
+        try:
+            return snapshot(local_files_only=True)
+        except FileNotFoundError:
+            return snapshot(local_files_only=False)
+    except (OSError, ValueError, httpx.HTTPError) as error:
+        raise ConfigError(
+            f"TWOFOLD_MODEL is {model!r} at TWOFOLD_MODEL_REVISION {revision!r}: there is no such "
+            "folder here, and the hub and its cache do not have it with safetensors weights; "
+            f"correct either setting, or fetch the model while online. ({error})"
+        ) from error
+
+
+def assemble(folder: Path, dtype: torch.dtype) -> Pipeline:
+    """Load a pipeline folder on the CPU, whole or not at all.
+
+    The models are loaded one by one, because the pipeline's own loader leaves tensors that the
+    files lack unset or random, with a warning at most.
+
+    Raises:
+        ConfigError: A file is missing, damaged, of another model, or not safetensors.
+    """
+    from diffusers import (
+        AutoencoderKL,
+        StableDiffusionLatentUpscalePipeline,
+        UNet2DConditionModel,
+    )
+    from transformers import CLIPTextModel
+
+    kinds = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
+    how = {"use_safetensors": True, "local_files_only": True, "dtype": dtype}
+    parts = {}
+    try:
+        for part, kind in kinds.items():
+            parts[part], found = kind.from_pretrained(
+                folder, subfolder=part, output_loading_info=True, **how
+            )
+            if found["missing_keys"]:
+                raise ValueError(f"{part} lacks {min(found['missing_keys'])}")
+        pipeline = StableDiffusionLatentUpscalePipeline.from_pretrained(folder, **parts, **how)
+        # Without its files the tokenizer loads all the same, empty.
+        tokenizer, text = pipeline.tokenizer, pipeline.text_encoder.config
+        known = (len(tokenizer), tokenizer.model_max_length)
+        if known != (text.vocab_size, text.max_position_embeddings):
+            raise ValueError("tokenizer and text_encoder do not fit together")
+    except _DAMAGED as error:
+        raise ConfigError(
+            f"TWOFOLD_MODEL: {folder} is not a whole x2 latent upscaler with safetensors weights; "
+            f"fetch it again or name another. ({error})"
+        ) from error
+    return pipeline
+
+
+def digest(folder: Path) -> str:
+    """`sha256:` and 16 hex digits over each file's relative name and content, in order."""
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256")
+            total.update(path.relative_to(folder).as_posix().encode() + b"\0" + content.digest())
+    return f"sha256:{total.hexdigest()[:16]}"
