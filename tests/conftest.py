@@ -2,15 +2,29 @@
 
 import os
 import secrets
+import socket
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import boto3
 import pytest
+import redis
+from botocore.config import Config
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.engine import make_url
+from tests.house import House, eventually
 
+from twofold_producer.dev.lifeline import Lifeline
 from twofold_producer.dev.postgres import Postgres
+from twofold_producer.dev.redis import Redis
 from twofold_schema import database
 from twofold_schema.settings import DatabaseSettings
+from twofold_worker.upscaler import standin
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 TEMPLATE = "twofold_test_template"
 
@@ -49,6 +63,107 @@ def engine(database_settings: DatabaseSettings) -> Iterator[Engine]:
     engine = database.connect(database_settings)
     yield engine
     engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def redis_server_url() -> Iterator[str]:
+    """The server in REDIS_URL, else one started for this run."""
+    if url := os.environ.get("REDIS_URL"):
+        yield url
+        return
+    with Redis.start() as server:
+        yield server.url
+
+
+@pytest.fixture
+def broker_url(redis_server_url: str) -> Iterator[str]:
+    """Redis without anything in it."""
+    with redis.Redis.from_url(redis_server_url) as client:
+        client.flushdb()
+        yield redis_server_url
+        client.flushdb()
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The server in S3_ENDPOINT_URL, else moto's, started for this run."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            if name not in os.environ:
+                patch.setenv(name, "testing")
+        if "AWS_REGION" not in os.environ:
+            patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        if url := os.environ.get("S3_ENDPOINT_URL"):
+            yield url
+            return
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        log = tmp_path_factory.mktemp("moto") / "log"
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        with Lifeline.start(command, log=log):
+            url = f"http://127.0.0.1:{port}"
+            eventually(lambda: _listens(port), why=log.read_text)
+            yield url
+
+
+@pytest.fixture
+def s3(s3_endpoint: str) -> "Iterator[S3Client]":
+    """A client of the S3 server."""
+    client = boto3.client(
+        "s3", endpoint_url=s3_endpoint, config=Config(s3={"addressing_style": "path"})
+    )
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def bucket(s3: "S3Client") -> str:
+    """An empty bucket of the test's own."""
+    name = f"twofold-test-{secrets.token_hex(6)}"
+    s3.create_bucket(Bucket=name)
+    return name
+
+
+@pytest.fixture(scope="session")
+def stand_in_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The stand-in model, built once."""
+    folder = tmp_path_factory.mktemp("model") / "stand-in-model"
+    standin.build(folder)
+    return folder
+
+
+@pytest.fixture
+def house(
+    database_settings: DatabaseSettings,
+    broker_url: str,
+    s3_endpoint: str,
+    bucket: str,
+    engine: Engine,
+    tmp_path: Path,
+) -> Iterator[House]:
+    """Everything that a worker and a producer need, with short leases; ended with the test."""
+    with House(
+        engine=engine,
+        folder=tmp_path,
+        environment={
+            "TWOFOLD_DATABASE_URL": database_settings.database_url.get_secret_value(),
+            "TWOFOLD_BROKER_URL": broker_url,
+            "TWOFOLD_S3_ENDPOINT_URL": s3_endpoint,
+            "TWOFOLD_RESULTS": f"s3://{bucket}/results",
+            "TWOFOLD_UPLOADS": f"s3://{bucket}/uploads",
+            "TWOFOLD_LEASE_SECONDS": "2",
+            "TWOFOLD_KEEPER_SECONDS": "0.2",
+            "TWOFOLD_POLL_SECONDS": "0.5",
+            "TWOFOLD_STALL_SECONDS": "30",
+        },
+    ) as house:
+        yield house
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def settings_for(server_url: str, name: str) -> DatabaseSettings:

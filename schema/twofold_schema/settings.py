@@ -19,6 +19,9 @@ from twofold_schema.lanes import SizeLimits
 PREFIX = "TWOFOLD_"
 _FILE = "_FILE"
 
+#: From here on Pillow has doubts of its own.
+_PILLOW_MAX_PIXELS = 89_478_485
+
 Seconds = Annotated[float, Field(gt=0, le=7 * 24 * 3600)]
 
 
@@ -178,7 +181,7 @@ class LimitSettings(Settings):
     """
 
     max_side: Annotated[int, Field(ge=1, le=16384)] = 4096
-    max_pixels: Annotated[int, Field(ge=1, le=2**28)] = 2048 * 2048
+    max_pixels: Annotated[int, Field(ge=1, le=_PILLOW_MAX_PIXELS)] = 2048 * 2048
     max_source_bytes: Annotated[int, Field(ge=1, le=2**31)] = 64 * 2**20
     max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
     key_days: Annotated[float, Field(gt=0, le=3650)] = 30.0

@@ -143,9 +143,17 @@ jobs = Table(
     CheckConstraint("(width IS NULL) = (height IS NULL)", "size_whole"),
     CheckConstraint("attempts BETWEEN 0 AND max_attempts", "attempts_bounded"),
     CheckConstraint(f"job_class BETWEEN 0 AND {len(JobClass) - 1}", "class_known"),
-    CheckConstraint("fence >= 0 AND generation >= 1", "counters_positive"),
+    CheckConstraint(
+        "fence >= 0 AND generation >= 1 AND crashes >= 0 AND max_attempts >= 1", "counters_positive"
+    ),
     Index("jobs_queued", "job_class", "id", postgresql_where=text("state = 'queued'")),
-    Index("jobs_queued_lane", "lane", "job_class", "id", postgresql_where=text("state = 'queued'")),
+    Index(
+        "jobs_queued_lane",
+        text("coalesce(lane, '')"),
+        "job_class",
+        "id",
+        postgresql_where=text("state = 'queued'"),
+    ),
     Index("jobs_scheduled", "scheduled_at", postgresql_where=text("state = 'scheduled'")),
     Index("jobs_running_run", "run_id", postgresql_where=text("state = 'running'")),
     Index("jobs_running_deadline", "run_deadline", postgresql_where=text("state = 'running'")),

@@ -4,7 +4,6 @@ The only place that builds anything. `python -m twofold_worker.app` is what the 
 """
 
 import argparse
-import contextlib
 import os
 import signal
 import socket
@@ -92,6 +91,7 @@ class Process:
         self, *, liveness: int | None, watch: Watch | None, upscaler: Upscaler | None
     ) -> None:
         self._liveness = liveness
+        self._celery_stops = False
         worker, database_settings = WorkerSettings.load(), DatabaseSettings.load()
         self._broker = BrokerSettings.load()
         storage = OpenPlaces(StorageSettings.load())
@@ -151,11 +151,21 @@ class Process:
         setup_logging.connect(lambda **_: None, weak=False)
         app = celery_app(self._broker)
         tasks.register(app, self._stages)
-        if not self._stages.stopping:
-            with contextlib.suppress(SystemExit):
-                app.worker_main(
-                    ["worker", "--without-mingle", "--without-gossip", f"--hostname={name}@%h"]
-                )
+        try:
+            app.worker_main(
+                [
+                    "--quiet",
+                    "worker",
+                    "--without-mingle",
+                    "--without-gossip",
+                    f"--hostname={name}@%h",
+                ]
+            )
+        except SystemExit:
+            logger.info("celery_ended")
+        except Exception as error:  # noqa: BLE001 - crash-only: hand back, end, be replaced
+            self._break(error)
+        self._celery_stops = True
         self._stages.stop()
         self._stages.join()
         database.persevere(
@@ -167,10 +177,13 @@ class Process:
         logger.info("stopped")
 
     def _on_shutdown(self, **_: object) -> None:
+        self._celery_stops = True
         self._stages.stop()
 
     def _ask_to_stop(self) -> None:
-        if not self._stages.stopping:
+        # Asked with every beat until Celery has heard: a signal that comes while it starts stops
+        # the stages only.
+        if not self._celery_stops:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def _alive(self) -> None:

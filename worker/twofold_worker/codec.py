@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from twofold_schema.errors import ConfigError, CorruptSource, TooLarge
+from twofold_schema.errors import CorruptSource
+from twofold_schema.lanes import SizeLimits
 from twofold_worker.untrusted import opened, orientation, planes, transparent_key
 
-_PILLOW_MAX_PIXELS: Final = 89_478_485
 # Exif 2.32, 4.6.4 A: how the stored picture must be turned to be seen upright.
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -26,36 +26,6 @@ _UPRIGHT: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """How large a picture may be.
-
-    Attributes:
-        max_pixels: Width times height; at most 89,478,485, where Pillow has a limit of its own.
-        max_side: Pixels of the longer side.
-
-    Raises:
-        ConfigError: A limit is out of its range.
-    """
-
-    max_pixels: int
-    max_side: int
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.max_pixels <= _PILLOW_MAX_PIXELS:
-            raise ConfigError(f"TWOFOLD_MAX_PIXELS must be between 1 and {_PILLOW_MAX_PIXELS:,}.")
-        if self.max_side < 1:
-            raise ConfigError("TWOFOLD_MAX_SIDE must be 1 or more.")
-
-    def check(self, width: int, height: int) -> None:
-        """Raise `TooLarge` for a picture over a limit."""
-        if width * height > self.max_pixels or max(width, height) > self.max_side:
-            raise TooLarge(
-                f"The picture is {width} x {height}; allowed are {self.max_pixels} pixels "
-                f"(TWOFOLD_MAX_PIXELS) and sides of {self.max_side} (TWOFOLD_MAX_SIDE)."
-            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +86,7 @@ def read_header(head: bytes, *, complete: bool) -> Header | None:
         return None
 
 
-def decode(data: bytes, limits: Limits) -> Picture:
+def decode(data: bytes, limits: SizeLimits) -> Picture:
     """Decode a whole file.
 
     Sixteen bits per channel become eight, colour spaces and profiles other than RGB are

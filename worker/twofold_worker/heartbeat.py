@@ -41,7 +41,7 @@ class Heartbeat:
         progress: Of the stages.
         holdings: What the process has in hand.
         draining: Whether the process takes no more work.
-        drain: Called when the run is told to finish; may be called again.
+        drain: Called with every beat once the process is to finish.
         broken: Called when the run is lost or a stage stalls: the process must end.
         alive: Called with every beat, for whoever watches from outside.
     """
@@ -108,7 +108,7 @@ class Heartbeat:
             renewal = runs.renew(connection, self._run_id, holding=len(self._holdings))
             if self._draining():
                 runs.drain(connection, self._run_id)
-        if renewal.drain:
+        if renewal.drain or self._draining():
             self._drain()
         lost_replies = self._holdings.reconcile(renewal.held)
         if lost_replies:

@@ -20,7 +20,7 @@ from twofold_schema.settings import WorkerSettings
 log = structlog.get_logger(__name__)
 
 _EXIT_CONFIG = 78
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+_LONGEST_PAUSE = 60
 #: A process that lived this long had a good start: the next pause is short again.
 _HEALTHY_SECONDS = 60.0
 #: What loading a model may take before the first beat.
@@ -36,11 +36,12 @@ class Child:
 
     environment: Mapping[str, str]
     command: Sequence[str]
+    first_pause: float
     process: subprocess.Popen[bytes] | None = None
     liveness: int = -1
     born: float = 0.0
     heard: float | None = None
-    pause: float = _FIRST_PAUSE
+    pause: float = 0.0
     start_at: float = field(default_factory=time.monotonic)
 
     def start(self) -> None:
@@ -76,10 +77,10 @@ class Child:
         os.close(self.liveness)
         self.process = None
         now = time.monotonic()
-        if now - self.born > _HEALTHY_SECONDS:
-            self.pause = _FIRST_PAUSE
+        healthy = now - self.born > _HEALTHY_SECONDS
+        self.pause = self.first_pause if healthy or not self.pause else 2 * self.pause
+        self.pause = min(self.pause, _LONGEST_PAUSE * self.first_pause)
         self.start_at = now + self.pause
-        self.pause = min(self.pause * 2, _LONGEST_PAUSE)
         return status
 
 
@@ -89,15 +90,22 @@ class Supervisor:
     Args:
         settings: Of the worker.
         command: Starts one worker process.
+        first_pause: Before a process is replaced, in seconds; doubles up to sixty times as much
+            while its successors die young.
     """
 
     def __init__(
         self,
         settings: WorkerSettings,
         command: Sequence[str] = (sys.executable, "-m", "twofold_worker.app"),
+        *,
+        first_pause: float = 1.0,
     ) -> None:
         self._settings = settings
-        self._children = [Child(environment, command) for environment in devices(settings)]
+        self._children = [
+            Child(environment, command, first_pause=first_pause)
+            for environment in devices(settings)
+        ]
         self._stop_at: float | None = None
         self._status = 0
 

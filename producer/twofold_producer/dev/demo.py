@@ -40,7 +40,9 @@ def run(images: Sequence[Path], out: Path, console: Console) -> int:
                 accepted = producer.submit(path, seed=0)
             except TwofoldError as error:
                 failures += 1
-                console.print(f"{path}: {error.code}: {error.message}", markup=False, soft_wrap=True)
+                console.print(
+                    f"{path}: {error.code}: {error.message}", markup=False, soft_wrap=True
+                )
             else:
                 waiting[accepted.job_id] = (name, path)
         task = bar.add_task("Upscaling", total=len(waiting))

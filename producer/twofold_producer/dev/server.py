@@ -18,7 +18,7 @@ from twofold_schema.errors import ConfigError
 HOST = "127.0.0.1"
 _READY_SECONDS = 60.0  # generous: Postgres replays its log first after a crash
 _PORT_TRIES = 5
-_LOG_TAIL_BYTES = 4000
+_LOG_TAIL_LENGTH = 4000  # characters
 _LISTENS = "ready to accept connections"  # in the words of both servers
 
 
@@ -114,17 +114,17 @@ class Server(ABC):
         return None
 
     def _come_up(self) -> None:
-        logged = self.log.stat().st_size if self.log.exists() else 0
+        before = self.log.stat().st_size if self.log.exists() else 0
         self._process = self._child(self._command())
         deadline = time.monotonic() + _READY_SECONDS
         while self._process.poll() is None and time.monotonic() < deadline:
             # Asked only once it says that it listens: a process that snatched the port before it
             # must not be sent the password.
-            if _LISTENS in self._tail(logged).lower() and self._answers():
+            if _LISTENS in self._logged(before).lower() and self._answers():
                 return
             time.sleep(0.01)
         self._process.stop()
-        raise ConfigError(f"{self.name} did not start. {self.log} ends: {self._tail(logged)}")
+        raise ConfigError(f"{self.name} did not start. {self.log} ends: {self._tail(before)}")
 
     def _child(self, command: Sequence[str | Path]) -> Lifeline:
         """Run a program in the scratch folder, as the server's user, in English."""
@@ -141,7 +141,12 @@ class Server(ABC):
 
     def _tail(self, since: int) -> str:
         """The end of what was logged after that many bytes."""
-        return self.log.read_bytes()[since:][-_LOG_TAIL_BYTES:].decode(errors="replace").strip()
+        return self._logged(since)[-_LOG_TAIL_LENGTH:].strip()
+
+    def _logged(self, since: int) -> str:
+        with self.log.open("rb") as file:
+            file.seek(since)
+            return file.read().decode(errors="replace")
 
     @staticmethod
     def _free_port() -> int:

@@ -9,43 +9,56 @@ from sqlalchemy import Connection, text
 from twofold_schema.job import Claim, Job
 from twofold_schema.lanes import Measure
 
+# What both the head and its mates must be.
+_CLAIMABLE = """
+    jobs.state = 'queued'
+    AND (jobs.start_by IS NULL OR jobs.first_claimed_at IS NOT NULL
+         OR jobs.start_by > clock_timestamp())
+    AND (jobs.finish_by IS NULL OR jobs.finish_by > clock_timestamp())
+    AND (jobs.model_revision IS NULL
+         OR jobs.model_revision = (SELECT model_revision FROM me))
+"""
+
 # Takes the best claimable job and others of its lane.
 #
 # `me` shares the run's row, so that rescue cannot declare the run lost while it claims, and a lost
 # run claims nothing. `head` and `mates` skip rows that others hold, so no claim waits for another;
 # the head is locked by the same statement that chooses it, so an empty answer means that no
-# claimable unlocked row was visible. A run that holds an isolated job takes nothing more, and an
-# isolated head brings only jobs of its own isolation: it never shares a batch with other work.
-_CLAIM = text("""
+# claimable unlocked row was visible.
+#
+# Isolated jobs share a process only with jobs of their own mark. A run that holds one takes nothing
+# more. A run that holds other work does not step over an isolated head either, but takes nothing
+# until it is done: stepped over by every busy run, the head would wait for as long as there is work.
+# The CASE is for the planner: it takes any comparison with a column that is nearly always NULL to
+# leave next to no rows, and would then rather sort the whole lane than read its first rows.
+_CLAIM = text(f"""
     WITH me AS (
         SELECT id, model_revision FROM runs
         WHERE id = :run_id AND state = 'live' AND lease_expires_at > clock_timestamp()
         FOR SHARE
-    ), head AS (
-        SELECT jobs.id, jobs.lane, jobs.isolation FROM jobs, me
-        WHERE jobs.state = 'queued'
-          AND (jobs.start_by IS NULL OR jobs.first_claimed_at IS NOT NULL
-               OR jobs.start_by > clock_timestamp())
-          AND (jobs.finish_by IS NULL OR jobs.finish_by > clock_timestamp())
-          AND (jobs.model_revision IS NULL OR jobs.model_revision = me.model_revision)
+    ), best AS (
+        SELECT id, lane, isolation FROM jobs
+        WHERE {_CLAIMABLE} AND EXISTS (SELECT FROM me)
           AND NOT EXISTS (SELECT FROM jobs AS held WHERE held.state = 'running'
                           AND held.run_id = :run_id AND held.isolation IS NOT NULL)
-        ORDER BY jobs.job_class, jobs.id
+        ORDER BY job_class, id
         LIMIT 1
-        FOR UPDATE OF jobs SKIP LOCKED
+        FOR UPDATE SKIP LOCKED
+    ), head AS (
+        SELECT * FROM best
+        WHERE isolation IS NULL
+           OR NOT EXISTS (SELECT FROM jobs AS held WHERE held.state = 'running'
+                          AND held.run_id = :run_id)
     ), mates AS (
-        SELECT jobs.id FROM jobs, me
-        WHERE jobs.state = 'queued'
-          AND jobs.id <> (SELECT id FROM head)
-          AND jobs.lane IS NOT DISTINCT FROM (SELECT lane FROM head)
-          AND jobs.isolation IS NOT DISTINCT FROM (SELECT isolation FROM head)
-          AND (jobs.start_by IS NULL OR jobs.first_claimed_at IS NOT NULL
-               OR jobs.start_by > clock_timestamp())
-          AND (jobs.finish_by IS NULL OR jobs.finish_by > clock_timestamp())
-          AND (jobs.model_revision IS NULL OR jobs.model_revision = me.model_revision)
-        ORDER BY jobs.job_class, jobs.id
+        SELECT id FROM jobs
+        WHERE {_CLAIMABLE}
+          AND id <> (SELECT id FROM head)
+          AND coalesce(lane, '') = (SELECT coalesce(lane, '') FROM head)
+          AND CASE WHEN (SELECT isolation FROM head) IS NULL THEN isolation IS NULL
+                   ELSE isolation = (SELECT isolation FROM head) END
+        ORDER BY job_class, id
         LIMIT :mates
-        FOR UPDATE OF jobs SKIP LOCKED
+        FOR UPDATE SKIP LOCKED
     )
     UPDATE jobs
     SET state = 'running', fence = fence + 1, run_id = :run_id,
@@ -55,7 +68,7 @@ _CLAIM = text("""
         run_deadline = clock_timestamp() + :run_deadline
     WHERE id IN (SELECT id FROM head UNION ALL SELECT id FROM mates)
     RETURNING jobs.*
-""")
+""")  # noqa: S608 - built from a constant of this module
 
 # Writes what the sources of held jobs turned out to be.
 _MEASURE = text("""
@@ -107,7 +120,7 @@ def claim(
 
     Returns:
         The jobs, best first. None when nothing claimable and unlocked was visible, when the run is
-        no longer live, or when it holds isolated work.
+        no longer live, or when isolated work would share it with other work.
     """
     parameters = {"run_id": run_id, "mates": limit - 1, "run_deadline": run_deadline}
     rows = connection.execute(_CLAIM, parameters).mappings()

@@ -28,18 +28,17 @@ class CancelAnswer(StrEnum):
     NOT_FOUND = "not_found"
 
 
-# Ends waiting jobs at once and flags running ones; final ones stay as they are.
+# Ends waiting jobs at once and flags running ones; final ones stay as they are. They are locked
+# too, so that no retry comes between this statement and the one that reads the answers.
 _CANCEL = text("""
     WITH asked AS (
-        SELECT id FROM jobs
-        WHERE id = ANY(CAST(:ids AS uuid[])) AND state IN ('scheduled', 'queued', 'running')
-        ORDER BY id FOR UPDATE
+        SELECT id, state FROM jobs WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id FOR UPDATE
     )
     UPDATE jobs
-    SET state = CASE state WHEN 'running' THEN state ELSE 'cancelled' END,
-        finished_at = CASE state WHEN 'running' THEN NULL ELSE clock_timestamp() END,
+    SET state = CASE jobs.state WHEN 'running' THEN 'running' ELSE 'cancelled' END,
+        finished_at = CASE jobs.state WHEN 'running' THEN NULL ELSE clock_timestamp() END,
         cancel_requested_at = coalesce(cancel_requested_at, clock_timestamp())
-    FROM asked WHERE jobs.id = asked.id
+    FROM asked WHERE jobs.id = asked.id AND asked.state IN ('scheduled', 'queued', 'running')
 """)
 
 _STATES = text("SELECT id, state FROM jobs WHERE id = ANY(CAST(:ids AS uuid[]))")

@@ -19,28 +19,36 @@ SWEEP_ROWS = 1000
 
 _TRY_LOCK = text("SELECT pg_try_advisory_xact_lock(hashtextextended('twofold.' || :duty, 0))")
 
+# In these sweeps the time stands in a subquery: an index can be searched for that, but not for a
+# volatile function. Ids stand in an array, which the planner looks up one by one whatever it
+# believes about their number. They skip what others hold, so the order of their locks is free.
+
 # Jobs whose time has come. Rows that others hold can wait for the next sweep.
 _PROMOTE = text("""
     WITH due AS (
-        SELECT id FROM jobs WHERE state = 'scheduled' AND scheduled_at <= clock_timestamp()
-        ORDER BY id LIMIT :rows FOR UPDATE SKIP LOCKED
+        SELECT id FROM jobs
+        WHERE state = 'scheduled' AND scheduled_at <= (SELECT clock_timestamp())
+        ORDER BY scheduled_at LIMIT :rows FOR UPDATE SKIP LOCKED
     )
     UPDATE jobs SET state = 'queued', queued_at = clock_timestamp()
-    FROM due WHERE jobs.id = due.id
+    WHERE id = ANY(ARRAY(SELECT id FROM due))
 """)
 
 # Jobs that missed a deadline, in any state that is not final. `start_by` is met by the first claim.
 _EXPIRE = text("""
-    WITH late AS (
+    WITH unclaimed AS (
         SELECT id FROM jobs
-        WHERE (state IN ('scheduled', 'queued') AND first_claimed_at IS NULL
-               AND start_by IS NOT NULL AND start_by <= clock_timestamp())
-           OR (state IN ('scheduled', 'queued', 'running')
-               AND finish_by IS NOT NULL AND finish_by <= clock_timestamp())
-        ORDER BY id LIMIT :rows FOR UPDATE SKIP LOCKED
+        WHERE state IN ('scheduled', 'queued') AND first_claimed_at IS NULL
+          AND start_by <= (SELECT clock_timestamp())
+        ORDER BY start_by LIMIT :rows FOR UPDATE SKIP LOCKED
+    ), unfinished AS (
+        SELECT id FROM jobs
+        WHERE state IN ('scheduled', 'queued', 'running')
+          AND finish_by <= (SELECT clock_timestamp())
+        ORDER BY finish_by LIMIT :rows FOR UPDATE SKIP LOCKED
     )
     UPDATE jobs SET state = 'expired', run_deadline = NULL, finished_at = clock_timestamp()
-    FROM late WHERE jobs.id = late.id
+    WHERE id = ANY(ARRAY(SELECT id FROM unclaimed UNION SELECT id FROM unfinished))
 """)
 
 # Notes that somebody looked. A gap since the last look, half a lease or more, means that the
@@ -72,22 +80,39 @@ _LOSE_RUNS = text("""
     FROM silent WHERE runs.id = silent.id
 """)
 
-# Running jobs whose run holds no lease. Locked without SKIP: a verdict needs all that a run held.
-_ORPHANS = text("""
-    SELECT jobs.id, jobs.run_id, jobs.isolation, jobs.started_at IS NOT NULL AS started,
-           coalesce(runs.state, 'lost') = 'lost' AS crashed
-    FROM jobs LEFT JOIN runs ON runs.id = jobs.run_id
-    WHERE jobs.state = 'running' AND (runs.id IS NULL OR runs.state IN ('stopped', 'lost'))
-    ORDER BY jobs.id FOR UPDATE OF jobs
-""")
+_ENDED_RUN = "(runs.id IS NULL OR runs.state IN ('stopped', 'lost'))"
+
+# Locks running jobs whose run holds no lease. A process that froze in a transaction may hold some
+# of them for long; they wait for the next sweep, and nobody else's wait with them.
+_LOCK_ORPHANS = text(f"""
+    SELECT jobs.id FROM jobs LEFT JOIN runs ON runs.id = jobs.run_id
+    WHERE jobs.state = 'running' AND {_ENDED_RUN}
+    ORDER BY jobs.id FOR UPDATE OF jobs SKIP LOCKED
+""")  # noqa: S608 - built from a constant of this module
+
+# What the locked orphans are, of runs all of whose orphans are locked: a verdict needs them all.
+# Read again, because a lock re-reads the job alone: one that had just moved on to another run
+# would be locked beside no run at all, like an orphan.
+_ORPHANS = text(f"""
+    SELECT * FROM (
+        SELECT jobs.id, jobs.run_id, jobs.isolation, jobs.started_at IS NOT NULL AS started,
+               coalesce(runs.state, 'lost') = 'lost' AS crashed,
+               bool_and(jobs.id = ANY(CAST(:locked AS uuid[]))) OVER (PARTITION BY jobs.run_id)
+                   AS whole
+        FROM jobs LEFT JOIN runs ON runs.id = jobs.run_id
+        WHERE jobs.state = 'running' AND {_ENDED_RUN}
+    ) AS orphan
+    WHERE whole ORDER BY id
+""")  # noqa: S608 - built from a constant of this module
 
 # Running jobs of live runs that were held longer than any claim may last.
 _OVERDUE = text("""
-    SELECT jobs.id, jobs.isolation FROM jobs JOIN runs ON runs.id = jobs.run_id
-    WHERE jobs.state = 'running' AND jobs.run_deadline <= clock_timestamp()
+    SELECT jobs.id, jobs.isolation, jobs.started_at IS NOT NULL AS started
+    FROM jobs JOIN runs ON runs.id = jobs.run_id
+    WHERE jobs.state = 'running' AND jobs.run_deadline <= (SELECT clock_timestamp())
       AND clock_timestamp() > CAST(:resumed_at AS timestamptz)
                               + runs.lease_seconds * interval '1 second'
-    ORDER BY jobs.id LIMIT :rows FOR UPDATE OF jobs SKIP LOCKED
+    ORDER BY jobs.run_deadline LIMIT :rows FOR UPDATE OF jobs SKIP LOCKED
 """)
 
 # Gives jobs back as judged.
@@ -163,7 +188,8 @@ def rescue(connection: Connection, *, every_seconds: float) -> int:
 def _rescue_orphans(connection: Connection) -> int:
     crashed: dict[UUID, list[Orphan]] = defaultdict(list)
     verdicts: list[Verdict] = []
-    for row in connection.execute(_ORPHANS):
+    locked = connection.execute(_LOCK_ORPHANS).scalars().all()
+    for row in connection.execute(_ORPHANS, {"locked": locked}):
         if row.crashed:
             crashed[row.run_id].append(Orphan(row.id, row.started, row.isolation))
         else:
@@ -176,7 +202,7 @@ def _rescue_orphans(connection: Connection) -> int:
 def _rescue_overdue(connection: Connection, resumed_at: object) -> int:
     rows = connection.execute(_OVERDUE, {"rows": SWEEP_ROWS, "resumed_at": resumed_at})
     verdicts = [
-        Verdict(row.id, suspect=False, charged=True, isolation=row.isolation) for row in rows
+        Verdict(row.id, suspect=False, charged=row.started, isolation=row.isolation) for row in rows
     ]
     return _give_back(connection, verdicts, RunDeadlineExceeded)
 

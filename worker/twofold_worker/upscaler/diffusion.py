@@ -1,17 +1,20 @@
 """The real model: diffusers' `StableDiffusionLatentUpscalePipeline` behind the port."""
 
+import gc
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+import diffusers
 import numpy as np
 import torch
+import transformers
 from PIL import Image
 
 from twofold_schema.errors import JobError, NotFinite
 from twofold_worker.upscaler import weights
-from twofold_worker.upscaler.port import Pixels, Slot
+from twofold_worker.upscaler.port import BatchTooLarge, DeviceLost, Pixels, Slot
 from twofold_worker.upscaler.standin import is_stand_in
 
 # Its only message quotes what a prompt has beyond 77 tokens: users' words, kept out of logs.
@@ -47,8 +50,8 @@ class DiffusionUpscaler:
 
         Args:
             model: A local folder, or a hub id (fetched unless it is in the hub's cache).
-            revision: The hub commit, tag or branch; None is the default branch. A branch that is
-                in the cache stays as it was fetched. Ignored for folders.
+            revision: The hub commit; a model that changes under a running fleet would break what
+                `reproducible` promises. Ignored for folders.
             device: "auto" (CUDA where there is one, else the CPU) or a name known to torch.
             dtype: "float32", "bfloat16", "float16", or "auto": float32 on the CPU, bfloat16 on
                 CUDA, float16 where bfloat16 is not native.
@@ -61,6 +64,9 @@ class DiffusionUpscaler:
         number = weights.dtype_named(dtype, place)
         local = Path(model).is_dir()
         folder = Path(model).resolve() if local else weights.fetch(model, revision)
+        # Logs are lines; a bar that redraws itself fills them with noise.
+        diffusers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         pipeline = weights.assemble(folder, number)
         return cls(
             pipeline.to(place),
@@ -89,9 +95,30 @@ class DiffusionUpscaler:
 
         Raises:
             ValueError: The slots do not fit the rung, or are not of one shape on the lattice.
-            torch.OutOfMemoryError: The batch does not fit; nothing of it was kept.
+            BatchTooLarge: The batch does not fit the device; nothing of it was kept.
+            DeviceLost: The device cannot be used any more.
         """
         _check(slots, rung)
+        try:
+            return self._run(slots, rung, steps, guidance_scale, on_step)
+        except torch.OutOfMemoryError:
+            failure: Exception = BatchTooLarge(f"{rung} slots do not fit the device")
+        except torch.AcceleratorError as error:
+            failure = DeviceLost(str(error))
+        # Outside of `except`: its traceback would keep the batch's tensors alive.
+        if isinstance(failure, BatchTooLarge):
+            gc.collect()
+            torch.cuda.empty_cache()
+        raise failure
+
+    def _run(
+        self,
+        slots: Sequence[Slot],
+        rung: int,
+        steps: int,
+        guidance_scale: float,
+        on_step: Callable[[], None],
+    ) -> list[Pixels | JobError]:
         spare = Slot(pixels=np.zeros_like(slots[0].pixels), seed=0)
         batch = [*slots, *[spare] * (rung - len(slots))]
         latents = self._pipeline(

@@ -4,6 +4,7 @@
 # mypy: disable-error-code="no-untyped-call"
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -18,6 +19,7 @@ Pipeline: TypeAlias = Any
 # What diffusers, transformers and tokenizers were seen to raise for folders with missing, cut,
 # emptied or foreign files; running out of memory happens later, outside of this net.
 _DAMAGED: Final = (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError)
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _DTYPES: Final = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -66,8 +68,13 @@ def fetch(model: str, revision: str | None) -> Path:
     The cache is asked first: with a commit in it, a start needs no network.
 
     Raises:
-        ConfigError: Neither the cache nor the hub has it.
+        ConfigError: The revision is no commit, or neither the cache nor the hub has it.
     """
+    if revision is None or not _COMMIT.fullmatch(revision):
+        raise ConfigError(
+            f"TWOFOLD_MODEL is {model!r}, which is no folder here, so TWOFOLD_MODEL_REVISION must "
+            f"pin a commit of the hub, 40 hex digits; it is {revision!r}."
+        )
     from diffusers import DiffusionPipeline
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # renamed by versions
 

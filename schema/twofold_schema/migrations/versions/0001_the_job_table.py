@@ -187,7 +187,10 @@ def upgrade() -> None:
         sa.CheckConstraint(
             "attempts BETWEEN 0 AND max_attempts", name=op.f("jobs_attempts_bounded")
         ),
-        sa.CheckConstraint("fence >= 0 AND generation >= 1", name=op.f("jobs_counters_positive")),
+        sa.CheckConstraint(
+            "fence >= 0 AND generation >= 1 AND crashes >= 0 AND max_attempts >= 1",
+            name=op.f("jobs_counters_positive"),
+        ),
         sa.CheckConstraint("job_class BETWEEN 0 AND 2", name=op.f("jobs_class_known")),
         sa.ForeignKeyConstraint(
             ["submission_id"], ["submissions.id"], name=op.f("jobs_submission_id_fkey")
@@ -213,7 +216,7 @@ def upgrade() -> None:
     op.create_index(
         "jobs_queued_lane",
         "jobs",
-        ["lane", "job_class", "id"],
+        [sa.text("coalesce(lane, '')"), "job_class", "id"],
         unique=False,
         postgresql_where=sa.text("state = 'queued'"),
     )

@@ -1,0 +1,135 @@
+"""Consistent jobs, runs and results, and leases that end when a test says so.
+
+Leases end by the database's own clock, so a test that waited for one would sleep. Runs made here
+get a lease that outlasts any test; `silence` ends it, and what patience rescue would have, at once.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine, text
+
+from twofold_schema import lanes
+from twofold_schema.artifacts import ArtifactUri, result_place
+from twofold_schema.ids import new_id
+from twofold_schema.job import Claim, Job, Parameters, Result
+from twofold_schema.ledger import claims, reads, submit, sweeps
+from twofold_schema.ledger import runs as ledger_runs
+
+PREFIX = "s3://twofold/results"
+REVISION = "revision-1"
+
+#: Longer than any test takes.
+AMPLE = timedelta(hours=1)
+PAST = datetime(2020, 1, 1, tzinfo=UTC)
+FUTURE = datetime(2100, 1, 1, tzinfo=UTC)
+
+_SILENCE = text("""
+    UPDATE runs SET lease_expires_at = '2020-01-01Z', lease_seconds = 0 WHERE id = :id
+""")
+_PROLONG = text("UPDATE runs SET lease_expires_at = '2100-01-01Z' WHERE id = :id")
+
+
+def new_job(**changes: Any) -> submit.NewJob:
+    """A job for a 512x512 picture whose size was stated; `changes` replace its fields."""
+    parameters = changes.get("parameters", Parameters(seed=7))
+    fields: dict[str, Any] = {
+        "source": "s3://twofold/uploads/cat.png",
+        "output_prefix": PREFIX,
+        "parameters": parameters,
+        "seed_drawn": False,
+        "max_attempts": 3,
+        "measure": lanes.measure(parameters, 512, 512),
+    }
+    return submit.NewJob(**fields | changes)
+
+
+def new_run(**changes: Any) -> ledger_runs.Run:
+    """A run on some host whose lease outlasts the test; `changes` replace its fields."""
+    fields: dict[str, Any] = {
+        "id": new_id(),
+        "host": "host-1",
+        "pid": 42,
+        "device": "cpu",
+        "version": "0.1.0",
+        "model": "sd-x2-latent-upscaler",
+        "model_revision": REVISION,
+        "lease": AMPLE,
+    }
+    return ledger_runs.Run(**fields | changes)
+
+
+def result_of(claim: Claim) -> Result:
+    """What the claim's run would store for a 512x512 picture."""
+    return Result(
+        uri=str(result_place(ArtifactUri.parse(PREFIX), claim)),
+        sha256="0" * 64,
+        size_bytes=1_000_000,
+        width=1024,
+        height=1024,
+        content_type="image/png",
+        model="sd-x2-latent-upscaler",
+        model_revision=REVISION,
+        seed=7,
+        steps=20,
+        rungs=(4,),
+    )
+
+
+def submitted(engine: Engine, *new_jobs: submit.NewJob) -> list[UUID]:
+    """The ids of jobs that were submitted and committed; one plain job when none is given."""
+    with engine.begin() as connection:
+        answers = submit.insert_jobs(connection, new_jobs or [new_job()])
+    return [answer.job_id for answer in answers]
+
+
+def begun(engine: Engine, **changes: Any) -> UUID:
+    """The id of a run that was registered and committed."""
+    run = new_run(**changes)
+    with engine.begin() as connection:
+        ledger_runs.register(connection, run)
+    return run.id
+
+
+def claimed(
+    engine: Engine, run_id: UUID, *, limit: int = 100, started: bool = False
+) -> list[Claim]:
+    """The claims of a run that took jobs, and started them if asked."""
+    with engine.begin() as connection:
+        jobs = claims.claim(connection, run_id, limit=limit, run_deadline=AMPLE)
+        taken = [job.claim for job in jobs]
+        if started:
+            claims.start(connection, run_id, taken)
+    return taken
+
+
+def job_of(engine: Engine, job_id: UUID) -> Job:
+    """The job as it is committed now."""
+    with engine.begin() as connection:
+        return reads.get(connection, job_id)
+
+
+def silence(engine: Engine, run_id: UUID) -> None:
+    """End a run's lease, and the patience that an outage of the database would earn it."""
+    with engine.begin() as connection:
+        connection.execute(_SILENCE, {"id": run_id})
+
+
+def rescued(engine: Engine, *, every_seconds: float = 3600.0) -> int:
+    """How many jobs a rescue gave back; its pace is so slow that no pause looks like an outage."""
+    with engine.begin() as connection:
+        return sweeps.rescue(connection, every_seconds=every_seconds)
+
+
+def crashed(engine: Engine, run_id: UUID) -> None:
+    """Let a run's process die and its jobs be given back."""
+    silence(engine, run_id)
+    rescued(engine)
+
+
+def renewed(connection: Connection, run_id: UUID) -> ledger_runs.Renewal:
+    """What a heartbeat brought; the lease outlasts the test again."""
+    renewal = ledger_runs.renew(connection, run_id, holding=0)
+    connection.execute(_PROLONG, {"id": run_id})
+    return renewal

@@ -1,0 +1,423 @@
+"""The ledger in Postgres does what the protocol in plain Python does, whatever befalls it.
+
+`LEDGER_EXAMPLES=2000 pytest tests/integration/test_ledger_model.py` searches deeper, with a new
+seed each time.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import Connection, Engine, text
+from tests.factories import AMPLE, FUTURE, PAST, begun, new_job, renewed, rescued, result_of
+from tests.ledger_model import Model, ModelJob, ModelRun
+
+from twofold_schema import lanes
+from twofold_schema.errors import (
+    CorruptSource,
+    JobNotRetryable,
+    KeyReused,
+    RunLost,
+    StorageUnavailable,
+)
+from twofold_schema.job import TRANSITIONS, Claim, Job, JobClass, JobState, Parameters
+from twofold_schema.ledger import claims, outcomes, requests, runs, submit, sweeps
+
+_EXAMPLES = int(os.environ.get("LEDGER_EXAMPLES", "0"))
+_EMPTY = text("""
+    WITH no_jobs AS (DELETE FROM jobs), no_runs AS (DELETE FROM runs),
+         no_keys AS (DELETE FROM job_keys)
+    DELETE FROM pulse
+""")
+_ROWS = text("SELECT * FROM jobs ORDER BY id")
+_RUNS = text("SELECT id, state FROM runs")
+_LEASES_END = text("UPDATE runs SET lease_expires_at = '2020-01-01Z' WHERE id = ANY(:ids)")
+# Rescue's patience lasts one lease from the database's return.
+_OUTAGE = text("""
+    WITH gap AS (UPDATE pulse SET beat_at = '2020-01-01Z') UPDATE runs SET lease_seconds = :seconds
+""")
+_KEYS_END = text("UPDATE job_keys SET expires_at = '2020-01-01Z'")
+_PASS = {
+    column: text(f"UPDATE jobs SET {column} = '2020-01-01Z' WHERE id = ANY(:ids)")
+    for column in ("start_by", "finish_by", "scheduled_at", "run_deadline")
+}
+
+Pick = st.integers(min_value=0, max_value=59)
+Deadline = st.sampled_from([None, None, None, FUTURE])
+Asked = st.fixed_dictionaries(
+    {
+        "job_class": st.sampled_from(JobClass),
+        "side": st.sampled_from([512, 512, 256, None]),
+        "revision": st.sampled_from([None, None, "revision-1", "revision-2"]),
+        "start_at": st.sampled_from([None, None, None, PAST, FUTURE]),
+        "start_by": Deadline,
+        "finish_by": Deadline,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way to end claims.
+
+    Attributes:
+        stood: Whether the row shows that a claim with this fence ended so before.
+    """
+
+    ledger: Callable[[Connection, UUID, list[Claim]], list[outcomes.Settled]]
+    model: Callable[[Model, ModelJob], None]
+    stood: Callable[[ModelJob, int], bool]
+
+
+def _noted(code: str) -> Callable[[ModelJob, int], bool]:
+    return lambda job, fence: any((code, fence) == (noted, of) for noted, _, of in job.errors)
+
+
+WAYS = {
+    "complete": Way(
+        lambda c, run, some: outcomes.complete(c, run, {one: result_of(one) for one in some}),
+        Model.complete,
+        lambda job, fence: job.result_fence == fence,
+    ),
+    "fail": Way(
+        lambda c, run, some: outcomes.fail(c, run, dict.fromkeys(some, CorruptSource())),
+        lambda model, job: model.fail(job, CorruptSource.code),
+        _noted(CorruptSource.code),
+    ),
+    "retry_later": Way(
+        lambda c, run, some: outcomes.retry_later(
+            c, run, dict.fromkeys(some, StorageUnavailable()), base=AMPLE
+        ),
+        lambda model, job: model.retry_later(job, StorageUnavailable.code),
+        _noted(StorageUnavailable.code),
+    ),
+    "release": Way(
+        outcomes.release,
+        Model.release,
+        lambda job, fence: job.fence == fence and job.state in {"queued", "cancelled"},
+    ),
+}
+
+
+def check_modelled(model: ModelJob, job: Job) -> None:
+    """A row is what the model says."""
+    running = job.state is JobState.RUNNING
+    assert job.state is model.state
+    assert job.run_id == model.run_id
+    assert (job.generation, job.fence) == (model.generation, model.fence)
+    assert (job.attempts, job.crashes) == (model.attempts, model.crashes)
+    assert job.lane == model.lane
+    assert (job.cancel_requested_at is not None) is model.is_flagged
+    assert (job.first_claimed_at is not None) is model.was_claimed
+    assert (job.started_at is not None) is model.is_started or not running
+    assert [(e.code, e.generation, e.fence) for e in job.errors] == model.errors
+    won = job.claim if job.state is JobState.SUCCEEDED else None
+    assert job.result == (won and result_of(won))
+    assert model.result_fence == (won and won.fence)
+
+
+def check_step(before: Job, after: Job) -> None:
+    """What holds between two looks at a row, whoever wrote it."""
+    claims_made = after.state is JobState.RUNNING and before.state is not JobState.RUNNING
+    assert after.fence == before.fence + claims_made
+    assert after.attempts <= after.max_attempts
+    assert after.errors[: len(before.errors)] == before.errors
+    if after.state is not before.state:
+        assert after.state in TRANSITIONS[before.state]
+    if before.state.is_final:
+        retried = after.state is JobState.QUEUED
+        assert after.generation == before.generation + retried
+        assert retried or after == before
+    else:
+        assert after.generation == before.generation
+
+
+class Ledger(RuleBasedStateMachine):
+    """Jobs, two revisions' runs, and everything that can happen to them."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__()
+        self._engine = engine
+        self._model = Model()
+        self._keys: dict[str, tuple[UUID, Mapping[str, Any]]] = {}
+        self._claims: list[Claim] = []
+        self._seen: dict[UUID, Job] = {}
+        self._write(lambda c: c.execute(_EMPTY))
+        for revision in ("revision-1", "revision-1", "revision-2"):
+            self._begin_run(revision)
+
+    def _write(self, call: Callable[[Connection], Any]) -> Any:
+        with self._engine.begin() as connection:
+            return call(connection)
+
+    def _begin_run(self, revision: str) -> UUID:
+        lease = AMPLE if self._model.is_patient else timedelta(0)
+        run_id = begun(self._engine, model_revision=revision, lease=lease)
+        self._write(lambda c: renewed(c, run_id))
+        self._model.runs[run_id] = ModelRun(revision)
+        return run_id
+
+    def _run(self, pick: int) -> tuple[UUID, ModelRun]:
+        run_id = list(self._model.runs)[-1 - pick % 5 % len(self._model.runs)]
+        return run_id, self._model.runs[run_id]
+
+    def _job(self, pick: int) -> ModelJob:
+        return list(self._model.jobs.values())[pick % len(self._model.jobs)]
+
+    def _some_claims(self, pick: int, *, any_time: bool) -> tuple[UUID, list[Claim]]:
+        """Up to three claims of one run: those that it still holds, or of any time."""
+        run_id = self._claims[-1 - pick % len(self._claims)].run_id
+        own = [
+            claim
+            for claim in self._claims
+            if claim.run_id == run_id and (any_time or self._model.still_held([claim]))
+        ]
+        newest = {claim.job_id: claim for claim in own}
+        return run_id, list(newest.values())[pick % 5 :][:3]
+
+    @rule(asked=Asked, key=st.sampled_from([None, None, "cat", "dog"]), most=st.integers(1, 3))
+    def submit(self, asked: dict[str, Any], key: str | None, most: int) -> None:
+        parameters = Parameters(seed=7, model_revision=asked["revision"])
+        side = asked["side"]
+        measure = lanes.measure(parameters, side, side) if side else None
+        times = {name: asked[name] for name in ("start_at", "start_by", "finish_by")}
+        wanted = new_job(
+            parameters=parameters,
+            measure=measure,
+            key=key,
+            max_attempts=most,
+            job_class=asked["job_class"],
+            **times,
+        )
+        held = self._keys.get(key) if key else None
+        if held and held[1] != asked:
+            with pytest.raises(KeyReused):
+                self._write(lambda c: submit.insert_jobs(c, [wanted]))
+            return
+        (answer,) = self._write(lambda c: submit.insert_jobs(c, [wanted]))
+        assert answer.created is (held is None)
+        if held:
+            assert answer.job_id == held[0]
+            return
+        if key:
+            self._keys[key] = (answer.job_id, asked)
+        self._model.jobs[answer.job_id] = ModelJob(
+            id=answer.job_id,
+            rank=asked["job_class"].rank,
+            lane=measure and measure.lane,
+            revision=asked["revision"],
+            max_attempts=most,
+            state=JobState.SCHEDULED if asked["start_at"] else JobState.QUEUED,
+            is_due=asked["start_at"] == PAST,
+            start_by_passed=asked["start_by"] and False,
+            finish_by_passed=asked["finish_by"] and False,
+        )
+
+    @rule(pick=Pick, limit=st.integers(1, 4), start=st.booleans())
+    def claim(self, pick: int, limit: int, *, start: bool) -> None:
+        run_id, _ = self._run(pick)
+        taken = self._claim(run_id, limit)
+        if start:
+            self._start(run_id, taken)
+
+    def _claim(self, run_id: UUID, limit: int) -> list[Claim]:
+        taken = self._write(lambda c: claims.claim(c, run_id, limit=limit, run_deadline=AMPLE))
+        assert [job.id for job in taken] == [job.id for job in self._model.claim(run_id, limit)]
+        self._claims += [job.claim for job in taken]
+        return [job.claim for job in taken]
+
+    @precondition(lambda self: self._claims)
+    @rule(pick=Pick, side=st.sampled_from([256, 512]))
+    def measure(self, pick: int, side: int) -> None:
+        run_id, some = self._some_claims(pick, any_time=True)
+        measures = {claim: lanes.measure(Parameters(), side, side) for claim in some}
+        still = self._write(lambda c: claims.measure(c, run_id, measures))
+        held = self._model.still_held(some)
+        assert still == {job.id for job in held}
+        for job in held:
+            job.lane = lanes.measure(Parameters(), side, side).lane
+
+    @precondition(lambda self: self._claims)
+    @rule(pick=Pick)
+    def start(self, pick: int) -> None:
+        self._start(*self._some_claims(pick, any_time=True))
+
+    def _start(self, run_id: UUID, some: list[Claim]) -> None:
+        go_on = self._write(lambda c: claims.start(c, run_id, some))
+        held = [job for job in self._model.still_held(some) if not job.is_flagged]
+        assert go_on == {job.id for job in held}
+        for job in held:
+            job.is_started = True
+
+    @precondition(lambda self: self._claims)
+    @rule(pick=Pick, zombie=st.booleans(), lost=st.booleans(), way=st.sampled_from(list(WAYS)))
+    def end(self, pick: int, way: str, *, zombie: bool, lost: bool) -> None:
+        self._end(*self._some_claims(pick, any_time=zombie), way, lost=lost)
+
+    def _end(self, run_id: UUID, some: list[Claim], way: str, *, lost: bool) -> None:
+        held = self._model.still_held(some)
+        for job in held:
+            WAYS[way].model(self._model, job)
+        settled = self._write(lambda c: WAYS[way].ledger(c, run_id, some))
+        stands = [job.id for job in held]
+        if lost:
+            settled = self._write(lambda c: WAYS[way].ledger(c, run_id, some))
+            stands = [job.id for job in held if job.state is not JobState.EXPIRED]
+        for claim, one in zip(some, settled, strict=True):
+            job = self._model.jobs[claim.job_id]
+            assert (one.job_id, one.state) == (job.id, job.state)
+            assert one.stands or job.id not in stands
+            assert not one.stands or job in held or WAYS[way].stood(job, claim.fence)
+
+    @precondition(lambda self: self._model.jobs)
+    @rule(picks=st.lists(Pick, min_size=1, max_size=3))
+    def cancel(self, picks: list[int]) -> None:
+        jobs = {job.id: job for job in map(self._job, picks)}
+        answers = self._write(lambda c: requests.cancel(c, list(jobs)))
+        for job in jobs.values():
+            self._model.cancel(job)
+            running = job.state is JobState.RUNNING
+            assert answers[job.id] == ("cancelling" if running else job.state)
+
+    @precondition(lambda self: self._model.jobs)
+    @rule(pick=Pick)
+    def operators_retry(self, pick: int) -> None:
+        job = self._job(pick)
+        if self._model.retry(job):
+            self._write(lambda c: requests.retry(c, [job.id]))
+        else:
+            with pytest.raises(JobNotRetryable):
+                self._write(lambda c: requests.retry(c, [job.id]))
+
+    @rule(pick=Pick)
+    def renew(self, pick: int) -> None:
+        run_id, run = self._run(pick)
+        if run.is_ended:
+            with pytest.raises(RunLost):
+                self._write(lambda c: renewed(c, run_id))
+            return
+        run.is_silent = False
+        renewal = self._write(lambda c: renewed(c, run_id))
+        held = {job.id: job.is_flagged for job in self._model.held_by(run_id)}
+        assert {claim.job_id: flag for claim, flag in renewal.held.items()} == held
+        assert all(claim in self._claims for claim in renewal.held)
+
+    @rule(pick=Pick, how=st.sampled_from(["drain", "stop", "give_up"]))
+    def leave(self, pick: int, how: str) -> None:
+        run_id, run = self._run(pick)
+        self._write(lambda c: getattr(runs, how)(c, run_id))
+        if not run.is_ended:
+            run.state = {"drain": "draining", "stop": "stopped", "give_up": "lost"}[how]
+            self._begin_run(run.revision)
+
+    @rule(pick=Pick)
+    def silence(self, pick: int) -> None:
+        run_id, run = self._run(pick)
+        run.is_silent = True
+        self._write(lambda c: c.execute(_LEASES_END, {"ids": [run_id]}))
+
+    @rule(patience_ends=st.booleans(), keys_end=st.booleans())
+    def outage(self, *, patience_ends: bool, keys_end: bool) -> None:
+        """The database goes away, leases run out meanwhile, and it comes back."""
+        self._model.is_patient = not patience_ends
+        for run in self._model.runs.values():
+            run.is_silent = True
+        seconds = 0.0 if patience_ends else AMPLE.total_seconds()
+        self._write(lambda c: c.execute(_LEASES_END, {"ids": list(self._model.runs)}))
+        self._write(lambda c: c.execute(_OUTAGE, {"seconds": seconds}))
+        if keys_end:
+            self._keys.clear()
+            self._write(lambda c: c.execute(_KEYS_END))
+
+    @precondition(lambda self: self._model.jobs)
+    @rule(pick=Pick, what=st.sampled_from(list(_PASS)))
+    def time_passes(self, pick: int, what: str) -> None:
+        self._pass(self._job(pick), what)
+
+    def _pass(self, job: ModelJob, what: str) -> None:
+        if job.state.is_final:
+            return
+        if what == "start_by" and job.start_by_passed is False:
+            job.start_by_passed = True
+        elif what == "finish_by" and job.finish_by_passed is False:
+            job.finish_by_passed = True
+        elif what == "scheduled_at" and job.state is JobState.SCHEDULED:
+            job.is_due = True
+        elif what == "run_deadline" and job.state is JobState.RUNNING:
+            job.is_overdue = True
+        else:
+            return
+        self._write(lambda c: c.execute(_PASS[what], {"ids": [job.id]}))
+
+    @rule(duty=st.sampled_from(["promote", "expire", "rescue", "rescue"]))
+    def sweep(self, duty: str) -> None:
+        getattr(self._model, duty)()
+        if duty == "rescue":
+            rescued(self._engine)
+        else:
+            self._write(getattr(sweeps, duty))
+
+    @invariant()
+    def rows_are_as_modelled(self) -> None:
+        rows = {row["id"]: row for row in self._write(lambda c: c.execute(_ROWS).mappings().all())}
+        assert rows.keys() == self._model.jobs.keys()
+        jobs = {job_id: Job.from_row(row) for job_id, row in rows.items()}
+        marks = {self._model.jobs[job_id].mark: job.isolation for job_id, job in jobs.items()}
+        for job_id, job in jobs.items():
+            check_modelled(self._model.jobs[job_id], job)
+            assert marks[self._model.jobs[job_id].mark] == job.isolation
+            if job_id in self._seen:
+                check_step(self._seen[job_id], job)
+        assert len(set(marks.values())) == len(marks)
+        self._seen = jobs
+        states = {row.id: row.state for row in self._write(lambda c: c.execute(_RUNS).all())}
+        assert states == {run_id: run.state for run_id, run in self._model.runs.items()}
+
+    def teardown(self) -> None:
+        """Once faults stop, the keeper and one healthy run of each revision end every job."""
+        self.outage(patience_ends=True, keys_end=True)
+        healthy = [self._begin_run("revision-1"), self._begin_run("revision-2")]
+        steps: list[Callable[[], None]] = [
+            *(partial(self.sweep, duty) for duty in ("promote", "expire", "rescue")),
+            *(partial(self._work, run_id) for run_id in healthy),
+        ]
+        for _ in range(len(self._model.jobs) + 1):
+            for job in self._model.jobs.values():
+                self._pass(job, "scheduled_at")
+            for step in steps:
+                step()
+                self.rows_are_as_modelled()
+        assert all(job.state.is_final for job in self._model.jobs.values())
+
+    def _work(self, run_id: UUID) -> None:
+        for claim in self._claim(run_id, 100):
+            self.rows_are_as_modelled()
+            self._end(run_id, [claim], "complete", lost=True)
+
+
+def test_the_ledger_does_what_the_protocol_does(engine: Engine) -> None:
+    run_state_machine_as_test(
+        lambda: Ledger(engine),
+        settings=settings(
+            max_examples=_EXAMPLES or 60,
+            stateful_step_count=40,
+            derandomize=not _EXAMPLES,
+            database=None,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
