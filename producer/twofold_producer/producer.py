@@ -11,14 +11,15 @@ from typing import Any, Self, TypeAlias, overload
 from uuid import UUID
 
 from sqlalchemy import Connection, event
-from sqlalchemy.orm import Session
+from sqlalchemy.exc import UnboundExecutionError
+from sqlalchemy.orm import Session, SessionTransaction
 
 from twofold_producer.broker import Bell
 from twofold_producer.request import JobRequest, Source, is_uri
 from twofold_producer.uploads import upload
 from twofold_schema import database, lanes
 from twofold_schema.artifacts import ArtifactUri
-from twofold_schema.errors import UnsupportedSession, WaitTimeout
+from twofold_schema.errors import JobNotFound, UnsupportedSession, WaitTimeout
 from twofold_schema.job import Job
 from twofold_schema.ledger import reads, requests, runs, submit
 from twofold_schema.ledger.requests import CancelAnswer
@@ -36,6 +37,9 @@ OnProgress: TypeAlias = Callable[[int, int], None]
 
 _FIRST_LOOK, _LONGEST_LOOK = 0.05, 1.0
 _ROWS_PER_INSERT = 1000
+
+#: Where a session keeps what is to be done once it has committed.
+_AFTER_COMMIT = "twofold.after_commit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,13 +170,14 @@ class Producer:
             The job, or the jobs in the order given.
 
         Raises:
-            JobNotFound: There is no job with the one id given.
+            JobNotFound: One of the ids is unknown.
             WaitTimeout: Time is over; the work goes on.
         """
         if isinstance(work, UUID):
-            self.get(work)
             return self.wait([work], timeout=timeout)[0]
         ids = work.job_ids if isinstance(work, Submission) else list(work)
+        if not isinstance(work, Submission):
+            self._require(ids)
         deadline = None if timeout is None else time.monotonic() + timeout
         left, pause = set(ids), _FIRST_LOOK
         while True:
@@ -184,11 +189,12 @@ class Producer:
             left = now_left
             if not left:
                 break
-            if deadline is not None and time.monotonic() + pause > deadline:
+            rest = pause if deadline is None else deadline - time.monotonic()
+            if rest <= 0:
                 raise WaitTimeout(
                     f"{len(left)} of {len(ids)} jobs have not ended; they go on, wait again."
                 )
-            time.sleep(pause)
+            time.sleep(min(pause, rest))
         with self._engine.connect() as connection:
             return reads.get_many(connection, ids)
 
@@ -230,6 +236,13 @@ class Producer:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _require(self, ids: Sequence[UUID]) -> None:
+        with self._engine.connect() as connection:
+            known = {job.id for job in reads.get_many(connection, ids)}
+        for job_id in ids:
+            if job_id not in known:
+                raise JobNotFound(f"No job has the id {job_id}.")
 
     @property
     def _remember(self) -> timedelta:
@@ -285,7 +298,9 @@ class Producer:
             self._bell.ring(tickets)
             return
         connection = _connection_of(session)
-        yield connection, ring
+        # A caller may catch the error and commit: no key of a refused job may stay behind.
+        with connection.begin_nested():
+            yield connection, ring
         _after_commit(session, lambda: self._bell.ring(tickets))
 
 
@@ -296,7 +311,13 @@ def _as_list(job_ids: UUID | Sequence[UUID]) -> list[UUID]:
 def _connection_of(session: Session) -> Connection:
     if not isinstance(session, Session):
         raise UnsupportedSession
-    dialect = session.get_bind().dialect
+    try:
+        dialect = session.get_bind().dialect
+    except UnboundExecutionError:
+        raise UnsupportedSession(
+            "This session has no engine of its own; pass one that is bound to the database of "
+            "the job table."
+        ) from None
     if (dialect.name, dialect.driver, dialect.is_async) != ("postgresql", "psycopg", False):
         raise UnsupportedSession(
             f"This session talks to {dialect.name} over {dialect.driver}; pass a synchronous "
@@ -308,21 +329,21 @@ def _connection_of(session: Session) -> Connection:
 
 def _after_commit(session: Session, act: Callable[[], None]) -> None:
     """Call `act` once the session's outermost transaction has committed; never after a rollback."""
+    session.info.setdefault(_AFTER_COMMIT, []).append(act)
+    # They stay: SQLAlchemy takes no listener away while it calls them.
+    if not event.contains(session, "after_commit", _committed):
+        event.listen(session, "after_commit", _committed)
+        event.listen(session, "after_transaction_end", _ended)
 
-    def committed(session: Session) -> None:
-        # Also told of savepoints that are released: then the transaction goes on.
-        if not session.in_nested_transaction():
-            forget()
+
+def _committed(session: Session) -> None:
+    # Also told of savepoints that are released: then the transaction goes on.
+    if not session.in_nested_transaction():
+        for act in session.info.pop(_AFTER_COMMIT, ()):
             act()
 
-    def rolled_back(_session: Session, transaction: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
-        if transaction.parent is None:
-            forget()
 
-    def forget() -> None:
-        for name, listener in (("after_commit", committed), ("after_soft_rollback", rolled_back)):
-            if event.contains(session, name, listener):
-                event.remove(session, name, listener)
-
-    event.listen(session, "after_commit", committed)
-    event.listen(session, "after_soft_rollback", rolled_back)
+def _ended(session: Session, transaction: SessionTransaction) -> None:
+    # However it ended: a session that is closed says nothing of a rollback.
+    if transaction.parent is None:
+        session.info.pop(_AFTER_COMMIT, None)

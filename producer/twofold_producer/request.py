@@ -83,9 +83,15 @@ class JobRequest(Parameters):
         """A request as it is, or one made of a source and options.
 
         Raises:
-            InvalidParameter: An option is unknown or out of its range; the message names it.
+            InvalidParameter: An option is unknown or out of its range, or beside a whole request;
+                the message names it.
         """
         if isinstance(asked, cls):
+            if options:
+                raise InvalidParameter(
+                    f"A whole request takes no options beside it ({', '.join(options)}); "
+                    "give them to JobRequest."
+                )
             return asked
         try:
             return cls.model_validate({"source": asked, **(options or {})})

@@ -5,7 +5,7 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from twofold_producer.request import Source
 from twofold_schema.artifacts import ArtifactUri, upload_place
@@ -50,7 +50,7 @@ def _encoded(source: Source, limits: LimitSettings) -> tuple[bytes, str, tuple[i
         try:
             # Without the source's EXIF: the pixels are what the caller sees.
             source.save(buffer, "PNG", compress_level=1, exif=b"")
-        except OSError as error:
+        except (OSError, SyntaxError, ValueError) as error:
             raise SourceUnreadable(
                 f"A PIL image of mode {source.mode} cannot be stored as PNG ({error}); "
                 "convert it to RGB or RGBA."
@@ -66,7 +66,9 @@ def _encoded(source: Source, limits: LimitSettings) -> tuple[bytes, str, tuple[i
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
             limits.size.check(*image.size)
             return data, image.get_format_mimetype() or "application/octet-stream", None
-    except (UnidentifiedImageError, Image.DecompressionBombError):
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as bomb:
+        raise TooLarge(f"The picture is too large: {bomb}") from None
+    except (OSError, SyntaxError, ValueError):
         name = "these bytes" if isinstance(source, bytes) else str(source)
         raise SourceUnreadable(f"{name} is not a PNG or JPEG picture; convert it first.") from None
 
@@ -74,5 +76,5 @@ def _encoded(source: Source, limits: LimitSettings) -> tuple[bytes, str, tuple[i
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError as error:
-        raise SourceUnreadable(f"{path} cannot be read: {error.strerror}.") from None
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+        raise SourceUnreadable(f"{str(path)!r} cannot be read: {error}.") from None

@@ -6,14 +6,15 @@ Nothing here keeps state in a session, so that pgbouncer may stand between.
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 
 from twofold_schema.settings import DatabaseSettings
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 Answer = TypeVar("Answer")
 
@@ -94,8 +95,11 @@ def persevere(
         pause = min(pause * 2, longest_pause)
 
 
-def alembic_config(settings: DatabaseSettings) -> Config:
+def alembic_config(settings: DatabaseSettings) -> "Config":
     """Alembic's view of the migrations that ship with this package."""
+    # Only who migrates pays for the import.
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
     config.attributes["database_url"] = settings.database_url.get_secret_value()
@@ -104,4 +108,6 @@ def alembic_config(settings: DatabaseSettings) -> Config:
 
 def migrate(settings: DatabaseSettings, revision: str = "head") -> None:
     """Bring the database's schema to `revision`; safe to repeat and to run from several hosts."""
+    from alembic import command
+
     command.upgrade(alembic_config(settings), revision)

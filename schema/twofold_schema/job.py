@@ -126,7 +126,7 @@ class Parameters(BaseModel):
     prompt: Prompt = ""
     negative_prompt: Prompt = ""
     reproducible: bool = False
-    model_revision: str | None = Field(default=None, max_length=200)
+    model_revision: Annotated[str, Field(max_length=200), AfterValidator(encodable)] | None = None
 
 
 class Result(BaseModel):

@@ -89,14 +89,15 @@ def measure(parameters: Parameters, width: int, height: int) -> Measure:
 def _lane(parameters: Parameters, width: int, height: int) -> str:
     # Any guidance in (0, 1] gives the same picture: the prompt is used, without CFG.
     guidance = parameters.guidance_scale
-    guidance = 1.0 if 0 < guidance <= 1 else guidance
+    guidance = 1.0 if 0 < guidance <= 1 else abs(guidance)  # -0.0 is 0.0
     return "/".join(
         (
             str(VERSION),
             parameters.model_revision or "any",
             f"{padded(width)}x{padded(height)}",
             f"steps{parameters.steps}",
-            f"guidance{guidance:g}",
+            # To the last digit: a batch runs with one guidance, its first job's.
+            f"guidance{guidance:.17g}",
             "pinned" if parameters.reproducible else "free",
         )
     )

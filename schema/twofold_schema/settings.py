@@ -6,6 +6,7 @@ cannot pass for a default. The environment is read nowhere else.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -28,7 +29,12 @@ Seconds = Annotated[float, Field(gt=0, le=7 * 24 * 3600)]
 class Settings(BaseModel):
     """What all parts' settings share: built from the environment, frozen, nothing unknown."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        protected_namespaces=(),
+        hide_input_in_errors=True,  # it may be a secret
+    )
 
     @classmethod
     def load(cls, environment: Mapping[str, str] | None = None) -> Self:
@@ -87,7 +93,10 @@ class BrokerSettings(Settings):
     @field_validator("broker_url")
     @classmethod
     def _known(cls, url: SecretStr) -> SecretStr:
-        if url.get_secret_value().partition("://")[0] not in {"redis", "rediss", "filesystem"}:
+        scheme, separator, rest = url.get_secret_value().partition("://")
+        # A relative folder would be another one for every process.
+        known = rest.startswith("/") if scheme == "filesystem" else scheme in {"redis", "rediss"}
+        if not (separator and known):
             raise ValueError("write redis://host:port/0, rediss://… or filesystem:///folder")
         return url
 
@@ -143,6 +152,13 @@ class StorageSettings(Settings):
             return str(ArtifactUri.parse(text))
         except InvalidUri as invalid:
             raise ValueError(invalid.message) from None
+
+    @field_validator("s3_endpoint_url")
+    @classmethod
+    def _is_http(cls, url: str | None) -> str | None:
+        if url is not None and not re.match(r"https?://[^/]", url):
+            raise ValueError("write http://host:port or https://host")
+        return url
 
     @field_validator("file_root")
     @classmethod
@@ -214,7 +230,7 @@ class WorkerSettings(Settings):
 
     model: str = "stabilityai/sd-x2-latent-upscaler"
     model_revision: str | None = None
-    device: str = "auto"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     processes: Annotated[int, Field(ge=0, le=64)] = 0
     max_batch: Annotated[int, Field(ge=1, le=32)] = 4
@@ -272,6 +288,9 @@ def _read(environment: Mapping[str, str], variable: str) -> str | None:
         raise ConfigError(
             f"{variable}{_FILE} names a file that cannot be read: {unreadable}"
         ) from None
+    except UnicodeDecodeError:
+        # Without the cause, which quotes the secret.
+        raise ConfigError(f"{variable}{_FILE} names a file that is not UTF-8 text.") from None
 
 
 def _refuse_unknown(environment: Mapping[str, str]) -> None:

@@ -221,18 +221,19 @@ class Pipeline:
         Raises:
             DeviceLost: The device or the process must be restarted.
         """
-        return self._upscale(batch, rungs=())
+        pinned = batch[0].job.parameters.reproducible
+        most = self.worker.pinned_rung if pinned else self.worker.max_batch
+        answers: list[Upscaled | Failed] = []
+        for start in range(0, len(batch), most):
+            answers += self._upscale(batch[start : start + most], most, rungs=())
+        return answers
 
     def _upscale(
-        self, batch: Sequence[Prepared], *, rungs: tuple[int, ...]
+        self, batch: Sequence[Prepared], most: int, *, rungs: tuple[int, ...]
     ) -> list[Upscaled | Failed]:
         parameters = batch[0].job.parameters
         pinned = parameters.reproducible
-        rung = (
-            self.worker.pinned_rung
-            if pinned
-            else batching.rung_for(len(batch), most=self.worker.max_batch)
-        )
+        rung = most if pinned else batching.rung_for(len(batch), most=most)
         rungs = (*rungs, rung)
         failure: JobError
         try:
@@ -267,7 +268,10 @@ class Pipeline:
         if len(batch) == 1 or (too_large and pinned):
             return [Failed(prepared.job.claim, failure) for prepared in batch]
         first, second = batching.halves(batch)
-        return [*self._upscale(first, rungs=rungs), *self._upscale(second, rungs=rungs)]
+        return [
+            *self._upscale(first, most, rungs=rungs),
+            *self._upscale(second, most, rungs=rungs),
+        ]
 
     def encode(self, upscaled: Upscaled) -> tuple[bytes, int, int]:
         """Cut the padding off and encode: the PNG, its width and its height."""

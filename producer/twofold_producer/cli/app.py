@@ -1,5 +1,7 @@
 """What the commands share: where they print, and what their exit codes mean."""
 
+import sys
+
 import typer
 from rich.console import Console
 
@@ -23,7 +25,10 @@ EXIT_CODES = (
     (WaitTimeout, 124),
 )
 
-out = Console(highlight=False)
+# Whoever reads a pipe or a file wants whole lines.
+_UNFOLDED = None if sys.stdout.isatty() else 10_000
+
+out = Console(highlight=False, width=_UNFOLDED)
 err = Console(stderr=True, highlight=False)
 
 app = typer.Typer(

@@ -13,6 +13,7 @@ from uuid import UUID
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from twofold_producer.cli.app import EXIT_INTERRUPTED, EXIT_JOBS_FAILED, err, out
 from twofold_producer.producer import OnProgress, Producer
@@ -165,7 +166,7 @@ def _wait(
     if output is Output.TABLE:
         for job in ended:
             if job.result is not None:
-                out.print(job.result.uri, soft_wrap=True)
+                sys.stdout.write(f"{job.result.uri}\n")
             else:
                 reason = f"{job.error.code}: {job.error.message}" if job.error else ""
                 err.print(f"{job.id} {job.state} {reason}", markup=False, soft_wrap=True)
@@ -219,14 +220,16 @@ def _print(jobs: Sequence[Job], output: Output) -> None:
         sys.stdout.write(json.dumps([_plain(job) for job in jobs], indent=2) + "\n")
     else:
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("id", "state", "size", "attempts", "source", "error"):
-            table.add_column(column, no_wrap=column == "id", overflow="fold")
+        for column in ("id", "state", "size", "attempts", "error", "source"):
+            table.add_column(
+                column, no_wrap=True, overflow="ellipsis", min_width=36 if column == "id" else None
+            )
         for job in jobs:
             table.add_row(*_cells(job))
         out.print(table)
 
 
-def _cells(job: Job) -> tuple[str, ...]:
+def _cells(job: Job) -> tuple[str | Text, ...]:
     flag = " (cancelling)" if job.cancelling else " (retrying)" if job.retrying else ""
     colour = _COLOURS.get(job.state, "white")
     size = f"{job.result.width}x{job.result.height}" if job.result else ""
@@ -235,8 +238,8 @@ def _cells(job: Job) -> tuple[str, ...]:
         f"[{colour}]{job.state}{flag}[/]",
         size,
         f"{job.attempts}/{job.max_attempts}",
-        job.source,
         job.error.code if job.error else "",
+        Text(job.source),  # a name may look like markup
     )
 
 

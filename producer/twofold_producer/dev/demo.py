@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
 from rich.console import Console
 from rich.progress import Progress
 
@@ -84,31 +84,34 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 
 def _sheet(pairs: Sequence[tuple[Path, Path, Job]]) -> Image.Image:
-    """One row per picture: as it was and as it became, drawn in boxes of one size."""
-    height = _MARGIN + len(pairs) * (_CELL + _CAPTION + _MARGIN)
-    sheet = Image.new("RGB", (2 * _CELL + 3 * _MARGIN, height), _PAPER)
+    """One row per picture: as it was and as it became, drawn at one size."""
+    rows = [(_fitted(before), _fitted(after), job) for before, after, job in pairs]
+    height = sum(before[0].height + _CAPTION + _MARGIN for before, _, _ in rows)
+    sheet = Image.new("RGB", (2 * _CELL + 3 * _MARGIN, height + _MARGIN), _PAPER)
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(15)
-    for row, (before, after, job) in enumerate(pairs):
-        top = _MARGIN + row * (_CELL + _CAPTION + _MARGIN)
+    top = _MARGIN
+    for before, after, job in rows:
         made_by = f"made by the {job.result.model} model" if job.result else ""
-        for column, (path, label) in enumerate(((before, "before"), (after, made_by))):
-            with Image.open(path) as image:
-                size = image.size
-                shown = image.convert("RGBA")
-            shown = _fitted(shown)
+        for column, ((shown, name), label) in enumerate(((before, "before"), (after, made_by))):
             left = _MARGIN + column * (_CELL + _MARGIN)
-            at = (left + (_CELL - shown.width) // 2, top + (_CELL - shown.height) // 2)
-            sheet.paste(shown, at, shown)
-            caption = f"{path.stem}, {size[0]} x {size[1]}\n{label}"
-            draw.text((left, top + _CELL + 4), caption, fill=_INK, font=font)
+            sheet.paste(shown, (left, top), shown)
+            at = (left, top + before[0].height + 4)
+            draw.text(at, f"{name}\n{label}", fill=_INK, font=font)
+        top += before[0].height + _CAPTION + _MARGIN
     return sheet
 
 
-def _fitted(image: Image.Image) -> Image.Image:
-    scale = _CELL / max(image.size)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
+def _fitted(path: Path) -> tuple[Image.Image, str]:
+    """A picture in the width of a cell, and its name and size."""
+    with Image.open(path) as image:
+        upright = ImageOps.exif_transpose(image)
+        shown = upright.convert("RGBA")
+    name = f"{path.stem}, {shown.width} x {shown.height}"
+    scale = _CELL / max(shown.size)
+    size = (max(1, round(shown.width * scale)), max(1, round(shown.height * scale)))
+    how = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+    return shown.resize(size, how), name
 
 
 def _draw(folder: Path) -> list[Path]:

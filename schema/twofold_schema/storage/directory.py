@@ -39,6 +39,9 @@ class DirectoryStorage:
         """The first bytes of a file; see `Storage.read_head`."""
         try:
             path = self._inside(uri)
+            if not path.is_file():
+                # Opening a pipe would wait for its writer.
+                raise FileNotFoundError
             with path.open("rb") as file:
                 return Head(file.read(length), os.fstat(file.fileno()).st_size)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
@@ -68,8 +71,8 @@ class DirectoryStorage:
                 os.fchmod(part.fileno(), 0o644)
                 # A link, unlike a rename, fails where a file is: whole, or not at all.
                 os.link(part.name, path)
-        except FileExistsError:
-            if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        except (FileExistsError, NotADirectoryError):
+            if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
                 raise ResultConflict(f"Another file lies at {uri}.") from None
         except PermissionError:
             raise ResultDenied(f"The worker may not write {uri}; grant it write access.") from None
@@ -77,7 +80,8 @@ class DirectoryStorage:
             raise StorageUnavailable(f"{uri} cannot be written now: {error.strerror}.") from error
 
     def _inside(self, uri: ArtifactUri) -> Path:
-        path = uri.path.resolve()
+        # Not Path.resolve: before Python 3.13 it raises RuntimeError on a loop of links.
+        path = Path(os.path.realpath(uri.path))
         if not path.is_relative_to(self.root):
             raise PermissionError
         return path

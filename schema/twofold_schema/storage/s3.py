@@ -125,8 +125,6 @@ class S3Storage:
             except ClientError as error:
                 if _code(error) in _EXISTS:
                     return self._expect(uri, sha256)
-                if _code(error) not in _RACING:
-                    raise StorageUnavailable(f"{uri} cannot be written now: {error}") from error
         raise StorageUnavailable(f"{uri} is being written by others; try again.")
 
     def _expect(self, uri: ArtifactUri, sha256: str) -> None:
@@ -168,7 +166,9 @@ def _writing(uri: ArtifactUri, call: Callable[[], Answer]) -> Answer:
                 f"{uri} cannot be written ({_code(error)}); create its bucket and grant the "
                 "worker write access."
             ) from None
-        raise
+        if _code(error) in _EXISTS | _RACING:
+            raise
+        raise StorageUnavailable(f"{uri} cannot be written now: {error}") from error
     except (NoCredentialsError, CredentialRetrievalError) as error:
         raise ResultDenied(f"There are no credentials to write {uri} with: {error}") from error
     except _UNREACHABLE as error:

@@ -1,0 +1,103 @@
+"""What every upscaler promises: the real one over the stand-in model, and the tests' own."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.upscalers import NearestUpscaler
+
+from twofold_worker.upscaler.diffusion import DiffusionUpscaler
+from twofold_worker.upscaler.port import Pixels, Slot, Upscaler
+
+
+@pytest.fixture(scope="module", params=["nearest", "diffusion"])
+def upscaler(request: pytest.FixtureRequest) -> Upscaler:
+    if request.param == "nearest":
+        return NearestUpscaler()
+    model: Path = request.getfixturevalue("stand_in_model")
+    return DiffusionUpscaler.load(str(model), revision=None, device="cpu", dtype="float32")
+
+
+def slot(number: int, *, height: int = 64, width: int = 64) -> Slot:
+    random = np.random.default_rng(number)
+    return Slot(pixels=random.integers(0, 256, (height, width, 3), np.uint8), seed=number)
+
+
+def pictures(upscaler: Upscaler, slots: list[Slot], **options: Any) -> list[Pixels]:
+    answers = upscaler.upscale(
+        slots,
+        **{"rung": len(slots), "steps": 2, "guidance_scale": 0.0, "on_step": lambda: None}
+        | options,
+    )
+    assert all(isinstance(answer, np.ndarray) for answer in answers), answers
+    return [answer for answer in answers if isinstance(answer, np.ndarray)]
+
+
+def test_it_says_what_it_is(upscaler: Upscaler) -> None:
+    assert upscaler.name
+    assert upscaler.revision
+
+
+def test_it_warms_up_before_the_first_job(upscaler: Upscaler) -> None:
+    upscaler.warm_up()
+
+
+@pytest.mark.parametrize("guidance_scale", [0.0, 1.0, 3.0])
+def test_pictures_are_twice_the_size(upscaler: Upscaler, guidance_scale: float) -> None:
+    (picture,) = pictures(upscaler, [slot(1, height=64, width=128)], guidance_scale=guidance_scale)
+    assert (picture.shape, picture.dtype) == ((128, 256, 3), np.uint8)
+
+
+def test_every_slot_is_answered_in_order(upscaler: Upscaler) -> None:
+    slots = [slot(number) for number in range(3)]
+    forwards = pictures(upscaler, slots)
+    backwards = pictures(upscaler, slots[::-1])
+    assert len({picture.tobytes() for picture in forwards}) == 3
+    for picture, same in zip(forwards, backwards[::-1], strict=True):
+        np.testing.assert_array_equal(picture, same)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_empty_places_of_a_rung_are_not_answered(upscaler: Upscaler, count: int) -> None:
+    assert len(pictures(upscaler, [slot(number) for number in range(count)], rung=3)) == count
+
+
+@pytest.mark.parametrize("guidance_scale", [0.0, 3.0])
+def test_at_a_rung_a_picture_is_the_same_alone_or_in_company(
+    upscaler: Upscaler, guidance_scale: float
+) -> None:
+    alone = pictures(upscaler, [slot(1)], rung=3, guidance_scale=guidance_scale)
+    company = pictures(upscaler, [slot(2), slot(1), slot(3)], rung=3, guidance_scale=guidance_scale)
+    np.testing.assert_array_equal(alone[0], company[1])
+
+
+@pytest.mark.parametrize("guidance_scale", [0.0, 3.0])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_it_gives_a_sign_of_life_after_every_step(
+    upscaler: Upscaler, steps: int, guidance_scale: float
+) -> None:
+    signs: list[None] = []
+    pictures(
+        upscaler,
+        [slot(1), slot(2)],
+        steps=steps,
+        guidance_scale=guidance_scale,
+        on_step=lambda: signs.append(None),
+    )
+    assert len(signs) == steps
+
+
+def test_sources_are_left_as_they_are(upscaler: Upscaler) -> None:
+    given = slot(1)
+    before = given.pixels.copy()
+    pictures(upscaler, [given])
+    np.testing.assert_array_equal(given.pixels, before)
+
+
+@pytest.mark.parametrize(("count", "rung"), [(2, 1), (4, 3), (0, 1)])
+def test_slots_that_do_not_fit_the_rung_are_refused(
+    upscaler: Upscaler, count: int, rung: int
+) -> None:
+    with pytest.raises(ValueError, match="do not fit a rung"):
+        pictures(upscaler, [slot(number) for number in range(count)], rung=rung)

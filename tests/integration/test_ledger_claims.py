@@ -1,0 +1,247 @@
+"""A run takes the right work, measures it and starts it; nobody else's."""
+
+import json
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+from sqlalchemy import Connection, Engine, text
+
+from tests.factories import (
+    AMPLE,
+    PAST,
+    REVISION,
+    begun,
+    claimed,
+    job_of,
+    new_job,
+    silence,
+    submitted,
+)
+from twofold_schema import lanes
+from twofold_schema.ids import new_id
+from twofold_schema.job import Claim, JobClass, JobState, Parameters
+from twofold_schema.ledger import claims, outcomes, requests, runs
+
+_PASS = "UPDATE jobs SET {} = '2020-01-01Z'"
+_MARK = text("UPDATE jobs SET isolation = :mark WHERE id = :id")
+
+# A queue of two lanes behind many finished jobs.
+_FILL = text("""
+    INSERT INTO jobs (id, state, job_class, max_attempts, source, output_prefix, parameters, lane,
+                      pixels, est_gpu_seconds, queued_at, start_by, finish_by, finished_at)
+    SELECT gen_random_uuid(), CASE WHEN finished THEN 'failed' ELSE 'queued' END, n % 3, 3,
+           's3://twofold/a', 's3://twofold/b', '{}', 'lane' || n % 2, 1, 1, clock_timestamp(),
+           CASE WHEN n % 4 = 0 THEN '2100-01-01Z'::timestamptz END,
+           CASE WHEN n % 3 = 0 THEN '2100-01-01Z'::timestamptz END,
+           CASE WHEN finished THEN clock_timestamp() END
+    FROM (SELECT n, n <= 20000 AS finished FROM generate_series(1, 25000) AS n) AS jobs
+""")
+
+
+def _pass(engine: Engine, column: str) -> None:
+    with engine.begin() as connection:
+        connection.execute(text(_PASS.format(column)))
+
+
+def _ids(taken: list[Claim]) -> list[UUID]:
+    return [claim.job_id for claim in taken]
+
+
+def test_a_claim_takes_the_most_urgent_class_first_and_then_the_oldest(engine: Engine) -> None:
+    classes = (JobClass.BULK, JobClass.STANDARD, JobClass.INTERACTIVE) * 2
+    job_ids = submitted(engine, *[new_job(job_class=job_class) for job_class in classes])
+    taken = claimed(engine, begun(engine))
+    assert _ids(taken) == [job_ids[n] for n in (2, 5, 1, 4, 0, 3)]
+
+
+def test_a_claim_takes_one_lane_that_of_the_best_job(engine: Engine) -> None:
+    small, large = (new_job(measure=lanes.measure(Parameters(), n, n)) for n in (64, 512))
+    job_ids = submitted(engine, large, small, large, new_job(measure=None), new_job(measure=None))
+    run_id = begun(engine)
+    taken = [_ids(claimed(engine, run_id)) for _ in range(4)]
+    assert taken == [[job_ids[0], job_ids[2]], [job_ids[1]], job_ids[3:], []]
+
+
+def test_a_claim_takes_no_more_than_its_limit_and_says_so_in_the_row(engine: Engine) -> None:
+    job_ids = submitted(engine, new_job(), new_job())
+    run_id = begun(engine)
+    (taken,) = claimed(engine, run_id, limit=1)
+    job = job_of(engine, job_ids[0])
+    assert (job.state, job.claim, taken.fence) == (JobState.RUNNING, taken, 1)
+    assert job.claimed_at is not None
+    assert job.run_deadline is not None
+    assert AMPLE <= job.run_deadline - job.claimed_at < AMPLE + timedelta(seconds=1)
+    assert job_of(engine, job_ids[1]).state is JobState.QUEUED
+
+
+def test_every_claim_raises_the_fence_by_one(engine: Engine) -> None:
+    submitted(engine)
+    run_id = begun(engine)
+    fences = []
+    for _ in range(3):
+        (held,) = claimed(engine, run_id)
+        fences.append(held.fence)
+        with engine.begin() as connection:
+            outcomes.release(connection, run_id, [held])
+    assert fences == [1, 2, 3]
+
+
+@pytest.mark.parametrize("end", [runs.drain, runs.stop, runs.give_up])
+def test_a_run_that_is_not_live_claims_nothing(engine: Engine, end: object) -> None:
+    assert callable(end)
+    submitted(engine)
+    run_id = begun(engine)
+    with engine.begin() as connection:
+        end(connection, run_id)
+    assert claimed(engine, run_id) == []
+
+
+def test_a_run_without_a_lease_claims_nothing(engine: Engine) -> None:
+    submitted(engine)
+    run_id = begun(engine)
+    silence(engine, run_id)
+    assert claimed(engine, run_id) == []
+    assert claimed(engine, new_id()) == []
+
+
+def test_a_job_that_names_a_model_revision_waits_for_a_run_that_serves_it(engine: Engine) -> None:
+    wanted = [Parameters(model_revision=name) for name in ("revision-2", None, REVISION)]
+    job_ids = submitted(
+        engine, *[new_job(parameters=parameters, measure=None) for parameters in wanted]
+    )
+    assert _ids(claimed(engine, begun(engine))) == job_ids[1:]
+    assert _ids(claimed(engine, begun(engine, model_revision="revision-2"))) == job_ids[:1]
+
+
+@pytest.mark.parametrize("deadline", ["start_by", "finish_by"])
+def test_a_job_past_a_deadline_is_not_claimed_even_before_it_is_expired(
+    engine: Engine, deadline: str
+) -> None:
+    late = submitted(engine, new_job(**{deadline: PAST}))[0]
+    (in_time,) = submitted(engine)
+    assert _ids(claimed(engine, begun(engine))) == [in_time]
+    assert job_of(engine, late).state is JobState.QUEUED
+
+
+def test_start_by_is_met_by_the_first_claim(engine: Engine) -> None:
+    (job_id,) = submitted(engine)
+    run_id = begun(engine)
+    taken = claimed(engine, run_id)
+    with engine.begin() as connection:
+        outcomes.release(connection, run_id, taken)
+    _pass(engine, "start_by")
+    assert _ids(claimed(engine, run_id)) == [job_id]
+
+
+def test_isolated_jobs_share_a_run_with_nothing_else(engine: Engine) -> None:
+    first, second, plain = submitted(engine, new_job(), new_job(), new_job())
+    with engine.begin() as connection:
+        connection.execute(_MARK, {"id": first, "mark": new_id()})
+        connection.execute(_MARK, {"id": second, "mark": new_id()})
+    one, other, third = begun(engine), begun(engine), begun(engine)
+    assert [_ids(claimed(engine, run_id)) for run_id in (one, other)] == [[first], [second]]
+    assert claimed(engine, one) == []
+    assert _ids(claimed(engine, third)) == [plain]
+
+
+def test_a_run_at_other_work_makes_way_for_an_isolated_job_instead_of_passing_it_by(
+    engine: Engine,
+) -> None:
+    run_id = begun(engine)
+    (plain,) = submitted(engine)
+    held = claimed(engine, run_id)
+    isolated, younger = submitted(engine, new_job(), new_job())
+    with engine.begin() as connection:
+        connection.execute(_MARK, {"id": isolated, "mark": new_id()})
+    assert claimed(engine, run_id) == []
+    with engine.begin() as connection:
+        outcomes.release(connection, run_id, held)
+        requests.cancel(connection, [plain])
+    assert _ids(claimed(engine, run_id)) == [isolated]
+    assert job_of(engine, younger).state is JobState.QUEUED
+
+
+def test_jobs_of_one_mark_are_taken_together(engine: Engine) -> None:
+    job_ids = submitted(engine, new_job(), new_job(), new_job())
+    mark = new_id()
+    with engine.begin() as connection:
+        for job_id in job_ids[::2]:
+            connection.execute(_MARK, {"id": job_id, "mark": mark})
+    assert _ids(claimed(engine, begun(engine))) == job_ids[::2]
+
+
+def test_a_measure_is_written_for_jobs_still_held(engine: Engine) -> None:
+    mine, lost = submitted(engine, new_job(measure=None), new_job(measure=None))
+    run_id = begun(engine)
+    taken = claimed(engine, run_id)
+    found = lanes.measure(Parameters(), 100, 200)
+    with engine.begin() as connection:
+        outcomes.release(connection, run_id, taken[1:])
+        assert claims.measure(connection, run_id, dict.fromkeys(taken, found)) == {mine}
+        assert claims.measure(connection, new_id(), dict.fromkeys(taken, found)) == set()
+    job = job_of(engine, mine)
+    assert (job.lane, job.pixels, job.est_gpu_seconds) == (
+        found.lane,
+        20_000,
+        found.est_gpu_seconds,
+    )
+    assert job_of(engine, lost).lane is None
+
+
+def test_start_leaves_out_jobs_that_were_called_off_or_lost(engine: Engine) -> None:
+    mine, called_off, lost = submitted(engine, new_job(), new_job(), new_job())
+    run_id = begun(engine)
+    taken = claimed(engine, run_id)
+    with engine.begin() as connection:
+        requests.cancel(connection, [called_off])
+        outcomes.release(connection, run_id, taken[2:])
+        assert claims.start(connection, run_id, taken) == {mine}
+    started_at = job_of(engine, mine).started_at
+    with engine.begin() as connection:
+        assert claims.start(connection, run_id, taken) == {mine}
+    assert job_of(engine, mine).started_at == started_at
+    assert job_of(engine, lost).started_at is None
+
+
+def _rows_read(plan: dict[str, object]) -> float:
+    children = plan.get("Plans", [])
+    assert isinstance(children, list)
+    own = 0.0
+    if "Scan" in str(plan["Node Type"]) and "Relation Name" in plan:
+        rows, removed = plan["Actual Rows"], plan.get("Rows Removed by Filter", 0)
+        own = (float(str(rows)) + float(str(removed))) * float(str(plan["Actual Loops"]))
+    return own + sum(_rows_read(child) for child in children)
+
+
+def _explained(connection: Connection, statement: str, **parameters: object) -> dict[str, object]:
+    explain = text("EXPLAIN (ANALYZE, FORMAT JSON) " + statement)
+    answer = connection.execute(explain, parameters).scalar_one()
+    plan = (json.loads(answer) if isinstance(answer, str) else answer)[0]["Plan"]
+    assert isinstance(plan, dict)
+    return plan
+
+
+def test_a_claim_reads_no_more_rows_than_it_takes(engine: Engine) -> None:
+    run_id = begun(engine)
+    with engine.begin() as connection:
+        connection.execute(_FILL)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE jobs"))
+    with engine.begin() as connection:
+        plan = _explained(
+            connection, claims._CLAIM.text, run_id=run_id, mates=7, run_deadline=AMPLE
+        )
+    assert "jobs_queued_lane" in json.dumps(plan)
+    # The head, the head passed over among its mates, seven mates, and all eight to write them.
+    assert _rows_read(plan) <= 1 + 1 + 7 + 8 + 2
+
+
+def test_a_run_that_is_not_live_reads_no_queued_row(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(_FILL)
+    with engine.begin() as connection:
+        plan = _explained(
+            connection, claims._CLAIM.text, run_id=new_id(), mates=7, run_deadline=AMPLE
+        )
+    assert _rows_read(plan) == 0

@@ -1,0 +1,83 @@
+"""Behind pgbouncer in transaction mode, where a session's state belongs to nobody."""
+
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy.engine import URL, make_url
+from tests.house import House, eventually
+from tests.pictures import encoded
+
+from twofold_producer.dev.lifeline import Lifeline
+from twofold_schema.job import JobState
+
+pytestmark = pytest.mark.system
+
+
+@pytest.fixture
+def through_pgbouncer(house: House, tmp_path: Path) -> Iterator[House]:
+    """The house, its database reached through a pool of two connections."""
+    program = shutil.which("pgbouncer")
+    if program is None:
+        pytest.fail("pgbouncer is not installed; run `make system-packages`")
+    url = make_url(house.environment["TWOFOLD_DATABASE_URL"])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = tmp_path / "pgbouncer"
+    folder.mkdir()
+    _configure(folder, url, port)
+    log = tmp_path / "pgbouncer.log"
+    # pgbouncer refuses root; -u makes it another user once it has read its files.
+    command = [program, "-q", "-u", "nobody", str(folder / "pgbouncer.ini")]
+    with Lifeline.start(command, log=log):
+        eventually(lambda: _listens(port), why=log.read_text)
+        pooled = url.set(host="127.0.0.1", port=port)
+        house.environment["TWOFOLD_DATABASE_URL"] = pooled.render_as_string(hide_password=False)
+        yield house
+
+
+def _configure(folder: Path, url: URL, port: int) -> None:
+    users = folder / "users.txt"
+    users.write_text(f'"{url.username}" "{url.password}"\n')
+    (folder / "pgbouncer.ini").write_text(
+        f"""
+[databases]
+{url.database} = host={url.host} port={url.port}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = scram-sha-256
+auth_file = {users}
+pool_mode = transaction
+default_pool_size = 2
+"""
+    )
+    for path in (folder, *folder.iterdir()):
+        path.chmod(0o755)
+    for parent in folder.parents:
+        if parent.name.startswith("pytest-"):
+            parent.chmod(0o755)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_jobs_go_their_way_through_a_pool_of_two_connections(through_pgbouncer: House) -> None:
+    house = through_pgbouncer
+    house.keeper()
+    producer = house.producer()
+    for _ in range(2):
+        house.worker()
+    house.wait_ready(2)
+
+    submission = producer.submit_many([encoded(seed=seed) for seed in range(24)])
+    jobs = producer.wait(submission, timeout=120)
+
+    assert [job.state for job in jobs] == [JobState.SUCCEEDED] * 24, house.logs()
+    assert {job.fence for job in jobs} == {1}
