@@ -45,6 +45,27 @@ class ModelJob:
         in_time = self.was_claimed or not self.start_by_passed
         return self.state is JobState.QUEUED and in_time and not self.finish_by_passed
 
+    @property
+    def ahead(self) -> list[str]:
+        """The columns of times that may pass."""
+        ahead = {
+            "start_by": self.start_by_passed is False and not self.state.is_final,
+            "finish_by": self.finish_by_passed is False and not self.state.is_final,
+            "scheduled_at": self.state is JobState.SCHEDULED,
+            "run_deadline": self.state is JobState.RUNNING,
+        }
+        return [column for column, is_ahead in ahead.items() if is_ahead]
+
+    def passes(self, column: str) -> None:
+        """One of the times ahead is over."""
+        flags = {
+            "start_by": "start_by_passed",
+            "finish_by": "finish_by_passed",
+            "scheduled_at": "is_due",
+            "run_deadline": "is_overdue",
+        }
+        setattr(self, flags[column], True)
+
     def answered(self, code: str | None = None) -> None:
         """Count an attempt, and note its error."""
         self.attempts += 1

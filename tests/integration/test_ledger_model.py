@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     invariant,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -34,6 +33,7 @@ from twofold_schema.errors import (
     RunLost,
     StorageUnavailable,
 )
+from twofold_schema.ids import new_id
 from twofold_schema.job import TRANSITIONS, Claim, Job, JobClass, JobState, Parameters
 from twofold_schema.ledger import claims, outcomes, requests, runs, submit, sweeps
 
@@ -57,11 +57,14 @@ _PASS = {
 }
 
 Pick = st.integers(min_value=0, max_value=59)
+Often = st.sampled_from([True, True, True, False])
+Seldom = st.sampled_from([False, False, False, True])
+Key = st.sampled_from([None, None, None, "cat", "dog"])
 Deadline = st.sampled_from([None, None, None, FUTURE])
 Asked = st.fixed_dictionaries(
     {
         "job_class": st.sampled_from(JobClass),
-        "side": st.sampled_from([512, 512, 256, None]),
+        "side": st.sampled_from([512, 512, 512, 256, None]),
         "revision": st.sampled_from([None, None, "revision-1", "revision-2"]),
         "start_at": st.sampled_from([None, None, None, PAST, FUTURE]),
         "start_by": Deadline,
@@ -146,6 +149,17 @@ def check_step(before: Job, after: Job) -> None:
         assert after.generation == before.generation
 
 
+Draw = Callable[[st.SearchStrategy[Any]], Any]
+ACTIONS = [
+    *["claim"] * 6,
+    *["end"] * 5,
+    *["submit", "advance", "beat", "leave", "time_passes", "sweep"] * 3,
+    *["retry"] * 2,
+    "cancel",
+    "outage",
+]
+
+
 class Ledger(RuleBasedStateMachine):
     """Jobs, two revisions' runs, and everything that can happen to them."""
 
@@ -171,67 +185,73 @@ class Ledger(RuleBasedStateMachine):
         self._model.runs[run_id] = ModelRun(revision)
         return run_id
 
-    def _run(self, pick: int) -> tuple[UUID, ModelRun]:
-        run_id = list(self._model.runs)[-1 - pick % 5 % len(self._model.runs)]
-        return run_id, self._model.runs[run_id]
+    def _run(self, draw: Draw, *, able: bool = False) -> tuple[UUID, ModelRun]:
+        """A run of late; one that may claim, if there is one and it is asked for."""
+        every = list(self._model.runs.items())
+        claiming = [(id_, run) for id_, run in every if run.state == "live" and not run.is_silent]
+        some = claiming if able and claiming else every[-5:]
+        return some[draw(Pick) % len(some)]
 
-    def _job(self, pick: int) -> ModelJob:
-        return list(self._model.jobs.values())[pick % len(self._model.jobs)]
+    def _job(self, draw: Draw, wanted: Callable[[ModelJob], bool]) -> ModelJob:
+        """Any job; often one that is wanted, if there is one."""
+        every = list(self._model.jobs.values())
+        some = [job for job in every if wanted(job)] if draw(Often) else every
+        some = some or every
+        return some[draw(Pick) % len(some)]
 
-    def _some_claims(self, pick: int, *, any_time: bool) -> tuple[UUID, list[Claim]]:
-        """Up to three claims of one run: those that it still holds, or of any time."""
-        run_id = self._claims[-1 - pick % len(self._claims)].run_id
-        own = [
-            claim
-            for claim in self._claims
-            if claim.run_id == run_id and (any_time or self._model.still_held([claim]))
-        ]
-        newest = {claim.job_id: claim for claim in own}
-        return run_id, list(newest.values())[pick % 5 :][:3]
+    def _some_claims(self, draw: Draw) -> tuple[UUID, list[Claim]]:
+        """Some claims of one run: of those that hold a job still, or of any time."""
+        any_time, pick = draw(Seldom), draw(Pick)
+        some = [one for one in self._claims if any_time or self._model.still_held([one])]
+        if not some:
+            return new_id(), []
+        run_id = some[pick % len(some)].run_id
+        newest = {claim.job_id: claim for claim in some if claim.run_id == run_id}
+        return run_id, list(newest.values())[pick % len(newest) :]
 
-    @rule(asked=Asked, key=st.sampled_from([None, None, "cat", "dog"]), most=st.integers(1, 3))
-    def submit(self, asked: dict[str, Any], key: str | None, most: int) -> None:
+    @rule(action=st.sampled_from(ACTIONS), data=st.data())
+    def step(self, action: str, data: st.DataObject) -> None:
+        """One rule with weights of its own: Hypothesis would leave some of many rules out."""
+        getattr(self, action if self._model.jobs else "submit")(data.draw)
+
+    def submit(self, draw: Draw) -> None:
+        asked, key, most = draw(Asked), draw(Key), draw(st.integers(1, 3))
+        copies = draw(st.integers(1, 4))
         parameters = Parameters(seed=7, model_revision=asked["revision"])
         side = asked["side"]
         measure = lanes.measure(parameters, side, side) if side else None
-        times = {name: asked[name] for name in ("start_at", "start_by", "finish_by")}
+        fields = {name: asked[name] for name in ("job_class", "start_at", "start_by", "finish_by")}
         wanted = new_job(
-            parameters=parameters,
-            measure=measure,
-            key=key,
-            max_attempts=most,
-            job_class=asked["job_class"],
-            **times,
+            parameters=parameters, measure=measure, key=key, max_attempts=most, **fields
         )
         held = self._keys.get(key) if key else None
         if held and held[1] != asked:
             with pytest.raises(KeyReused):
                 self._write(lambda c: submit.insert_jobs(c, [wanted]))
             return
-        (answer,) = self._write(lambda c: submit.insert_jobs(c, [wanted]))
-        assert answer.created is (held is None)
-        if held:
-            assert answer.job_id == held[0]
-            return
+        answers = self._write(lambda c: submit.insert_jobs(c, [wanted] * copies))
+        created = [answer.job_id for answer in answers if answer.created]
+        assert len(created) == (0 if held else 1 if key else copies)
         if key:
-            self._keys[key] = (answer.job_id, asked)
-        self._model.jobs[answer.job_id] = ModelJob(
-            id=answer.job_id,
-            rank=asked["job_class"].rank,
-            lane=measure and measure.lane,
-            revision=asked["revision"],
-            max_attempts=most,
-            state=JobState.SCHEDULED if asked["start_at"] else JobState.QUEUED,
-            is_due=asked["start_at"] == PAST,
-            start_by_passed=asked["start_by"] and False,
-            finish_by_passed=asked["finish_by"] and False,
-        )
+            held = self._keys.setdefault(key, (answers[0].job_id, asked))
+            assert {answer.job_id for answer in answers} == {held[0]}
+        for job_id in created:
+            self._model.jobs[job_id] = ModelJob(
+                id=job_id,
+                rank=asked["job_class"].rank,
+                lane=measure and measure.lane,
+                revision=asked["revision"],
+                max_attempts=most,
+                state=JobState.SCHEDULED if asked["start_at"] else JobState.QUEUED,
+                is_due=asked["start_at"] == PAST,
+                start_by_passed=asked["start_by"] and False,
+                finish_by_passed=asked["finish_by"] and False,
+            )
 
-    @rule(pick=Pick, limit=st.integers(1, 4), start=st.booleans())
-    def claim(self, pick: int, limit: int, *, start: bool) -> None:
-        run_id, _ = self._run(pick)
-        taken = self._claim(run_id, limit)
-        if start:
+    def claim(self, draw: Draw) -> None:
+        run_id, _ = self._run(draw, able=draw(Often))
+        taken = self._claim(run_id, draw(st.integers(1, 4)))
+        if draw(Often):
             self._start(run_id, taken)
 
     def _claim(self, run_id: UUID, limit: int) -> list[Claim]:
@@ -240,21 +260,18 @@ class Ledger(RuleBasedStateMachine):
         self._claims += [job.claim for job in taken]
         return [job.claim for job in taken]
 
-    @precondition(lambda self: self._claims)
-    @rule(pick=Pick, side=st.sampled_from([256, 512]))
-    def measure(self, pick: int, side: int) -> None:
-        run_id, some = self._some_claims(pick, any_time=True)
+    def advance(self, draw: Draw) -> None:
+        run_id, some = self._some_claims(draw)
+        side = draw(st.sampled_from([None, None, 256, 512]))
+        if side is None:
+            self._start(run_id, some)
+            return
         measures = {claim: lanes.measure(Parameters(), side, side) for claim in some}
         still = self._write(lambda c: claims.measure(c, run_id, measures))
         held = self._model.still_held(some)
         assert still == {job.id for job in held}
         for job in held:
             job.lane = lanes.measure(Parameters(), side, side).lane
-
-    @precondition(lambda self: self._claims)
-    @rule(pick=Pick)
-    def start(self, pick: int) -> None:
-        self._start(*self._some_claims(pick, any_time=True))
 
     def _start(self, run_id: UUID, some: list[Claim]) -> None:
         go_on = self._write(lambda c: claims.start(c, run_id, some))
@@ -263,10 +280,9 @@ class Ledger(RuleBasedStateMachine):
         for job in held:
             job.is_started = True
 
-    @precondition(lambda self: self._claims)
-    @rule(pick=Pick, zombie=st.booleans(), lost=st.booleans(), way=st.sampled_from(list(WAYS)))
-    def end(self, pick: int, way: str, *, zombie: bool, lost: bool) -> None:
-        self._end(*self._some_claims(pick, any_time=zombie), way, lost=lost)
+    def end(self, draw: Draw) -> None:
+        run_id, some = self._some_claims(draw)
+        self._end(run_id, some, draw(st.sampled_from(list(WAYS))), lost=draw(Seldom))
 
     def _end(self, run_id: UUID, some: list[Claim], way: str, *, lost: bool) -> None:
         held = self._model.still_held(some)
@@ -283,29 +299,23 @@ class Ledger(RuleBasedStateMachine):
             assert one.stands or job.id not in stands
             assert not one.stands or job in held or WAYS[way].stood(job, claim.fence)
 
-    @precondition(lambda self: self._model.jobs)
-    @rule(picks=st.lists(Pick, min_size=1, max_size=3))
-    def cancel(self, picks: list[int]) -> None:
-        jobs = {job.id: job for job in map(self._job, picks)}
-        answers = self._write(lambda c: requests.cancel(c, list(jobs)))
-        for job in jobs.values():
-            self._model.cancel(job)
-            running = job.state is JobState.RUNNING
-            assert answers[job.id] == ("cancelling" if running else job.state)
+    def cancel(self, draw: Draw) -> None:
+        job = self._job(draw, lambda job: not job.state.is_final)
+        answers = self._write(lambda c: requests.cancel(c, [job.id]))
+        self._model.cancel(job)
+        running = job.state is JobState.RUNNING
+        assert answers == {job.id: "cancelling" if running else job.state}
 
-    @precondition(lambda self: self._model.jobs)
-    @rule(pick=Pick)
-    def operators_retry(self, pick: int) -> None:
-        job = self._job(pick)
+    def retry(self, draw: Draw) -> None:
+        job = self._job(draw, lambda job: job.state in {JobState.FAILED, JobState.EXPIRED})
         if self._model.retry(job):
             self._write(lambda c: requests.retry(c, [job.id]))
         else:
             with pytest.raises(JobNotRetryable):
                 self._write(lambda c: requests.retry(c, [job.id]))
 
-    @rule(pick=Pick)
-    def renew(self, pick: int) -> None:
-        run_id, run = self._run(pick)
+    def beat(self, draw: Draw) -> None:
+        run_id, run = self._run(draw)
         if run.is_ended:
             with pytest.raises(RunLost):
                 self._write(lambda c: renewed(c, run_id))
@@ -316,55 +326,47 @@ class Ledger(RuleBasedStateMachine):
         assert {claim.job_id: flag for claim, flag in renewal.held.items()} == held
         assert all(claim in self._claims for claim in renewal.held)
 
-    @rule(pick=Pick, how=st.sampled_from(["drain", "stop", "give_up"]))
-    def leave(self, pick: int, how: str) -> None:
-        run_id, run = self._run(pick)
-        self._write(lambda c: getattr(runs, how)(c, run_id))
-        if not run.is_ended:
-            run.state = {"drain": "draining", "stop": "stopped", "give_up": "lost"}[how]
-            self._begin_run(run.revision)
-
-    @rule(pick=Pick)
-    def silence(self, pick: int) -> None:
-        run_id, run = self._run(pick)
-        run.is_silent = True
-        self._write(lambda c: c.execute(_LEASES_END, {"ids": [run_id]}))
-
-    @rule(patience_ends=st.booleans(), keys_end=st.booleans())
-    def outage(self, *, patience_ends: bool, keys_end: bool) -> None:
-        """The database goes away, leases run out meanwhile, and it comes back."""
-        self._model.is_patient = not patience_ends
-        for run in self._model.runs.values():
+    def leave(self, draw: Draw) -> None:
+        run_id, run = self._run(draw, able=True)
+        how = draw(st.sampled_from(["silence"] * 4 + ["drain", "stop", "give_up"]))
+        if how == "silence":
             run.is_silent = True
-        seconds = 0.0 if patience_ends else AMPLE.total_seconds()
-        self._write(lambda c: c.execute(_LEASES_END, {"ids": list(self._model.runs)}))
+            self._write(lambda c: c.execute(_LEASES_END, {"ids": [run_id]}))
+        else:
+            self._write(lambda c: getattr(runs, how)(c, run_id))
+        if how != "silence" and not run.is_ended:
+            run.state = {"drain": "draining", "stop": "stopped", "give_up": "lost"}[how]
+        self._begin_run(run.revision)
+
+    def outage(self, draw: Draw) -> None:
+        self._outage(is_long=draw(Seldom), is_over=draw(Often), keys_end=draw(Seldom))
+
+    def _outage(self, *, is_long: bool, is_over: bool, keys_end: bool) -> None:
+        """The database goes away, leases run out if it was for long, and it comes back."""
+        self._model.is_patient = is_long and not is_over
+        if is_long:
+            for run in self._model.runs.values():
+                run.is_silent = True
+            self._write(lambda c: c.execute(_LEASES_END, {"ids": list(self._model.runs)}))
+        seconds = AMPLE.total_seconds() if self._model.is_patient else 0.0
         self._write(lambda c: c.execute(_OUTAGE, {"seconds": seconds}))
         if keys_end:
             self._keys.clear()
             self._write(lambda c: c.execute(_KEYS_END))
 
-    @precondition(lambda self: self._model.jobs)
-    @rule(pick=Pick, what=st.sampled_from(list(_PASS)))
-    def time_passes(self, pick: int, what: str) -> None:
-        self._pass(self._job(pick), what)
+    def time_passes(self, draw: Draw) -> None:
+        job = self._job(draw, lambda job: bool(job.ahead))
+        if job.ahead:
+            self._pass(job, draw(st.sampled_from(job.ahead)))
 
-    def _pass(self, job: ModelJob, what: str) -> None:
-        if job.state.is_final:
-            return
-        if what == "start_by" and job.start_by_passed is False:
-            job.start_by_passed = True
-        elif what == "finish_by" and job.finish_by_passed is False:
-            job.finish_by_passed = True
-        elif what == "scheduled_at" and job.state is JobState.SCHEDULED:
-            job.is_due = True
-        elif what == "run_deadline" and job.state is JobState.RUNNING:
-            job.is_overdue = True
-        else:
-            return
-        self._write(lambda c: c.execute(_PASS[what], {"ids": [job.id]}))
+    def _pass(self, job: ModelJob, deadline: str) -> None:
+        job.passes(deadline)
+        self._write(lambda c: c.execute(_PASS[deadline], {"ids": [job.id]}))
 
-    @rule(duty=st.sampled_from(["promote", "expire", "rescue", "rescue"]))
-    def sweep(self, duty: str) -> None:
+    def sweep(self, draw: Draw) -> None:
+        self._sweep(draw(st.sampled_from(["promote", "expire", "rescue", "rescue"])))
+
+    def _sweep(self, duty: str) -> None:
         getattr(self._model, duty)()
         if duty == "rescue":
             rescued(self._engine)
@@ -389,19 +391,22 @@ class Ledger(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Once faults stop, the keeper and one healthy run of each revision end every job."""
-        self.outage(patience_ends=True, keys_end=True)
+        self._outage(is_long=True, is_over=True, keys_end=True)
         healthy = [self._begin_run("revision-1"), self._begin_run("revision-2")]
         steps: list[Callable[[], None]] = [
-            *(partial(self.sweep, duty) for duty in ("promote", "expire", "rescue")),
+            *(partial(self._sweep, duty) for duty in ("promote", "expire", "rescue")),
             *(partial(self._work, run_id) for run_id in healthy),
         ]
-        for _ in range(len(self._model.jobs) + 1):
+        rounds = len(self._model.jobs) + 1
+        while not all(job.state.is_final for job in self._model.jobs.values()):
+            rounds -= 1
+            assert rounds, "the queue does not drain"
             for job in self._model.jobs.values():
-                self._pass(job, "scheduled_at")
+                if "scheduled_at" in job.ahead:
+                    self._pass(job, "scheduled_at")
             for step in steps:
                 step()
                 self.rows_are_as_modelled()
-        assert all(job.state.is_final for job in self._model.jobs.values())
 
     def _work(self, run_id: UUID) -> None:
         for claim in self._claim(run_id, 100):

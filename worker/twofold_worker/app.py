@@ -168,13 +168,17 @@ class Process:
         self._celery_stops = True
         self._stages.stop()
         self._stages.join()
-        database.persevere(
-            self._engine,
-            lambda connection: runs.stop(connection, self._run.id),
-            waiting=lambda error: logger.warning("database_away", error=str(error.orig)),
-        )
+        self._sign_off()
         self._heartbeat.stop()
         logger.info("stopped")
+
+    def _sign_off(self) -> None:
+        try:
+            with self._engine.begin() as connection:
+                runs.stop(connection, self._run.id)
+        except DBAPIError as error:
+            # Nothing is in hand any more, so that the end of the lease says the same.
+            logger.warning("not_signed_off", error=str(error.orig))
 
     def _on_shutdown(self, **_: object) -> None:
         self._celery_stops = True

@@ -38,13 +38,9 @@ class DirectoryStorage:
     def read_head(self, uri: ArtifactUri, *, length: int) -> Head:
         """The first bytes of a file; see `Storage.read_head`."""
         try:
-            path = self._inside(uri)
-            if not path.is_file():
-                # Opening a pipe would wait for its writer.
-                raise FileNotFoundError
-            with path.open("rb") as file:
+            with self._file(uri).open("rb") as file:
                 return Head(file.read(length), os.fstat(file.fileno()).st_size)
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        except FileNotFoundError:
             raise SourceNotFound(f"{uri} does not exist; store it, then retry the job.") from None
         except PermissionError:
             raise SourceDenied(f"The worker may not read {uri}; grant it read access.") from None
@@ -78,6 +74,13 @@ class DirectoryStorage:
             raise ResultDenied(f"The worker may not write {uri}; grant it write access.") from None
         except OSError as error:
             raise StorageUnavailable(f"{uri} cannot be written now: {error.strerror}.") from error
+
+    def _file(self, uri: ArtifactUri) -> Path:
+        path = self._inside(uri)
+        if not path.is_file():
+            # Opening a pipe would wait for its writer.
+            raise FileNotFoundError
+        return path
 
     def _inside(self, uri: ArtifactUri) -> Path:
         # Not Path.resolve: before Python 3.13 it raises RuntimeError on a loop of links.

@@ -1,6 +1,7 @@
 """S3 and what speaks like it."""
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import TypeVar
 
 import boto3
@@ -26,7 +27,7 @@ from twofold_schema.storage.port import Head
 
 Answer = TypeVar("Answer")
 
-# botocore raises its own errors, and lets some of urllib3's through while a body is read.
+# botocore raises its own errors, and lets some of the system's through.
 _UNREACHABLE: tuple[type[Exception], ...] = (BotoCoreError, OSError)
 
 _MISSING = {"NoSuchKey", "NoSuchBucket", "404"}
@@ -68,7 +69,8 @@ class S3Storage:
 
         def get() -> bytes:
             answer = self._client.get_object(Bucket=uri.bucket, Key=uri.key)
-            with answer["Body"] as body:
+            # Not `with answer["Body"]`: that gives urllib3's stream, whose errors are its own.
+            with closing(answer["Body"]) as body:
                 size = answer["ContentLength"]
                 if size > max_bytes:
                     raise SourceTooLarge(
@@ -91,7 +93,7 @@ class S3Storage:
                 if _code(error) in _EMPTY_OBJECT:
                     return Head(b"", 0)
                 raise
-            with answer["Body"] as body:
+            with closing(answer["Body"]) as body:
                 data = body.read()
             size = answer.get("ContentRange", "").rpartition("/")[2]
             return Head(data, int(size) if size.isdigit() else len(data))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Self
 
 import pytest
 from hypothesis import given
@@ -24,7 +25,7 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
-    def __iadd__(self, seconds: float) -> "Clock":
+    def __iadd__(self, seconds: float) -> Self:
         self.now += seconds
         return self
 

@@ -1,0 +1,709 @@
+"""Jobs on their way through a run's stages, with a real ledger and storage and a cheap model."""
+
+import hashlib
+import io
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+from uuid import UUID
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from PIL.ExifTags import Base as ExifTag
+from sqlalchemy import Engine, text
+from structlog.testing import capture_logs
+from tests.factories import begun, job_of, new_job
+from tests.house import eventually
+from tests.pictures import encoded, picture
+from tests.upscalers import NearestUpscaler, Small
+
+from twofold_schema import lanes
+from twofold_schema.artifacts import ArtifactUri
+from twofold_schema.errors import JobError, StorageUnavailable
+from twofold_schema.ids import new_id
+from twofold_schema.job import Claim, Job, JobState, Parameters
+from twofold_schema.ledger import requests, runs, submit, sweeps
+from twofold_schema.settings import LimitSettings, StorageSettings, WorkerSettings
+from twofold_schema.storage.places import OpenPlaces
+from twofold_worker.holdings import Holdings
+from twofold_worker.pipeline import Failed, Outcome, Pipeline, Released, Watch
+from twofold_worker.progress import Progress
+from twofold_worker.stages import Stages
+from twofold_worker.upscaler.port import DeviceLost, Pixels, Slot
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+AMPLE = 20.0
+
+
+class Gate:
+    """A watch that holds one job at one verb until it is opened, and remembers what went by."""
+
+    def __init__(self, verb: str) -> None:
+        self.seen: list[tuple[str, UUID]] = []
+        self.job_id: UUID | None = None
+        self._verb = verb
+        self._reached = threading.Event()
+        self._open = threading.Event()
+
+    def __call__(self, verb: str, job_id: UUID) -> None:
+        self.seen.append((verb, job_id))
+        if (verb, job_id) == (self._verb, self.job_id):
+            self._reached.set()
+            self._open.wait(AMPLE)
+
+    def wait_reached(self) -> None:
+        assert self._reached.wait(AMPLE), self.seen
+
+    def open(self) -> None:
+        self._open.set()
+
+
+def ignore(verb: str, job_id: UUID) -> None:
+    """Watch nothing."""
+
+
+@dataclass
+class Workshop:
+    """One run in this process: the real pipeline and stages over a folder or S3."""
+
+    engine: Engine
+    folder: Path
+    upscaler: NearestUpscaler = field(default_factory=NearestUpscaler)
+    watch: Watch = ignore
+    max_batch: int = 4
+    pinned_rung: int = 4
+    limits: LimitSettings = field(default_factory=LimitSettings)
+    storage_settings: StorageSettings | None = None
+    broken: list[BaseException] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        results = f"file://{self.folder}/results"
+        settings = self.storage_settings or StorageSettings(
+            results=results, uploads=f"file://{self.folder}/uploads", file_root=self.folder
+        )
+        self.results = settings.results
+        self.uploads = settings.uploads_uri
+        self.storage = OpenPlaces(settings)
+        self.run_id = begun(self.engine, model_revision=self.upscaler.revision)
+        self.holdings = Holdings()
+        self.pipeline = Pipeline(
+            run_id=self.run_id,
+            engine=self.engine,
+            storage=self.storage,
+            upscaler=self.upscaler,
+            worker=WorkerSettings(
+                max_batch=self.max_batch, pinned_rung=self.pinned_rung, poll_seconds=0.02
+            ),
+            limits=self.limits,
+            progress=Progress(AMPLE),
+            holdings=self.holdings,
+            watch=self.watch,
+        )
+        self.stages = Stages(self.pipeline, self.broken.append)
+
+    def submit(
+        self,
+        *sources: bytes | None,
+        size: tuple[int, int] | None = None,
+        isolation: UUID | None = None,
+        **changes: Any,
+    ) -> list[UUID]:
+        """Queue jobs over these files, or over a missing one, in one transaction."""
+        parameters = changes.setdefault("parameters", Parameters(seed=7, steps=2))
+        new_jobs = [
+            new_job(
+                source=str(self.stored(source)),
+                output_prefix=self.results,
+                measure=size and lanes.measure(parameters, *size),
+                **changes,
+            )
+            for source in sources
+        ]
+        with self.engine.begin() as connection:
+            answers = submit.insert_jobs(connection, new_jobs)
+            job_ids = [answer.job_id for answer in answers]
+            connection.execute(
+                text("UPDATE jobs SET isolation = :mark WHERE id = ANY(:ids)"),
+                {"mark": isolation, "ids": job_ids},
+            )
+        return job_ids
+
+    def stored(self, source: bytes | None) -> ArtifactUri:
+        place = self.uploads.child(str(new_id()))
+        if source is not None:
+            sha256 = hashlib.sha256(source).hexdigest()
+            self.storage.write_once(
+                place, source, content_type="image/png", sha256=sha256, metadata={}
+            )
+        return place
+
+    def jobs(self, job_ids: Iterable[UUID]) -> list[Job]:
+        return [job_of(self.engine, job_id) for job_id in job_ids]
+
+    def wait_settled(self, job_ids: Sequence[UUID]) -> list[Job]:
+        """The jobs once each has ended or waits for another attempt."""
+
+        def settled() -> list[Job]:
+            jobs = self.jobs(job_ids)
+            return jobs if all(job.state.is_final or job.retrying for job in jobs) else []
+
+        return eventually(settled, within=AMPLE, why=lambda: repr(self.broken))
+
+    def result(self, job: Job) -> NDArray[np.uint8]:
+        assert job.result is not None, job.error
+        data = self.storage.read(ArtifactUri.parse(job.result.uri), max_bytes=10**7)
+        assert hashlib.sha256(data).hexdigest() == job.result.sha256
+        with Image.open(io.BytesIO(data)) as image:
+            assert image.size == (job.result.width, job.result.height)
+            assert not image.getexif()
+            return np.asarray(image)
+
+    def beat(self) -> None:
+        """What a heartbeat does for the holdings."""
+        with self.engine.begin() as connection:
+            renewal = runs.renew(connection, self.run_id, holding=len(self.holdings))
+        self.holdings.reconcile(renewal.held)
+
+    def cancel(self, job_id: UUID) -> None:
+        """Call a job off and let the run hear of it."""
+        with self.engine.begin() as connection:
+            requests.cancel(connection, [job_id])
+        self.beat()
+
+    def __enter__(self) -> Self:
+        self.stages.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stages.stop()
+        self.stages.join()
+        assert error or not self.broken, self.broken
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Render no tracebacks: structlog's default takes longer than the tests."""
+    with capture_logs():
+        yield
+
+
+@pytest.fixture
+def workshop(engine: Engine, tmp_path: Path) -> Callable[..., Workshop]:
+    return lambda **options: Workshop(engine, tmp_path, **options)
+
+
+Make = Callable[..., Workshop]
+
+
+def twice(image: Image.Image) -> NDArray[np.uint8]:
+    """What `NearestUpscaler` makes of a picture."""
+    return np.asarray(image).repeat(2, axis=0).repeat(2, axis=1)
+
+
+def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[ExifTag.Orientation] = orientation
+    return exif
+
+
+@pytest.mark.parametrize("size", [None, (40, 30)], ids=["unmeasured", "stated"])
+def test_a_good_job_ends_with_a_picture_of_twice_the_size(
+    workshop: Make, size: tuple[int, int] | None
+) -> None:
+    with workshop() as shop:
+        (job_id,) = shop.submit(encoded(40, 30), size=size)
+        (job,) = shop.wait_settled([job_id])
+
+    assert (job.state, job.attempts, job.fence, job.errors) == (JobState.SUCCEEDED, 1, 1, ())
+    assert (job.pixels, job.result and job.result.rungs) == (1200, (1,))
+    np.testing.assert_array_equal(shop.result(job), twice(picture(40, 30)))
+
+
+BAD = {
+    "missing": (None, "source_not_found"),
+    "empty": (b"", "corrupt_source"),
+    "no picture": (b"Dear Sir or Madam,", "unsupported_format"),
+    "truncated": (encoded(40, 30)[:-200], "corrupt_source"),
+    "header only": (encoded(40, 30)[:20], "corrupt_source"),
+    "too many bytes": (encoded(40, 30) + b"\0" * 20_000, "source_too_large"),
+    "too many pixels": (saved(Image.new("L", (400, 300))), "too_large"),
+}
+
+
+@pytest.mark.parametrize(("source", "code"), BAD.values(), ids=BAD)
+def test_bad_input_gets_its_code_at_once_and_its_company_succeeds(
+    workshop: Make, source: bytes | None, code: str
+) -> None:
+    shop = workshop(limits=LimitSettings(max_source_bytes=20_000, max_pixels=10_000))
+    before, bad, after = shop.submit(encoded(seed=1), source, encoded(seed=2))
+    with shop:
+        jobs = shop.wait_settled([before, bad, after])
+
+    assert [job.state for job in jobs] == [JobState.SUCCEEDED, JobState.FAILED, JobState.SUCCEEDED]
+    assert [job.attempts for job in jobs] == [1, 1, 1]
+    assert [error.code for job in jobs for error in job.errors] == [code]
+
+
+def test_a_size_stated_wrong_is_found_out_and_the_company_in_its_lane_succeeds(
+    workshop: Make,
+) -> None:
+    shop = workshop()
+    good, bad = encoded(40, 30), encoded(41, 30)
+    job_ids = shop.submit(good, bad, good, size=(40, 30))
+    with shop:
+        jobs = shop.wait_settled(job_ids)
+
+    assert [job.state for job in jobs] == [JobState.SUCCEEDED, JobState.FAILED, JobState.SUCCEEDED]
+    assert [error.code for job in jobs for error in job.errors] == ["size_mismatch"]
+
+
+def test_a_source_that_grew_after_it_was_measured_is_measured_anew(workshop: Make) -> None:
+    """It must not run in the lane, and at the size, that its first header promised."""
+    shop: Workshop
+
+    def overwrite(verb: str, job_id: UUID) -> None:
+        source = ArtifactUri.parse(job_of(shop.engine, job_id).source).path
+        if verb == "measure":
+            source.write_bytes(encoded(100, 30))
+
+    shop = workshop(watch=overwrite)
+    with shop:
+        (job_id,) = shop.submit(encoded(40, 30))
+        (job,) = shop.wait_settled([job_id])
+        assert (job.state, [error.code for error in job.errors]) == (
+            JobState.SCHEDULED,
+            ["mismeasured"],
+        )
+        assert job.lane is not None
+        assert "128x64" in job.lane
+        promote_now(shop.engine)
+        (job,) = eventually_final(shop, [job_id])
+
+    assert (job.state, job.attempts) == (JobState.SUCCEEDED, 2)
+    np.testing.assert_array_equal(shop.result(job), twice(picture(100, 30)))
+
+
+def promote_now(engine: Engine) -> None:
+    """Let every backoff be over."""
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE jobs SET scheduled_at = now() WHERE state = 'scheduled'"))
+        sweeps.promote(connection)
+
+
+def eventually_final(shop: Workshop, job_ids: Sequence[UUID]) -> list[Job]:
+    return eventually(
+        lambda: [job for job in shop.jobs(job_ids) if job.state.is_final], within=AMPLE
+    )
+
+
+def test_transparency_is_kept(workshop: Make) -> None:
+    rgba = picture(40, 30).convert("RGBA")
+    rgba.putalpha(Image.linear_gradient("L").resize((40, 30)))
+    with workshop() as shop:
+        (job,) = shop.wait_settled(shop.submit(saved(rgba)))
+
+    result = shop.result(job)
+    assert result.shape == (60, 80, 4)
+    np.testing.assert_array_equal(result[..., :3], twice(picture(40, 30)))
+    alpha = np.asarray(rgba.getchannel("A").resize((80, 60), Image.Resampling.LANCZOS))
+    np.testing.assert_array_equal(result[..., 3], alpha)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_turned_picture_comes_out_upright_at_exactly_twice_its_size(
+    workshop: Make, kind: str
+) -> None:
+    """At 100x30 the upright picture has another lane than the stored one."""
+    source = saved(picture(100, 30), kind, exif=turned(6))
+    with workshop() as shop:
+        (job,) = shop.wait_settled(shop.submit(source))
+
+    with Image.open(io.BytesIO(source)) as image:
+        upright = ImageOps.exif_transpose(image)
+    assert (job.attempts, upright.size) == (1, (30, 100))
+    np.testing.assert_array_equal(shop.result(job), twice(upright))
+
+
+class Noting(NearestUpscaler):
+    """Notes what each batch was made of."""
+
+    def __init__(self) -> None:
+        self.shapes: list[set[tuple[int, ...]]] = []
+
+    def upscale(self, slots: Sequence[Slot], **options: Any) -> list[Pixels | JobError]:
+        self.shapes.append({slot.pixels.shape for slot in slots})
+        return super().upscale(slots, **options)
+
+
+def test_unmeasured_jobs_of_several_lanes_never_share_a_batch_and_cost_no_attempt(
+    workshop: Make,
+) -> None:
+    upscaler = Noting()
+    shop = workshop(upscaler=upscaler, max_batch=6)
+    sizes = [(40, 30), (100, 30), (64, 64), (40, 130), (100, 60), (1, 1)]
+    job_ids = shop.submit(*(encoded(*size) for size in sizes))
+    with shop:
+        jobs = shop.wait_settled(job_ids)
+
+    assert {job.state for job in jobs} == {JobState.SUCCEEDED}
+    assert {job.attempts for job in jobs} == {1}
+    assert [shop.result(job).shape[:2] for job in jobs] == [(2 * h, 2 * w) for w, h in sizes]
+    assert sorted(map(sorted, upscaler.shapes)) == [
+        [(64, 64, 3)],
+        [(64, 128, 3)],
+        [(192, 64, 3)],
+    ]
+
+
+def test_a_batch_that_does_not_fit_is_split_in_place(workshop: Make) -> None:
+    """No attempt is used, and each job's result names the rungs that it saw."""
+    upscaler = Small(1)
+    shop = workshop(upscaler=upscaler)
+    job_ids = shop.submit(*(encoded(seed=seed) for seed in range(3)), size=(40, 30))
+    with shop:
+        jobs = shop.wait_settled(job_ids)
+
+    assert [(job.state, job.attempts, job.fence) for job in jobs] == [
+        (JobState.SUCCEEDED, 1, 1)
+    ] * 3
+    assert upscaler.rungs == [3, 2, 1, 1, 1]
+    assert [job.result and job.result.rungs for job in jobs] == [(3, 2, 1), (3, 2, 1), (3, 1)]
+
+
+@pytest.mark.parametrize(("attempts", "state"), [(1, JobState.FAILED), (2, JobState.SCHEDULED)])
+def test_a_picture_that_does_not_fit_even_alone_is_tried_again_later(
+    workshop: Make, attempts: int, state: JobState
+) -> None:
+    with workshop(upscaler=Small(0)) as shop:
+        job_ids = shop.submit(encoded(), encoded(), size=(40, 30), max_attempts=attempts)
+        jobs = shop.wait_settled(job_ids)
+
+    assert [(job.state, job.error and job.error.code) for job in jobs] == [
+        (state, "out_of_memory")
+    ] * 2
+
+
+def test_reproducible_jobs_see_the_pinned_rung_only(workshop: Make) -> None:
+    """Also where more of them wait than it holds."""
+    upscaler = Small(99)
+    shop = workshop(upscaler=upscaler, max_batch=6, pinned_rung=2)
+    pinned = Parameters(seed=7, steps=1, reproducible=True)
+    job_ids = shop.submit(*[encoded()] * 5, size=(40, 30), parameters=pinned)
+    with shop:
+        jobs = shop.wait_settled(job_ids)
+
+    assert [job.result and job.result.rungs for job in jobs] == [(2,)] * 5
+    assert upscaler.rungs == [2, 2, 2]
+
+
+class Allergic(NearestUpscaler):
+    """Fails in a way that nobody foresaw whenever one seed is in the batch."""
+
+    def __init__(self, seed: int, complaint: str) -> None:
+        self._seed = seed
+        self._complaint = complaint
+
+    def upscale(self, slots: Sequence[Slot], **options: Any) -> list[Pixels | JobError]:
+        if any(slot.seed == self._seed for slot in slots):
+            raise RuntimeError(self._complaint)
+        return super().upscale(slots, **options)
+
+
+@pytest.mark.parametrize("complaint", ["no", "NUL \x00, lone surrogate \ud800, ✓", "long" * 1000])
+def test_a_surprise_fails_the_job_that_caused_it_alone(workshop: Make, complaint: str) -> None:
+    """Whatever the error's message holds, the ledger can keep it."""
+    shop = workshop(upscaler=Allergic(13, complaint))
+    job_ids = [
+        job_id
+        for seed in (1, 13, 2)
+        for job_id in shop.submit(
+            encoded(), size=(40, 30), max_attempts=1, parameters=Parameters(seed=seed, steps=1)
+        )
+    ]
+    with shop:
+        jobs = shop.wait_settled(job_ids)
+
+    assert [job.state for job in jobs] == [JobState.SUCCEEDED, JobState.FAILED, JobState.SUCCEEDED]
+    (error,) = [error for job in jobs for error in job.errors]
+    assert error.code == "upscale_failed"
+    assert complaint[:3] in error.message
+
+
+class Foreign(NearestUpscaler):
+    """Is named as people name folders."""
+
+    name = "modèle façon 模型"
+
+
+def test_a_result_on_s3_says_what_it_is_and_how_it_was_made(
+    workshop: Make, s3: "S3Client", s3_endpoint: str, bucket: str
+) -> None:
+    settings = StorageSettings(
+        results=f"s3://{bucket}/results",
+        uploads=f"s3://{bucket}/uploads",
+        s3_endpoint_url=s3_endpoint,
+    )
+    with workshop(storage_settings=settings, upscaler=Foreign()) as shop:
+        (job,) = shop.wait_settled(shop.submit(encoded(40, 30)))
+
+    assert job.result is not None, job.error
+    assert job.result.model == Foreign.name
+    place = ArtifactUri.parse(job.result.uri)
+    assert place.key == f"results/{job.id}/{job.fence}-{shop.run_id}.png"
+    head = s3.head_object(Bucket=place.bucket, Key=place.key)
+    assert (head["ContentType"], head["ContentLength"]) == ("image/png", job.result.size_bytes)
+    assert head["Metadata"] == {
+        "job": str(job.id),
+        "fence": "1",
+        "model": "mod%C3%A8le%20fa%C3%A7on%20%E6%A8%A1%E5%9E%8B",
+        "model-revision": "1",
+        "seed": "7",
+        "steps": "2",
+        "sha256": job.result.sha256,
+    }
+
+
+def results_in(shop: Workshop, job_id: UUID) -> list[Path]:
+    return list(shop.folder.glob(f"results/{job_id}/*"))
+
+
+def test_a_job_called_off_before_the_device_never_reaches_it(workshop: Make) -> None:
+    gate = Gate("upscale")
+    upscaler = Noting()
+    shop = workshop(watch=gate, upscaler=upscaler, max_batch=1)
+    gate.job_id, waiting = shop.submit(encoded(), encoded())
+    with shop:
+        gate.wait_reached()
+        eventually(lambda: ("decode", waiting) in gate.seen)
+        shop.cancel(waiting)
+        gate.open()
+        first, called_off = shop.wait_settled([gate.job_id, waiting])
+
+    assert (first.state, called_off.state) == (JobState.SUCCEEDED, JobState.CANCELLED)
+    assert (called_off.attempts, len(upscaler.shapes)) == (0, 1)
+
+
+def test_a_job_called_off_on_the_device_is_not_stored_and_its_company_is(workshop: Make) -> None:
+    gate = Gate("upscale")
+    shop = workshop(watch=gate)
+    gate.job_id, other = shop.submit(encoded(), encoded(), size=(40, 30))
+    with shop:
+        gate.wait_reached()
+        shop.cancel(gate.job_id)
+        gate.open()
+        called_off, company = shop.wait_settled([gate.job_id, other])
+
+    assert (called_off.state, company.state) == (JobState.CANCELLED, JobState.SUCCEEDED)
+    assert results_in(shop, called_off.id) == []
+
+
+def test_a_job_called_off_while_it_is_stored_ends_once(workshop: Make) -> None:
+    """Nobody had confirmed the cancel: the picture that was paid for counts."""
+    gate = Gate("encode")
+    shop = workshop(watch=gate)
+    (gate.job_id,) = shop.submit(encoded())
+    with shop:
+        gate.wait_reached()
+        shop.cancel(gate.job_id)
+        gate.open()
+        (job,) = shop.wait_settled([gate.job_id])
+
+    assert (job.state, job.attempts) == (JobState.SUCCEEDED, 1)
+    assert len(results_in(shop, job.id)) == 1
+
+
+def test_a_job_that_was_given_to_another_run_is_dropped(workshop: Make, engine: Engine) -> None:
+    """What this run stored for it is garbage, not a result."""
+    gate = Gate("encode")
+    shop = workshop(watch=gate)
+    (gate.job_id,) = shop.submit(encoded())
+    with shop:
+        gate.wait_reached()
+        other = begun(engine, model_revision="1")
+        with engine.begin() as connection:
+            connection.execute(
+                text("UPDATE jobs SET fence = fence + 1, run_id = :other"), {"other": other}
+            )
+        gate.open()
+        eventually(lambda: not len(shop.holdings), within=AMPLE)
+
+    (job,) = shop.jobs([gate.job_id])
+    assert (job.state, job.run_id, job.result) == (JobState.RUNNING, other, None)
+    assert len(results_in(shop, job.id)) == 1
+
+
+def test_suspects_of_a_crash_wait_until_the_company_has_left(
+    workshop: Make, engine: Engine
+) -> None:
+    """The ledger knows that the company is done before its last thread is."""
+    gate = Gate("settle")
+    shop = workshop(watch=gate)
+    (gate.job_id,) = shop.submit(encoded())
+    with shop:
+        gate.wait_reached()
+        (suspect,) = shop.submit(encoded(), isolation=new_id())
+        shop.stages.wake()
+        eventually(lambda: ("fetch", suspect) in gate.seen, within=AMPLE)
+        # The thread that fetched it needs a moment to go on, if that is what it will do.
+        for _ in range(50):
+            shop.jobs([suspect])
+        assert ("start", suspect) not in gate.seen
+        gate.open()
+        jobs = shop.wait_settled([gate.job_id, suspect])
+
+    assert [job.state for job in jobs] == [JobState.SUCCEEDED] * 2
+
+
+def test_a_stop_releases_suspects_that_still_wait(workshop: Make, engine: Engine) -> None:
+    gate = Gate("fetch")
+    shop = workshop(watch=gate)
+    company = Claim(job_id=new_id(), fence=1, run_id=shop.run_id)
+    shop.holdings.take([company])
+    (gate.job_id,) = shop.submit(encoded(), isolation=new_id())
+    with shop:
+        gate.wait_reached()
+        gate.open()
+    (job,) = shop.jobs([gate.job_id])
+
+    assert (job.state, job.attempts, job.started_at) == (JobState.QUEUED, 0, None)
+
+
+class Doomed(NearestUpscaler):
+    def upscale(self, slots: Sequence[Slot], **options: Any) -> list[Pixels | JobError]:
+        raise DeviceLost("illegal memory access")
+
+
+@pytest.mark.parametrize(
+    "stage", ["claim", "upscale", "settle"], ids=["intake", "engine", "outlet"]
+)
+def test_a_stage_that_crashes_says_that_the_process_cannot_go_on(
+    workshop: Make, stage: str
+) -> None:
+    crash = RuntimeError("a defect")
+
+    def watch(verb: str, _job_id: UUID) -> None:
+        if verb == stage:
+            raise crash
+
+    shop = workshop(watch=watch)
+    with shutting_down(shop):
+        shop.submit(encoded())
+        shop.stages.start()
+        eventually(lambda: shop.broken, within=AMPLE)
+
+    assert shop.broken == [crash]
+
+
+def test_a_lost_device_is_not_a_jobs_fault(workshop: Make) -> None:
+    shop = workshop(upscaler=Doomed())
+    with shutting_down(shop):
+        (job_id,) = shop.submit(encoded())
+        shop.stages.start()
+        eventually(lambda: shop.broken, within=AMPLE)
+
+    assert [type(error) for error in shop.broken] == [DeviceLost]
+    (job,) = shop.jobs([job_id])
+    assert (job.state, job.attempts, job.errors) == (JobState.RUNNING, 0, ())
+
+
+@contextmanager
+def shutting_down(shop: Workshop) -> Iterator[None]:
+    """End the threads that a crashed one leaves behind; in a worker they die with the process."""
+    try:
+        yield
+    finally:
+        shop.stages.stop()
+        threads = shop.stages._threads
+        threads["intake"].join(AMPLE)
+        with suppress(queue.Full):
+            shop.stages._ready.put_nowait(None)
+        threads["engine"].join(AMPLE)
+        shop.stages._storers.shutdown()
+        shop.stages._ended.put(None)
+        threads["outlet"].join(AMPLE)
+
+
+def test_a_ticket_lasts_until_its_look_for_work_has_ended(workshop: Make, engine: Engine) -> None:
+    """A process that is about to hold work must not take the ticket that would wake an idle one."""
+    shop = workshop()
+    ended = threading.Event()
+
+    def take_ticket() -> None:
+        shop.stages.wake()
+        shop.stages.wait_idle()
+        ended.set()
+
+    with engine.begin() as connection:
+        # The run's row is what a claim reads first; a claim that waits for it is a slow look.
+        connection.execute(text("SELECT FROM runs FOR UPDATE"))
+        (job_id,) = shop.submit(encoded())
+        shop.stages.start()
+        eventually(lambda: blocked(engine), within=AMPLE)
+        ticket = threading.Thread(target=take_ticket)
+        ticket.start()
+        assert not ended.wait(0.2)
+    ticket.join(AMPLE)
+    shop.stages.stop()
+    shop.stages.join()
+    assert [job.state for job in shop.jobs([job_id])] == [JobState.SUCCEEDED]
+
+
+def blocked(engine: Engine) -> int:
+    """How many transactions of this database wait for a lock."""
+    with engine.connect() as connection:
+        return int(
+            connection.execute(
+                text("""
+                    SELECT count(*) FROM pg_stat_activity
+                    WHERE datname = current_database() AND cardinality(pg_blocking_pids(pid)) > 0
+                """)
+            ).scalar_one()
+        )
+
+
+def test_outcomes_of_several_kinds_never_deadlock_with_who_locks_in_order(
+    workshop: Make, engine: Engine
+) -> None:
+    """Whoever locks jobs locks them by id: a bulk cancel must never be a deadlock's victim."""
+    shop = workshop()
+    job_ids = sorted(shop.submit(*[encoded()] * 3, size=(40, 30)))
+    lowest, middle, highest = (job.claim for job in shop.pipeline.claim())
+    outcomes: list[Outcome] = [
+        Failed(highest, StorageUnavailable()),
+        Released(lowest),
+        Failed(middle, JobError()),
+    ]
+    with engine.begin() as cancel:
+        cancel.execute(text("SELECT FROM jobs WHERE id = :id FOR UPDATE"), {"id": job_ids[0]})
+        settling = threading.Thread(target=shop.pipeline.settle, args=[outcomes])
+        settling.start()
+        eventually(lambda: blocked(engine), within=AMPLE)
+        cancel.execute(text("SELECT FROM jobs ORDER BY id FOR UPDATE NOWAIT"))
+    settling.join(AMPLE)
+
+    assert [job.state for job in shop.jobs(job_ids)] == [
+        JobState.QUEUED,
+        JobState.FAILED,
+        JobState.SCHEDULED,
+    ]
+    assert len(shop.holdings) == 0

@@ -1,0 +1,65 @@
+"""`twofold demo` and `twofold dev`: everything on one machine, and nothing left of it."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+from tests.house import ROOT, eventually
+from tests.pictures import encoded
+
+TWOFOLD = [sys.executable, "-m", "twofold_producer"]
+
+
+def test_the_demo_doubles_the_pictures_it_is_given_and_names_the_bad_one(tmp_path: Path) -> None:
+    given = tmp_path / "my pictures"
+    given.mkdir()
+    (given / "wide.png").write_bytes(encoded(70, 20))
+    (given / "wide.jpg").write_bytes(encoded(33, 50, form="JPEG"))
+    (given / "bad.png").write_bytes(b"no picture")
+    out = tmp_path / "out put"
+
+    demo = subprocess.run(
+        [*TWOFOLD, "demo", "--out", out, *sorted(given.iterdir())],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+    assert demo.returncode == 3, demo.stderr
+    assert "source_unreadable" in demo.stderr
+    assert str(out) in demo.stdout
+    assert "stand-in model" in demo.stderr
+    assert {path.name for path in out.iterdir()} == {"wide.png", "wide-2.png", "sheet.png"}
+    assert _size(out / "wide.png") == (66, 100)
+    assert _size(out / "wide-2.png") == (140, 40)
+    assert _size(out / "sheet.png") > (400, 200)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_nothing_of_dev_is_left_when_it_ends(tmp_path: Path, number: signal.Signals) -> None:
+    """Ended in good order by Ctrl-C, or killed."""
+    said = tmp_path / "said"
+    with said.open("w") as output:
+        dev = subprocess.Popen([*TWOFOLD, "dev"], cwd=ROOT, stdout=output, stderr=output)
+    eventually(lambda: "Ctrl-C ends" in said.read_text(), within=120, why=said.read_text)
+    parts = psutil.Process(dev.pid).children(recursive=True)
+    assert {"postgres", "redis-server"} <= {part.name() for part in parts}
+
+    os.kill(dev.pid, number)
+
+    status = dev.wait(60)
+    assert status == (0 if number == signal.SIGINT else -number)
+    _, left = psutil.wait_procs(parts, timeout=90)
+    assert not left
+
+
+def _size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size

@@ -1,0 +1,214 @@
+"""Settings: wrong ones are refused by name, secrets stay secret, nothing else is guessed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from twofold_schema.errors import ConfigError
+from twofold_schema.settings import (
+    PARTS,
+    PREFIX,
+    BrokerSettings,
+    DatabaseSettings,
+    KeeperSettings,
+    LimitSettings,
+    LogSettings,
+    Settings,
+    StorageSettings,
+    WorkerSettings,
+    describe,
+)
+
+SECRET = "hunter2"
+COMPLETE = {
+    "TWOFOLD_DATABASE_URL": f"postgresql://user:{SECRET}@host:5432/name",
+    "TWOFOLD_BROKER_URL": f"rediss://:{SECRET}@host:6379/0",
+}
+WRONG = [
+    (DatabaseSettings, "DATABASE_URL", "mysql://host/name"),
+    (DatabaseSettings, "DATABASE_URL", "postgresql"),
+    (DatabaseSettings, "DATABASE_URL", "postgresql://"),
+    (DatabaseSettings, "DATABASE_POOL_SIZE", "0"),
+    (DatabaseSettings, "DATABASE_POOL_SIZE", "many"),
+    (DatabaseSettings, "DATABASE_TIMEOUT_SECONDS", "0"),
+    (BrokerSettings, "BROKER_URL", "amqp://host"),
+    (BrokerSettings, "BROKER_URL", "redis"),
+    (BrokerSettings, "BROKER_URL", "filesystem://relative"),
+    (BrokerSettings, "BROKER_TIMEOUT_SECONDS", "-1"),
+    (StorageSettings, "RESULTS", "results"),
+    (StorageSettings, "RESULTS", "s3://bucket"),
+    (StorageSettings, "UPLOADS", "s3://bucket/../other"),
+    (StorageSettings, "FILE_ROOT", "/nowhere/at/all"),
+    (StorageSettings, "S3_ENDPOINT_URL", "localhost:9000"),
+    (StorageSettings, "S3_ENDPOINT_URL", "http://"),
+    (StorageSettings, "S3_TIMEOUT_SECONDS", "nan"),
+    (LimitSettings, "MAX_SIDE", "1.5"),
+    (LimitSettings, "MAX_PIXELS", "100000000"),
+    (LimitSettings, "MAX_SOURCE_BYTES", "0"),
+    (LimitSettings, "MAX_ATTEMPTS", "21"),
+    (LimitSettings, "KEY_DAYS", "nan"),
+    (WorkerSettings, "DEVICE", "gpu"),
+    (WorkerSettings, "DEVICE", "cuda:one"),
+    (WorkerSettings, "DTYPE", "int8"),
+    (WorkerSettings, "PROCESSES", "-1"),
+    (WorkerSettings, "MAX_BATCH", "33"),
+    (WorkerSettings, "PINNED_RUNG", "0"),
+    (WorkerSettings, "IO_THREADS", "65"),
+    (WorkerSettings, "POLL_SECONDS", "inf"),
+    (WorkerSettings, "LEASE_SECONDS", "soon"),
+    (WorkerSettings, "STALL_SECONDS", "0"),
+    (WorkerSettings, "RUN_DEADLINE_SECONDS", "1e9"),
+    (WorkerSettings, "STOP_SECONDS", "nan"),
+    (KeeperSettings, "KEEPER_SECONDS", "0"),
+    (LogSettings, "LOG_LEVEL", "verbose"),
+    (LogSettings, "LOG_FORMAT", "xml"),
+]
+UNCHECKED = {"BUCKETS", "MODEL", "MODEL_REVISION"}  # any text may be right
+
+
+class TestWrongSettings:
+    @pytest.mark.parametrize(("part", "name", "text"), WRONG)
+    def test_are_refused_by_the_name_of_their_variable(
+        self, part: type[Settings], name: str, text: str
+    ) -> None:
+        with pytest.raises(ConfigError, match=f"{PREFIX}{name} is wrong") as refused:
+            part.load(COMPLETE | {PREFIX + name: text})
+        assert refused.value.code == "invalid_setting"
+
+    def test_every_setting_that_can_be_wrong_is_among_these(self) -> None:
+        every = {name.upper() for part in PARTS for name in part.model_fields}
+
+        assert {name for _, name, _ in WRONG} == every - UNCHECKED
+
+    def test_all_that_is_wrong_with_a_part_is_said_at_once(self) -> None:
+        with pytest.raises(ConfigError) as refused:
+            LimitSettings.load({"TWOFOLD_MAX_SIDE": "0", "TWOFOLD_KEY_DAYS": "never"})
+
+        assert "TWOFOLD_MAX_SIDE" in refused.value.message
+        assert "TWOFOLD_KEY_DAYS" in refused.value.message
+
+    def test_a_missing_one_is_named(self) -> None:
+        with pytest.raises(ConfigError, match="TWOFOLD_DATABASE_URL is not set"):
+            DatabaseSettings.load({})
+
+    @pytest.mark.parametrize("part", PARTS)
+    @pytest.mark.parametrize("name", ["TWOFOLD_", "TWOFOLD_MAX_SIDES", "TWOFOLD_max_side"])
+    def test_an_unknown_name_is_refused_by_every_part(
+        self, part: type[Settings], name: str
+    ) -> None:
+        with pytest.raises(ConfigError, match=f"{name} is not a setting"):
+            part.load(COMPLETE | {name: "1"})
+
+    def test_what_belongs_to_other_programs_is_left_alone(self) -> None:
+        others = {"DATABASE_URL": "x", "AWS_REGION": "y", "MY_TWOFOLD_Z": "z"}
+
+        LimitSettings.load(others)
+
+    def test_an_empty_variable_is_one_that_is_not_set(self) -> None:
+        assert LimitSettings.load({"TWOFOLD_MAX_SIDE": ""}) == LimitSettings()
+        with pytest.raises(ConfigError, match="TWOFOLD_BROKER_URL is not set"):
+            BrokerSettings.load({"TWOFOLD_BROKER_URL": ""})
+
+
+class TestFiles:
+    def test_a_secret_is_read_from_the_file_that_is_named(self, tmp_path: Path) -> None:
+        file = tmp_path / "url"
+        file.write_text(COMPLETE["TWOFOLD_DATABASE_URL"] + "\n", encoding="utf-8")
+
+        settings = DatabaseSettings.load({"TWOFOLD_DATABASE_URL_FILE": str(file)})
+
+        expected = f"postgresql+psycopg://user:{SECRET}@host:5432/name"
+        assert settings.database_url.get_secret_value() == expected
+
+    def test_both_set_is_refused(self, tmp_path: Path) -> None:
+        file = str(tmp_path / "url")
+
+        with pytest.raises(ConfigError, match=r"TWOFOLD_DATABASE_URL and .* are both set"):
+            DatabaseSettings.load(COMPLETE | {"TWOFOLD_DATABASE_URL_FILE": file})
+
+    @pytest.mark.parametrize("name", ["missing", "."])
+    def test_a_file_that_cannot_be_read_is_named(self, tmp_path: Path, name: str) -> None:
+        with pytest.raises(ConfigError, match="TWOFOLD_DATABASE_URL_FILE names a file"):
+            DatabaseSettings.load({"TWOFOLD_DATABASE_URL_FILE": str(tmp_path / name)})
+
+    def test_a_file_that_is_no_text_is_refused_without_its_content(self, tmp_path: Path) -> None:
+        file = tmp_path / "url"
+        file.write_bytes(SECRET.encode() + b"\xff")
+
+        with pytest.raises(ConfigError, match=r"URL_FILE .* not UTF-8") as refused:
+            DatabaseSettings.load({"TWOFOLD_DATABASE_URL_FILE": str(file)})
+        assert SECRET not in refused.value.message
+
+
+class TestSecrets:
+    @pytest.mark.parametrize("part", [DatabaseSettings, BrokerSettings])
+    def test_are_in_no_text_of_the_settings(self, part: type[Settings]) -> None:
+        settings = part.load(COMPLETE)
+
+        for text in (repr(settings), str(settings), settings.model_dump_json()):
+            assert SECRET not in text
+
+    @pytest.mark.parametrize(
+        ("part", "field"), [(DatabaseSettings, "database_url"), (BrokerSettings, "broker_url")]
+    )
+    def test_are_in_no_error(self, part: type[Settings], field: str) -> None:
+        wrong = f"mysql://user:{SECRET}@host"
+
+        with pytest.raises(ConfigError) as loaded:
+            part.load({PREFIX + field.upper(): wrong})
+        with pytest.raises(ValidationError) as built:
+            part.model_validate({field: wrong})
+
+        assert SECRET not in str(loaded.value)
+        assert SECRET not in str(built.value)
+
+
+class TestSettings:
+    @pytest.mark.parametrize("part", PARTS)
+    def test_are_frozen(self, part: type[Settings]) -> None:
+        settings = part.load(COMPLETE)
+
+        for name in part.model_fields:
+            with pytest.raises(ValidationError, match="frozen"):
+                setattr(settings, name, None)
+
+    def test_no_two_parts_share_a_name(self) -> None:
+        names = [name for part in PARTS for name, _ in describe(part)]
+
+        assert len(names) == len(set(names))
+
+    @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg"])
+    def test_every_spelling_of_postgres_means_psycopg_3(self, scheme: str) -> None:
+        settings = DatabaseSettings.load({"TWOFOLD_DATABASE_URL": f"{scheme}://host/name"})
+
+        assert settings.database_url.get_secret_value() == "postgresql+psycopg://host/name"
+
+    def test_the_buckets_of_results_and_uploads_are_open(self, tmp_path: Path) -> None:
+        settings = StorageSettings.load(
+            {
+                "TWOFOLD_RESULTS": "s3://results/a",
+                "TWOFOLD_UPLOADS": "file:///uploads",
+                "TWOFOLD_BUCKETS": " one, two,,",
+                "TWOFOLD_FILE_ROOT": str(tmp_path),
+            }
+        )
+
+        assert settings.places.buckets == {"results", "one", "two"}
+        assert settings.places.file_root == tmp_path.resolve()
+
+    @pytest.mark.parametrize("url", ["http://127.0.0.1:9000", "https://s3.example.org/path"])
+    def test_an_endpoint_is_kept_as_it_is_written(self, url: str) -> None:
+        assert StorageSettings.load({"TWOFOLD_S3_ENDPOINT_URL": url}).s3_endpoint_url == url
+
+    @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:15"])
+    def test_a_device_is_a_cpu_or_a_numbered_gpu(self, device: str) -> None:
+        assert WorkerSettings.load({"TWOFOLD_DEVICE": device}).device == device
+
+    def test_a_folder_serves_as_broker(self) -> None:
+        settings = BrokerSettings.load({"TWOFOLD_BROKER_URL": "filesystem:///var/bell"})
+        options: dict[str, Any] = settings.transport_options
+
+        assert (settings.is_redis, settings.url) == (False, "filesystem://")
+        assert options["data_folder_in"] == options["data_folder_out"] == "/var/bell/queue"
