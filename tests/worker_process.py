@@ -21,6 +21,7 @@ def main() -> int:
     parser.add_argument("--hang", choices=["sleep", "gil"])
     parser.add_argument("--marker", type=Path, help="hang only while this file is missing")
     parser.add_argument("--pause-at", help="stand still at this verb while --marker exists")
+    parser.add_argument("--pause-in", type=Path, help="stand still at verbs that are files here")
     parser.add_argument("--model", action="store_true", help="the configured model")
     parser.add_argument("--liveness", type=int)
     options = parser.parse_args()
@@ -29,6 +30,8 @@ def main() -> int:
         if verb == options.die_after or (verb == "start" and str(job_id) == options.die_on):
             os.kill(os.getpid(), signal.SIGKILL)
         while verb == options.pause_at and options.marker.exists():
+            threading.Event().wait(0.02)
+        while options.pause_in and (options.pause_in / verb).exists():
             threading.Event().wait(0.02)
 
     upscaler: Upscaler | None = NearestUpscaler()

@@ -1,7 +1,7 @@
 """What every upscaler promises: the real one over the stand-in model, and the tests' own."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,11 +24,21 @@ def slot(number: int, *, height: int = 64, width: int = 64) -> Slot:
     return Slot(pixels=random.integers(0, 256, (height, width, 3), np.uint8), seed=number)
 
 
-def pictures(upscaler: Upscaler, slots: list[Slot], **options: Any) -> list[Pixels]:
+def pictures(
+    upscaler: Upscaler,
+    slots: list[Slot],
+    *,
+    rung: int | None = None,
+    steps: int = 1,
+    guidance_scale: float = 0.0,
+    on_step: Callable[[], None] = lambda: None,
+) -> list[Pixels]:
     answers = upscaler.upscale(
         slots,
-        **{"rung": len(slots), "steps": 2, "guidance_scale": 0.0, "on_step": lambda: None}
-        | options,
+        rung=len(slots) if rung is None else rung,
+        steps=steps,
+        guidance_scale=guidance_scale,
+        on_step=on_step,
     )
     assert all(isinstance(answer, np.ndarray) for answer in answers), answers
     return [answer for answer in answers if isinstance(answer, np.ndarray)]
@@ -43,10 +53,11 @@ def test_it_warms_up_before_the_first_job(upscaler: Upscaler) -> None:
     upscaler.warm_up()
 
 
-@pytest.mark.parametrize("guidance_scale", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize("guidance_scale", [0.0, 3.0])
 def test_pictures_are_twice_the_size(upscaler: Upscaler, guidance_scale: float) -> None:
     (picture,) = pictures(upscaler, [slot(1, height=64, width=128)], guidance_scale=guidance_scale)
-    assert (picture.shape, picture.dtype) == ((128, 256, 3), np.uint8)
+    assert picture.shape == (128, 256, 3)
+    assert picture.dtype == np.uint8
 
 
 def test_every_slot_is_answered_in_order(upscaler: Upscaler) -> None:
@@ -58,9 +69,8 @@ def test_every_slot_is_answered_in_order(upscaler: Upscaler) -> None:
         np.testing.assert_array_equal(picture, same)
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_empty_places_of_a_rung_are_not_answered(upscaler: Upscaler, count: int) -> None:
-    assert len(pictures(upscaler, [slot(number) for number in range(count)], rung=3)) == count
+def test_empty_places_of_a_rung_are_not_answered(upscaler: Upscaler) -> None:
+    assert len(pictures(upscaler, [slot(1)], rung=2)) == 1
 
 
 @pytest.mark.parametrize("guidance_scale", [0.0, 3.0])

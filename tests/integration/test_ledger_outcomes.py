@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import Connection, Engine, text
-
 from tests.factories import begun, claimed, crashed, job_of, new_job, result_of, submitted
+
 from twofold_schema.errors import CorruptSource, StorageUnavailable
 from twofold_schema.ids import new_id
 from twofold_schema.job import Claim, JobState
@@ -77,6 +77,17 @@ def test_an_outcome_that_lost_its_job_to_another_claim_changes_nothing(
     assert _end(engine, name, stale) == Settled(new.job_id, stands=False, state=JobState.RUNNING)
     assert job_of(engine, new.job_id) == job
     assert _end(engine, "complete", new).stands
+
+
+@pytest.mark.parametrize("name", list(ENDS))
+def test_a_run_that_has_a_job_again_cannot_end_it_by_its_first_claim(
+    engine: Engine, name: str
+) -> None:
+    stale = _held(engine)
+    _end(engine, "release", stale)
+    (new,) = claimed(engine, stale.run_id)
+    assert not _end(engine, name, stale).stands
+    assert job_of(engine, new.job_id).claim == new
 
 
 @pytest.mark.parametrize("name", list(ENDS))
@@ -191,4 +202,3 @@ def _promote(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(_BACKOFF_ENDS)
         sweeps.promote(connection)
-

@@ -2,7 +2,6 @@
 
 import pytest
 from sqlalchemy import Engine, text
-
 from tests.factories import (
     FUTURE,
     PAST,
@@ -13,6 +12,7 @@ from tests.factories import (
     result_of,
     submitted,
 )
+
 from twofold_schema.errors import CorruptSource, JobNotFound, JobNotRetryable
 from twofold_schema.ids import new_id
 from twofold_schema.job import JobState

@@ -5,8 +5,8 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import IntegrityError
-
 from tests.factories import FUTURE, job_of, new_job, submitted
+
 from twofold_schema import lanes
 from twofold_schema.errors import KeyReused
 from twofold_schema.ids import new_id

@@ -4,6 +4,7 @@ import hashlib
 import io
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from tests.upscalers import NearestUpscaler, Small
 
 from twofold_schema import lanes
 from twofold_schema.artifacts import ArtifactUri
-from twofold_schema.errors import JobError, StorageUnavailable
+from twofold_schema.errors import JobError, Mismeasured, StorageUnavailable
 from twofold_schema.ids import new_id
 from twofold_schema.job import Claim, Job, JobState, Parameters
 from twofold_schema.ledger import requests, runs, submit, sweeps
@@ -39,7 +40,7 @@ from twofold_worker.stages import Stages
 from twofold_worker.upscaler.port import DeviceLost, Pixels, Slot
 
 if TYPE_CHECKING:
-    from types_boto3_s3 import S3Client
+    from mypy_boto3_s3 import S3Client
 
 AMPLE = 20.0
 
@@ -83,6 +84,7 @@ class Workshop:
     pinned_rung: int = 4
     limits: LimitSettings = field(default_factory=LimitSettings)
     storage_settings: StorageSettings | None = None
+    clock: Callable[[], float] = time.monotonic
     broken: list[BaseException] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -104,7 +106,7 @@ class Workshop:
                 max_batch=self.max_batch, pinned_rung=self.pinned_rung, poll_seconds=0.02
             ),
             limits=self.limits,
-            progress=Progress(AMPLE),
+            progress=Progress(AMPLE, self.clock),
             holdings=self.holdings,
             watch=self.watch,
         )
@@ -643,23 +645,22 @@ def shutting_down(shop: Workshop) -> Iterator[None]:
         threads["outlet"].join(AMPLE)
 
 
-def test_a_ticket_lasts_until_its_look_for_work_has_ended(workshop: Make, engine: Engine) -> None:
-    """A process that is about to hold work must not take the ticket that would wake an idle one."""
+def test_a_ticket_lasts_until_the_look_for_work_has_ended(workshop: Make, engine: Engine) -> None:
+    """A process about to hold work must not take the ticket that would wake an idle one."""
     shop = workshop()
     ended = threading.Event()
 
-    def take_ticket() -> None:
-        shop.stages.wake()
+    def wait_idle() -> None:
         shop.stages.wait_idle()
         ended.set()
 
+    ticket = threading.Thread(target=wait_idle)
     with engine.begin() as connection:
-        # The run's row is what a claim reads first; a claim that waits for it is a slow look.
+        # The run's row is what a claim reads first; one that waits for it is a slow look.
         connection.execute(text("SELECT FROM runs FOR UPDATE"))
         (job_id,) = shop.submit(encoded())
         shop.stages.start()
         eventually(lambda: blocked(engine), within=AMPLE)
-        ticket = threading.Thread(target=take_ticket)
         ticket.start()
         assert not ended.wait(0.2)
     ticket.join(AMPLE)
@@ -707,3 +708,30 @@ def test_outcomes_of_several_kinds_never_deadlock_with_who_locks_in_order(
         JobState.SCHEDULED,
     ]
     assert len(shop.holdings) == 0
+
+
+def test_a_decoder_that_waits_for_the_ledger_does_not_stand_still(
+    workshop: Make, engine: Engine
+) -> None:
+    """An outage of the database must not get the process replaced."""
+    now = 0.0
+    shop = workshop(clock=lambda: now)
+    shop.submit(encoded())
+    (unmeasured,) = shop.pipeline.claim()
+    refused: list[object] = []
+
+    def decode() -> None:
+        answer = shop.stages._attempt(unmeasured, lambda job: shop.pipeline.decode(job, encoded()))
+        refused.append(answer)
+
+    decoder = threading.Thread(target=decode)
+    with engine.begin() as connection:
+        connection.execute(text("SELECT FROM jobs FOR UPDATE"))
+        decoder.start()
+        eventually(lambda: blocked(engine), within=AMPLE)
+        now = 2 * AMPLE
+        assert shop.pipeline.progress.stalled() == ["ledger"]
+    decoder.join(AMPLE)
+    (failed,) = refused
+    assert isinstance(failed, Failed)
+    assert isinstance(failed.error, Mismeasured)

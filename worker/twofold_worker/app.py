@@ -8,12 +8,12 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from importlib.metadata import version
 
 import structlog
-from celery import Celery
+from celery import Celery, bootsteps
 from celery.signals import setup_logging, worker_shutting_down
 from sqlalchemy.exc import DBAPIError
 
@@ -84,6 +84,18 @@ def celery_app(settings: BrokerSettings) -> Celery:
     return app
 
 
+def _before_the_pool_stops(app: Celery, act: Callable[[], None]) -> None:
+    """Call `act` before a shutdown, by a signal or from remote, waits for the task under way."""
+
+    class Herald(bootsteps.StartStopStep):
+        requires = ("celery.worker.components:Pool",)
+
+        def stop(self, _worker: object) -> None:
+            act()
+
+    app.steps["worker"].add(Herald)
+
+
 class Process:
     """One run, from its registration to its end."""
 
@@ -151,6 +163,7 @@ class Process:
         setup_logging.connect(lambda **_: None, weak=False)
         app = celery_app(self._broker)
         tasks.register(app, self._stages)
+        _before_the_pool_stops(app, self._on_shutdown)
         try:
             app.worker_main(
                 [
@@ -168,8 +181,9 @@ class Process:
         self._celery_stops = True
         self._stages.stop()
         self._stages.join()
-        self._sign_off()
+        # Before the run ends: the next beat would take it for lost.
         self._heartbeat.stop()
+        self._sign_off()
         logger.info("stopped")
 
     def _sign_off(self) -> None:

@@ -104,11 +104,14 @@ class Heartbeat:
         if stalled:
             raise Stalled(f"{', '.join(stalled)} got no further; the process is replaced.")
         self._alive()
+        if self._draining():
+            # Before the ledger is asked: its outage must not put off the end.
+            self._drain()
         with self._engine.begin() as connection:
             renewal = runs.renew(connection, self._run_id, holding=len(self._holdings))
             if self._draining():
                 runs.drain(connection, self._run_id)
-        if renewal.drain or self._draining():
+        if renewal.drain:
             self._drain()
         lost_replies = self._holdings.reconcile(renewal.held)
         if lost_replies:

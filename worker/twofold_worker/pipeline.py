@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TypeAlias
+from urllib.parse import quote
 from uuid import UUID
 
 import structlog
@@ -89,6 +90,9 @@ class Released:
 
 
 Outcome: TypeAlias = Completed | Failed | Released
+
+#: Writes outcomes of one kind.
+Record: TypeAlias = Callable[[Connection], list[outcomes.Settled]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,15 +198,16 @@ class Pipeline:
                     f"The source is {width}x{height}, not {job.width}x{job.height} as stated; "
                     "submit it with its right size or with none."
                 )
-            measure = lanes.measure(job.parameters, width, height)
-            if measure.lane != job.lane:
-                self._write(
-                    lambda connection: claims.measure(connection, self.run_id, {job.claim: measure})
-                )
-                raise Mismeasured
             pixels = codec.pad(
                 picture.pixels, height=lanes.padded(height), width=lanes.padded(width)
             )
+        # Outside of the step: an outage of the database is no decoder that stands still.
+        measure = lanes.measure(job.parameters, width, height)
+        if measure.lane != job.lane:
+            self._write(
+                lambda connection: claims.measure(connection, self.run_id, {job.claim: measure})
+            )
+            raise Mismeasured
         self.watch("decode", job.id)
         parameters = job.parameters
         slot = Slot(
@@ -313,7 +318,8 @@ class Pipeline:
                 metadata={
                     "job": str(job.id),
                     "fence": str(job.fence),
-                    "model": result.model,
+                    # A model may have the name of any folder; S3 takes ASCII only.
+                    "model": quote(result.model),
                     "model-revision": result.model_revision,
                     "seed": str(result.seed),
                     "steps": str(result.steps),
@@ -323,35 +329,34 @@ class Pipeline:
         return result
 
     def settle(self, ended: Sequence[Outcome]) -> None:
-        """Write how claims ended, all in one transaction, and let go of them.
+        """Write how claims ended, each kind in one transaction, and let go of them.
 
         Waits as long as the database is away. What was lost to another run is dropped: its row
         says what became of it.
         """
-        settled = self._write(lambda connection: self._record(connection, ended))
-        for settlement in settled:
-            if not settlement.stands:
-                log.info("claim_lost", job_id=str(settlement.job_id), state=settlement.state)
+        for record in self._records(ended):
+            for settlement in self._write(record):
+                if not settlement.stands:
+                    log.info("claim_lost", job_id=str(settlement.job_id), state=settlement.state)
         for outcome in ended:
             self.watch("settle", outcome.claim.job_id)
         self.holdings.drop(outcome.claim for outcome in ended)
 
-    def _record(self, connection: Connection, ended: Sequence[Outcome]) -> list[outcomes.Settled]:
+    def _records(self, ended: Sequence[Outcome]) -> list[Record]:
+        # Each statement locks its rows in order; two in one transaction would not.
         completed = {o.claim: o.result for o in ended if isinstance(o, Completed)}
         failed = {o.claim: o.error for o in ended if isinstance(o, Failed)}
         final = {claim: error for claim, error in failed.items() if not error.retryable}
         again = {claim: error for claim, error in failed.items() if error.retryable}
         released = [o.claim for o in ended if isinstance(o, Released)]
-        settled = []
-        if completed:
-            settled += outcomes.complete(connection, self.run_id, completed)
-        if final:
-            settled += outcomes.fail(connection, self.run_id, final)
-        if again:
-            settled += outcomes.retry_later(connection, self.run_id, again)
-        if released:
-            settled += outcomes.release(connection, self.run_id, released)
-        return settled
+        run_id = self.run_id
+        records: list[tuple[object, Record]] = [
+            (completed, lambda connection: outcomes.complete(connection, run_id, completed)),
+            (final, lambda connection: outcomes.fail(connection, run_id, final)),
+            (again, lambda connection: outcomes.retry_later(connection, run_id, again)),
+            (released, lambda connection: outcomes.release(connection, run_id, released)),
+        ]
+        return [record for concerned, record in records if concerned]
 
     def _write(self, write: Callable[[Connection], Answer]) -> Answer:
         with self.progress.step("ledger") as advance:

@@ -49,6 +49,7 @@ class Stages:
         self._broken = broken
         self._stopping = threading.Event()
         self._wanted = threading.Event()
+        self._looking = threading.Event()
         self._ready: queue.Queue[list[Prepared] | None] = queue.Queue(maxsize=1)
         self._ended: queue.Queue[Outcome | None] = queue.Queue()
         worker = pipeline.worker
@@ -80,8 +81,9 @@ class Stages:
 
     def wait_idle(self) -> None:
         """Return when the last look found nothing and nothing is in hand, or at the stop."""
+        # Asked in the order in which work moves on, so that none slips by between two questions.
         while (
-            self._wanted.is_set() or len(self._pipeline.holdings)
+            self._wanted.is_set() or self._looking.is_set() or len(self._pipeline.holdings)
         ) and not self._stopping.is_set():
             self._pipeline.holdings.wait_empty(_TICK_SECONDS)
             self._stopping.wait(0.01)
@@ -108,6 +110,7 @@ class Stages:
 
     def _intake(self) -> None:
         while not self._stopping.is_set():
+            self._looking.set()
             # Cleared before the look: a ticket that comes while looking makes for another look.
             self._wanted.clear()
             try:
@@ -115,6 +118,7 @@ class Stages:
             except DBAPIError as error:
                 log.warning("claim_failed", error=str(error.orig))
                 jobs = []
+            self._looking.clear()
             if not jobs:
                 self._wanted.wait(self._pipeline.worker.poll_seconds)
                 continue

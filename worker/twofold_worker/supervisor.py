@@ -107,6 +107,7 @@ class Supervisor:
             for environment in devices(settings)
         ]
         self._stop_at: float | None = None
+        self._signals_received = self._signals_heeded = 0
         self._status = 0
 
     def run(self) -> int:
@@ -114,6 +115,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         while self._children:
+            self._heed_signals()
             for child in list(self._children):
                 self._tend(child)
             time.sleep(_TICK_SECONDS)
@@ -144,19 +146,26 @@ class Supervisor:
         if status == _EXIT_CONFIG:
             # The same setting would be wrong for all and for ever.
             self._status = _EXIT_CONFIG
-            self._begin_stop(signal.SIGTERM)
+            if self._stop_at is None:
+                self._begin_stop()
 
-    def _begin_stop(self, number: int) -> None:
-        if self._stop_at is None:
-            self._stop_at = time.monotonic() + self._settings.stop_seconds
-        else:
-            self._stop_at = time.monotonic()
+    def _heed_signals(self) -> None:
+        while self._signals_heeded < self._signals_received:
+            self._signals_heeded += 1
+            if self._stop_at is None:
+                self._begin_stop()
+            else:
+                self._stop_at = time.monotonic()
+
+    def _begin_stop(self) -> None:
+        self._stop_at = time.monotonic() + self._settings.stop_seconds
         for child in self._children:
-            if child.process is not None and child.process.poll() is None:
-                child.process.send_signal(number)
+            if child.process is not None:
+                child.process.terminate()
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        self._begin_stop(signal.SIGTERM)
+        # The loop heeds it: a process that is being started right now would never hear of it.
+        self._signals_received += 1
 
 
 def devices(settings: WorkerSettings) -> list[dict[str, str]]:

@@ -28,7 +28,7 @@ _CLAIMABLE = """
 #
 # Isolated jobs share a process only with jobs of their own mark. A run that holds one takes nothing
 # more. A run that holds other work does not step over an isolated head either, but takes nothing
-# until it is done: stepped over by every busy run, the head would wait for as long as there is work.
+# until it is done: if every busy run stepped over it, it would wait for as long as there is work.
 # The CASE is for the planner: it takes any comparison with a column that is nearly always NULL to
 # leave next to no rows, and would then rather sort the whole lane than read its first rows.
 _CLAIM = text(f"""

@@ -86,11 +86,9 @@ def test_the_tree_in_the_module_docstring_is_the_tree_of_classes() -> None:
 
 
 def test_what_is_found_at_submit_or_by_the_worker_is_an_error_of_both() -> None:
-    both = [
-        error for error in ALL if issubclass(error, SubmitError) and issubclass(error, JobError)
-    ]
+    both = {error for error in ALL if {SubmitError, JobError} < set(error.__mro__)}
 
-    assert both == [errors.TooLarge]
+    assert both == {errors.TooLarge}
 
 
 def test_a_wait_that_ended_is_a_timeout_to_everybody() -> None:

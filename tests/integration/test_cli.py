@@ -1,0 +1,233 @@
+"""The command line as a shell sees it: what goes where, and how it ends."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeAlias
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+from tests.factories import begun, claimed, job_of, new_job, result_of, submitted
+from tests.house import House
+from tests.pictures import encoded
+
+from twofold_schema.artifacts import ArtifactUri
+from twofold_schema.errors import CorruptSource
+from twofold_schema.ids import new_id
+from twofold_schema.job import JobState
+from twofold_schema.ledger import outcomes
+from twofold_schema.settings import StorageSettings
+from twofold_schema.storage.places import OpenPlaces
+
+Ended: TypeAlias = subprocess.CompletedProcess[str]
+
+
+class Shell:
+    """Runs `twofold` in a folder, with these settings and no others."""
+
+    def __init__(self, environment: Mapping[str, str], folder: Path) -> None:
+        outside = {k: v for k, v in os.environ.items() if not k.startswith("TWOFOLD_")}
+        self._environment = {**outside, **environment}
+        self._folder = folder
+
+    def __call__(self, *arguments: object, **settings: str) -> Ended:
+        """Run a command to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "twofold_producer", *map(str, arguments)],
+            cwd=self._folder,
+            env=self._environment | settings,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+
+@pytest.fixture
+def twofold(house: House, tmp_path: Path) -> Shell:
+    return Shell(house.environment, tmp_path)
+
+
+def complete(house: House, name: str = "cat.png") -> UUID:
+    """A job that succeeded."""
+    run_id = begun(house.engine)
+    (job_id,) = submitted(house.engine, new_job(source=f"s3://twofold/{name}"))
+    (claim,) = claimed(house.engine, run_id)
+    result = result_of(claim).model_copy(update={"uri": f"s3://twofold/results/{name}"})
+    with house.engine.begin() as connection:
+        outcomes.complete(connection, run_id, {claim: result})
+    return job_id
+
+
+def fail(house: House) -> UUID:
+    """A job that failed."""
+    run_id = begun(house.engine)
+    (job_id,) = submitted(house.engine)
+    (claim,) = claimed(house.engine, run_id)
+    with house.engine.begin() as connection:
+        outcomes.fail(connection, run_id, {claim: CorruptSource()})
+    return job_id
+
+
+class TestSubmit:
+    def test_uploads_local_files_and_prints_the_jobs_alone(
+        self, house: House, twofold: Shell, tmp_path: Path, bucket: str
+    ) -> None:
+        (tmp_path / "cat.png").write_bytes(encoded())
+        uri = f"s3://{bucket}/dog.png"
+
+        ended = twofold("submit", "cat.png", uri, "--steps", 3, "--class", "bulk", "-o", "ids")
+
+        assert (ended.returncode, ended.stderr) == (0, "")
+        cat, dog = house.jobs([UUID(line) for line in ended.stdout.splitlines()])
+        assert (dog.source, dog.parameters.steps, dog.job_class) == (uri, 3, "bulk")
+        assert cat.submission_id == dog.submission_id
+        storage = OpenPlaces(StorageSettings.load(house.environment))
+        assert storage.read(ArtifactUri.parse(cat.source), max_bytes=10**6) == encoded()
+
+    def test_gives_up_waiting_with_124_and_the_job_goes_on(
+        self, house: House, twofold: Shell, bucket: str
+    ) -> None:
+        ended = twofold("submit", f"s3://{bucket}/cat.png", "--wait", "--timeout", 0.2)
+
+        assert (ended.returncode, ended.stdout) == (124, "")
+        assert "wait_timeout" in ended.stderr
+        assert [row["state"] for row in house.rows("SELECT state FROM jobs")] == ["queued"]
+
+    @pytest.mark.parametrize(
+        ("arguments", "code"),
+        [
+            (["s3://twofold/cat.png", "missing.png"], "source_unreadable"),
+            (["a.png", "b.png", "--key", "cat"], "--key names one job"),
+        ],
+    )
+    def test_a_refused_one_ends_with_2(
+        self, tmp_path: Path, arguments: list[str], code: str
+    ) -> None:
+        """Before any server is asked."""
+        nowhere = {
+            "TWOFOLD_DATABASE_URL": "postgresql://127.0.0.1:9/none",
+            "TWOFOLD_BROKER_URL": "redis://127.0.0.1:9/0",
+        }
+        ended = Shell(nowhere, tmp_path)("submit", *arguments)
+
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert code in ended.stderr
+        assert "Traceback" not in ended.stderr
+
+
+class TestLooking:
+    def test_lists_jobs_in_four_forms_newest_first(self, house: House, twofold: Shell) -> None:
+        done, failed = complete(house), fail(house)
+        (odd,) = submitted(house.engine, new_job(source="s3://twofold/[/red] :cat: [x]/ü.png"))
+        ids = [str(odd), str(failed), str(done)]
+
+        forms = {form: twofold("jobs", "list", "-o", form) for form in ("ids", "jsonl", "json")}
+        table = twofold("jobs", "list")
+
+        for ended in (*forms.values(), table):
+            assert (ended.returncode, ended.stderr) == (0, "")
+        assert forms["ids"].stdout.split() == ids
+        rows = json.loads(forms["json"].stdout)
+        assert [json.loads(line) for line in forms["jsonl"].stdout.splitlines()] == rows
+        assert [row["id"] for row in rows] == ids
+        assert [row["state"] for row in rows] == ["queued", "failed", "succeeded"]
+        assert rows[1]["errors"][0]["code"] == "corrupt_source"
+        assert rows[2]["result"]["uri"] == "s3://twofold/results/cat.png"
+        header, *lines = table.stdout.splitlines()
+        assert header.split() == ["id", "state", "size", "attempts", "error", "source"]
+        assert [line.split()[0] for line in lines] == ids
+        assert lines[0].rstrip().endswith("s3://twofold/[/red] :cat: [x]/ü.png")
+        assert lines[1].split()[1:4] == ["failed", "1/3", "corrupt_source"]
+
+    def test_pages_by_state(self, house: House, twofold: Shell) -> None:
+        failed = [str(fail(house)) for _ in range(3)]
+        submitted(house.engine)
+
+        ended = twofold("jobs", "list", "--state", "failed", "--before", failed[2], "--limit", 1)
+
+        assert ended.stderr == f"More: twofold jobs list --before {failed[1]}\n"
+        assert [line.split()[0] for line in ended.stdout.splitlines()] == ["id", failed[1]]
+
+    def test_gets_all_there_is_to_know(self, house: House, twofold: Shell) -> None:
+        job_id = complete(house)
+
+        ended = twofold("jobs", "get", job_id)
+
+        (row,) = json.loads(ended.stdout)
+        assert (row["id"], row["state"], row["job_class"]) == (str(job_id), "succeeded", "standard")
+        assert row["result"]["seed"] == 7
+        assert row["finished_at"].startswith("20")
+
+    def test_waiting_prints_the_places_of_results_and_ends_with_3_when_one_failed(
+        self, house: House, twofold: Shell
+    ) -> None:
+        name = "[bold]" + "x" * 100 + ":cat:.png"
+        done, failed = complete(house, name), fail(house)
+
+        ended = twofold("jobs", "get", done, failed, "--wait", "-o", "table")
+
+        assert ended.returncode == 3
+        assert ended.stdout == f"s3://twofold/results/{name}\n"
+        assert "2 of 2 jobs have ended" in ended.stderr
+        assert f"{failed} failed corrupt_source" in ended.stderr
+
+    def test_an_unknown_job_is_not_waited_for_and_ends_with_5(self, twofold: Shell) -> None:
+        unknown = new_id()
+
+        ended = twofold("jobs", "get", unknown, "--wait")
+
+        assert (ended.returncode, ended.stdout) == (5, "")
+        assert f"job_not_found: No job has the id {unknown}" in ended.stderr
+
+
+class TestChanging:
+    def test_cancels_and_says_what_came_of_it(self, house: House, twofold: Shell) -> None:
+        done, unknown = complete(house), new_id()
+        (queued,) = submitted(house.engine)
+
+        ended = twofold("jobs", "cancel", done, queued, unknown)
+
+        assert ended.returncode == 5
+        assert ended.stdout.splitlines() == [
+            f"{done} succeeded",
+            f"{queued} cancelled",
+            f"{unknown} not_found",
+        ]
+        assert job_of(house.engine, queued).state is JobState.CANCELLED
+
+    def test_retries_what_failed(self, house: House, twofold: Shell) -> None:
+        failed = fail(house)
+
+        ended = twofold("jobs", "retry", failed)
+
+        assert (ended.returncode, ended.stdout) == (0, f"{failed} queued\n")
+        assert job_of(house.engine, failed).generation == 2
+
+
+class TestServing:
+    def test_migrates_an_empty_database_and_does_it_again(
+        self, house: House, twofold: Shell
+    ) -> None:
+        with house.engine.begin() as connection:
+            connection.execute(text("DROP SCHEMA public CASCADE"))
+            connection.execute(text("CREATE SCHEMA public"))
+
+        for _ in range(2):
+            ended = twofold("db", "migrate")
+            assert (ended.returncode, ended.stderr) == (0, "")
+
+        assert submitted(house.engine)
+
+    def test_a_bad_setting_is_named_and_ends_with_2(self, tmp_path: Path) -> None:
+        shell = Shell({"TWOFOLD_DATABASE_URL": "mysql://user:hunter2@host/name"}, tmp_path)
+
+        ended = shell("jobs", "list")
+
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert "invalid_setting: TWOFOLD_DATABASE_URL is wrong" in ended.stderr
+        assert "hunter2" not in ended.stderr

@@ -1,0 +1,196 @@
+"""The keeper does what no single job does, in any number, through any outage."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import redis
+from sqlalchemy import Engine, text
+from tests.conftest import settings_for
+from tests.factories import FUTURE, PAST, begun, claimed, job_of, new_job, silence, submitted
+from tests.house import House, eventually
+
+from twofold_producer.broker import Bell
+from twofold_producer.dev.postgres import Postgres
+from twofold_producer.keeper import Keeper
+from twofold_schema import database, ticket
+from twofold_schema.job import JobState
+from twofold_schema.ledger import sweeps
+from twofold_schema.settings import BrokerSettings
+
+#: A keeper that looks so seldom takes no pause for an outage.
+SELDOM = 3600.0
+
+_AGE = text("UPDATE jobs SET queued_at = clock_timestamp() - :age")
+
+
+@pytest.fixture
+def bell(broker_url: str) -> Bell:
+    return Bell(BrokerSettings.model_validate({"broker_url": broker_url}))
+
+
+@pytest.fixture
+def keeper(engine: Engine, bell: Bell) -> Keeper:
+    return Keeper(engine, bell, every_seconds=SELDOM)
+
+
+def states(engine: Engine) -> dict[str, int]:
+    """How many jobs are in each state."""
+    with engine.connect() as connection:
+        rows = connection.execute(text("SELECT state, count(*) AS n FROM jobs GROUP BY state"))
+        return {row.state: row.n for row in rows}
+
+
+class TestOnce:
+    """Every duty, done once."""
+
+    def test_promotes_what_is_due_and_nothing_else(self, engine: Engine, keeper: Keeper) -> None:
+        due, later = submitted(engine, new_job(start_at=PAST), new_job(start_at=FUTURE))
+
+        keeper.once()
+
+        assert job_of(engine, due).state is JobState.QUEUED
+        assert job_of(engine, later).state is JobState.SCHEDULED
+
+    def test_expires_what_missed_a_deadline_and_nothing_else(
+        self, engine: Engine, keeper: Keeper
+    ) -> None:
+        not_taken, not_finished, in_time = submitted(
+            engine,
+            new_job(start_by=PAST),
+            new_job(finish_by=PAST),
+            new_job(start_by=FUTURE, finish_by=FUTURE),
+        )
+
+        keeper.once()
+
+        assert job_of(engine, not_taken).state is JobState.EXPIRED
+        assert job_of(engine, not_finished).state is JobState.EXPIRED
+        assert job_of(engine, in_time).state is JobState.QUEUED
+
+    def test_gives_back_what_a_dead_run_held(self, engine: Engine, keeper: Keeper) -> None:
+        (job_id,) = submitted(engine)
+        run_id = begun(engine)
+        claimed(engine, run_id)
+        keeper.once()
+        assert job_of(engine, job_id).state is JobState.RUNNING
+        silence(engine, run_id)
+
+        keeper.once()
+
+        job = job_of(engine, job_id)
+        assert (job.state, job.attempts) == (JobState.QUEUED, 0)
+
+    def test_rings_for_jobs_that_wait_beside_idle_runs(
+        self, engine: Engine, keeper: Keeper, bell: Bell, broker_url: str
+    ) -> None:
+        """As often as there are idle runs, and not for jobs whose ticket may be on its way."""
+        submitted(engine, *[new_job()] * 3)
+        begun(engine)
+        begun(engine)
+        with redis.Redis.from_url(broker_url) as client:
+            keeper.once()
+            # A ticket of the keeper's would have come before this one.
+            bell.ring(1)
+            eventually(lambda: client.llen(ticket.QUEUE), within=10)
+            assert client.llen(ticket.QUEUE) == 1
+
+            with engine.begin() as connection:
+                connection.execute(_AGE, {"age": timedelta(seconds=10)})
+            keeper.once()
+            eventually(lambda: client.llen(ticket.QUEUE) == 3, within=10)
+
+    def test_rings_for_nobody_when_no_run_is_idle(
+        self, engine: Engine, keeper: Keeper, bell: Bell, broker_url: str
+    ) -> None:
+        with redis.Redis.from_url(broker_url) as client:
+            submitted(engine)
+            with engine.begin() as connection:
+                connection.execute(_AGE, {"age": timedelta(seconds=10)})
+            keeper.once()
+            bell.ring(1)
+
+            eventually(lambda: client.llen(ticket.QUEUE), within=10)
+            assert client.llen(ticket.QUEUE) == 1
+
+    def test_leaves_a_duty_that_another_is_at(self, engine: Engine, keeper: Keeper) -> None:
+        """And does not wait for it: its other duties go on."""
+        due, late = submitted(engine, new_job(start_at=PAST), new_job(start_by=PAST))
+        with engine.begin() as other:
+            assert sweeps.try_duty(other, "promote")
+            keeper.once()
+            assert job_of(engine, due).state is JobState.SCHEDULED
+            assert job_of(engine, late).state is JobState.EXPIRED
+
+        keeper.once()
+
+        assert job_of(engine, due).state is JobState.QUEUED
+
+    def test_many_at_once_do_everything_once(self, engine: Engine, bell: Bell) -> None:
+        """More rows than one sweep takes: the next one takes the rest."""
+        count = sweeps.SWEEP_ROWS + 200
+        submitted(engine, *[new_job(start_at=PAST)] * count, *[new_job(start_by=PAST)] * 100)
+        ready = threading.Barrier(4)
+
+        def keep(_: int) -> None:
+            keeper = Keeper(engine, bell, every_seconds=SELDOM)
+            ready.wait()
+            for _ in range(3):
+                keeper.once()
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(keep, range(4)))
+        Keeper(engine, bell, every_seconds=SELDOM).once()
+
+        assert states(engine) == {"queued": count, "expired": 100}
+
+    def test_a_keeper_that_was_told_to_stop_does_not_begin(
+        self, engine: Engine, keeper: Keeper
+    ) -> None:
+        (due,) = submitted(engine, new_job(start_at=PAST))
+        keeper.stop()
+
+        keeper.run()
+
+        assert job_of(engine, due).state is JobState.SCHEDULED
+
+
+class TestProcess:
+    def test_keeps_until_sigterm_and_ends_well(self, house: House) -> None:
+        first = house.keeper()
+        (due,) = submitted(house.engine, new_job(start_at=PAST))
+        eventually(lambda: job_of(house.engine, due).state is JobState.QUEUED, why=house.logs)
+        second = house.keeper()
+
+        house.signal(first, "TERM")
+        assert first.wait(10) == 0
+
+        (late,) = submitted(house.engine, new_job(start_by=PAST))
+        eventually(lambda: job_of(house.engine, late).state is JobState.EXPIRED, why=house.logs)
+        house.signal(second, "TERM")
+        assert second.wait(10) == 0
+
+    def test_outlives_an_outage_of_the_database(self, tmp_path: Path) -> None:
+        with Postgres.start() as server:
+            settings = settings_for(server.url, "twofold")
+            database.migrate(settings)
+            engine = database.connect(settings)
+            environment = {
+                "TWOFOLD_DATABASE_URL": settings.database_url.get_secret_value(),
+                "TWOFOLD_BROKER_URL": f"filesystem://{tmp_path}/bell",
+                "TWOFOLD_KEEPER_SECONDS": "0.1",
+            }
+            with House(engine=engine, folder=tmp_path, environment=environment) as house:
+                keeper = house.keeper()
+                (before,) = submitted(engine, new_job(start_at=PAST))
+                eventually(lambda: job_of(engine, before).state is JobState.QUEUED, why=house.logs)
+
+                with server.outage():
+                    eventually(lambda: "database_away" in house.logs(), why=house.logs)
+                (after,) = submitted(engine, new_job(start_at=PAST))
+
+                eventually(lambda: job_of(engine, after).state is JobState.QUEUED, why=house.logs)
+                assert keeper.poll() is None
+            engine.dispose()

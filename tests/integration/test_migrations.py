@@ -1,0 +1,94 @@
+"""The migrations and the tables in code are one schema, and it refuses nonsense."""
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Engine, inspect, text
+from sqlalchemy.exc import IntegrityError
+from tests.factories import begun, claimed, submitted
+
+from twofold_schema import database, table
+from twofold_schema.settings import DatabaseSettings
+
+
+def _tables(engine: Engine) -> set[str]:
+    return set(inspect(engine).get_table_names())
+
+
+def test_the_tables_in_code_are_those_in_the_database(engine: Engine) -> None:
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_server_default": True})
+        assert compare_metadata(context, table.metadata) == []
+
+
+def test_every_check_in_code_is_in_the_database(engine: Engine) -> None:
+    inspector = inspect(engine)
+    for name, one in table.metadata.tables.items():
+        written = {str(check["name"]) for check in inspector.get_check_constraints(name)}
+        stated = {str(check.name) for check in one.constraints if "sqltext" in dir(check)}
+        assert written == stated
+
+
+def test_migrations_go_up_and_down_and_may_be_repeated(
+    engine: Engine, database_settings: DatabaseSettings
+) -> None:
+    everything = _tables(engine)
+    assert set(table.metadata.tables) < everything
+    database.migrate(database_settings)
+    command.downgrade(database.alembic_config(database_settings), "base")
+    assert _tables(engine) == {"alembic_version"}
+    database.migrate(database_settings)
+    assert _tables(engine) == everything
+    submitted(engine)
+    assert len(claimed(engine, begun(engine))) == 1
+
+
+@pytest.mark.parametrize(
+    ("nonsense", "check"),
+    [
+        ("state = 'paused'", "jobs_state_known"),
+        ("state = 'failed'", "jobs_final_has_time"),
+        ("finished_at = clock_timestamp()", "jobs_final_has_time"),
+        ("state = 'succeeded', finished_at = clock_timestamp()", "jobs_succeeded_has_result"),
+        ("result = '{}'", "jobs_succeeded_has_result"),
+        ("state = 'running', run_deadline = clock_timestamp()", "jobs_running_has_run"),
+        ("state = 'running', run_id = gen_random_uuid()", "jobs_running_has_deadline"),
+        ("run_deadline = clock_timestamp()", "jobs_running_has_deadline"),
+        ("run_id = gen_random_uuid()", "jobs_waiting_has_no_run"),
+        ("state = 'scheduled'", "jobs_scheduled_has_time"),
+        ("queued_at = NULL", "jobs_queued_has_time"),
+        ("lane = NULL", "jobs_measured_whole"),
+        ("pixels = NULL", "jobs_measured_whole"),
+        ("width = NULL", "jobs_size_whole"),
+        ("attempts = max_attempts + 1", "jobs_attempts_bounded"),
+        ("attempts = -1", "jobs_attempts_bounded"),
+        ("job_class = 3", "jobs_class_known"),
+        ("fence = -1", "jobs_counters_positive"),
+        ("generation = 0", "jobs_counters_positive"),
+        ("crashes = -1", "jobs_counters_positive"),
+        ("max_attempts = 0", "jobs_counters_positive"),
+    ],
+)
+def test_the_database_refuses_a_row_that_makes_no_sense(
+    engine: Engine, nonsense: str, check: str
+) -> None:
+    submitted(engine)
+    with pytest.raises(IntegrityError, match=check), engine.begin() as connection:
+        connection.execute(text(f"UPDATE jobs SET {nonsense}"))
+
+
+@pytest.mark.parametrize(
+    ("nonsense", "check"),
+    [
+        ("state = 'asleep'", "runs_state_known"),
+        ("state = 'lost'", "runs_ended_has_time"),
+        ("ended_at = clock_timestamp()", "runs_ended_has_time"),
+    ],
+)
+def test_the_database_refuses_a_run_that_makes_no_sense(
+    engine: Engine, nonsense: str, check: str
+) -> None:
+    begun(engine)
+    with pytest.raises(IntegrityError, match=check), engine.begin() as connection:
+        connection.execute(text(f"UPDATE runs SET {nonsense}"))

@@ -1,0 +1,814 @@
+"""The Python door, against a real Postgres, Redis and S3."""
+
+import io
+import socket
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import psycopg
+import pytest
+import redis
+from PIL import Image
+from sqlalchemy import ForeignKey, create_engine, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from tests.factories import begun, claimed, result_of, submitted
+from tests.house import House, eventually
+from tests.pictures import encoded, picture
+
+from twofold_producer.dev.redis import Redis
+from twofold_producer.producer import Producer
+from twofold_producer.request import JobRequest
+from twofold_schema import ticket
+from twofold_schema.artifacts import ArtifactUri
+from twofold_schema.errors import (
+    InvalidParameter,
+    InvalidUri,
+    JobNotFound,
+    JobNotRetryable,
+    KeyReused,
+    PlaceNotAllowed,
+    SourceTooLarge,
+    SourceUnreadable,
+    StorageUnavailable,
+    TooLarge,
+    TwofoldError,
+    UnsupportedSession,
+    WaitTimeout,
+)
+from twofold_schema.ids import new_id
+from twofold_schema.job import JobState
+from twofold_schema.ledger import outcomes
+from twofold_schema.ledger.requests import CancelAnswer
+from twofold_schema.settings import (
+    BrokerSettings,
+    DatabaseSettings,
+    LimitSettings,
+    StorageSettings,
+)
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+#: How much longer a submit may take when Redis is away than when it is there, in seconds.
+SLOWER = 0.2
+SOURCE = "s3://twofold/cat.png"
+
+
+@pytest.fixture
+def producer(house: House) -> Producer:
+    return house.producer()
+
+
+@pytest.fixture
+def guard() -> Iterator[Producer]:
+    """A producer far from any server: what it answers, it answers without asking one."""
+    nowhere = "127.0.0.1:9"
+    with Producer(
+        database_settings=DatabaseSettings.model_validate(
+            {"database_url": f"postgresql://{nowhere}/none"}
+        ),
+        broker=BrokerSettings.model_validate({"broker_url": f"redis://{nowhere}/0"}),
+        storage=StorageSettings(s3_endpoint_url=f"http://{nowhere}"),
+        limits=LimitSettings(),
+    ) as producer:
+        yield producer
+
+
+@pytest.fixture
+def source(bucket: str) -> str:
+    """The URI of a picture; nobody looks whether it is there."""
+    return f"s3://{bucket}/cat.png"
+
+
+@pytest.fixture
+def tickets(broker_url: str) -> "Iterator[Tickets]":
+    with redis.Redis.from_url(broker_url) as client:
+        yield Tickets(client)
+
+
+class Tickets:
+    """The tickets that lie in Redis, because no worker runs."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+
+    def count(self) -> int:
+        return int(self._client.llen(ticket.QUEUE))
+
+    def eventually(self, number: int) -> None:
+        """Return once so many have come; more must not follow the last one."""
+        eventually(lambda: self.count() >= number, within=10)
+        assert self.count() == number
+
+
+def count_jobs(house: House) -> int:
+    """How many jobs are committed."""
+    return int(house.rows("SELECT count(*) AS n FROM jobs")[0]["n"])
+
+
+def with_broker(house: House, url: str) -> Producer:
+    """A producer of this house with another broker; the caller closes it."""
+    return Producer(
+        database_settings=DatabaseSettings.load(house.environment),
+        broker=BrokerSettings.model_validate({"broker_url": url}),
+        storage=StorageSettings.load(house.environment),
+        limits=LimitSettings.load(house.environment),
+    )
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """A chunk of a PNG file."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width: int, height: int, *chunks: bytes) -> bytes:
+    """A PNG file that says it is so large."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + b"".join(chunks) + chunk(b"IEND", b"")
+
+
+class TestSources:
+    """What a picture may be given as."""
+
+    def test_a_uri_is_written_down_as_it_is(self, producer: Producer, bucket: str) -> None:
+        uri = f"s3://{bucket}/ü [1] %20?.png"
+
+        accepted = producer.submit(uri)
+
+        job = producer.get(accepted.job_id)
+        assert (accepted.created, job.source, job.state) == (True, uri, JobState.QUEUED)
+        assert job.parameters.seed is not None
+        assert job.lane is None
+
+    def test_a_file_and_its_bytes_are_one_upload(self, producer: Producer, tmp_path: Path) -> None:
+        data = encoded(form="JPEG")
+        path = tmp_path / "cat.jpg"
+        path.write_bytes(data)
+
+        sources = {
+            producer.get(producer.submit(given).job_id).source for given in (path, str(path), data)
+        }
+
+        (uri,) = sources
+        assert producer.storage.read(ArtifactUri.parse(uri), max_bytes=10**6) == data
+
+    def test_an_upload_says_what_it_is(
+        self, producer: Producer, s3: "S3Client", bucket: str
+    ) -> None:
+        uri = ArtifactUri.parse(producer.get(producer.submit(encoded(form="JPEG")).job_id).source)
+
+        assert s3.head_object(Bucket=bucket, Key=uri.key)["ContentType"] == "image/jpeg"
+
+    def test_a_pil_image_keeps_its_pixels_and_states_its_size(self, producer: Producer) -> None:
+        for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
+            image = Image.new(mode, (30, 20))
+            image.putpixel((3, 2), (1,) * len(mode) if mode in {"LA", "RGB", "RGBA"} else 1)
+
+            job = producer.get(producer.submit(image).job_id)
+
+            stored = producer.storage.read(ArtifactUri.parse(job.source), max_bytes=10**6)
+            with Image.open(io.BytesIO(stored)) as again:
+                assert (again.format, again.mode, again.size) == ("PNG", mode, image.size)
+                assert again.tobytes() == image.tobytes()
+            assert (job.width, job.height, job.pixels) == (30, 20, 600)
+
+    def test_a_pil_image_is_what_its_owner_sees(self, producer: Producer) -> None:
+        """Its pixels are taken as they are: an orientation kept beside them must not turn them."""
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        buffer = io.BytesIO()
+        picture(30, 20).save(buffer, "JPEG", exif=exif)
+        with Image.open(buffer) as image:
+            job = producer.get(producer.submit(image).job_id)
+
+        stored = producer.storage.read(ArtifactUri.parse(job.source), max_bytes=10**6)
+        with Image.open(io.BytesIO(stored)) as again:
+            assert not again.getexif()
+            assert again.size == (30, 20)
+
+    def test_a_file_cut_anywhere_is_taken_or_unreadable(self, producer: Producer) -> None:
+        """What is wrong behind the header is the worker's to find."""
+        for form in ("PNG", "JPEG"):
+            data = encoded(8, 8, form=form)
+            for length in range(0, len(data), 7):
+                with suppress(SourceUnreadable):
+                    producer.submit(data[:length])
+
+    def test_a_refused_job_leaves_no_row(self, house: House, producer: Producer) -> None:
+        for bad in ("s3://closed/x", b"", "/nowhere"):
+            with pytest.raises(TwofoldError):
+                producer.submit(bad, key="key")
+
+        assert count_jobs(house) == 0
+        assert house.rows("SELECT * FROM job_keys") == []
+
+
+class TestRefusals:
+    """What is refused at the door, before any server is asked."""
+
+    @pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "LAB", "HSV", "F", "I", "PA", "RGBa"])
+    def test_a_mode_that_png_lacks_is_refused_with_advice(self, guard: Producer, mode: str) -> None:
+        with pytest.raises(SourceUnreadable, match=f"mode {mode} .* convert it to RGB"):
+            guard.submit(Image.new(mode, (30, 20)))
+
+    @pytest.mark.parametrize(
+        "bad",
+        [
+            b"",
+            b"no picture",
+            b"GIF89a" + b"\x00" * 100,
+            encoded()[:25],
+            png(10, 10, chunk(b"zTXt", b"a\x00\x00" + zlib.compress(b"a" * 10**8))),
+            "/nowhere/cat.png",
+            "a\x00b",
+            "/",
+            "",
+            Image.new("RGB", (0, 0)),
+        ],
+        ids=repr,
+    )
+    def test_what_is_no_picture_is_unreadable(self, guard: Producer, bad: Any) -> None:
+        with pytest.raises(SourceUnreadable):
+            guard.submit(bad)
+
+    @pytest.mark.parametrize(
+        "bad",
+        [
+            png(4097, 1),
+            png(4096, 4096),
+            png(10_000, 10_000),  # Pillow warns
+            png(30_000, 30_000),  # Pillow refuses
+            Image.new("1", (5000, 1)),
+            b"\x00" * (64 * 2**20 + 1),
+        ],
+        ids=["side", "pixels", "bomb-warning", "bomb", "image", "bytes"],
+    )
+    def test_what_is_over_a_limit_is_too_large(self, guard: Producer, bad: Any) -> None:
+        with pytest.raises(TooLarge, match=r"at most|too large"):
+            guard.submit(bad)
+
+    def test_a_stated_size_over_the_limit_is_too_large(self, guard: Producer) -> None:
+        with pytest.raises(TooLarge):
+            guard.submit(SOURCE, width=4097, height=1)
+
+    @pytest.mark.parametrize("text", ["s3://bucket", "http://host/x.png", "s3://b/../x"])
+    def test_a_bad_uri_is_refused(self, guard: Producer, text: str) -> None:
+        with pytest.raises(InvalidUri):
+            guard.submit(text)
+
+    def test_closed_places_are_refused_for_source_and_result(self, guard: Producer) -> None:
+        with pytest.raises(PlaceNotAllowed):
+            guard.submit("s3://someone-else/cat.png")
+        with pytest.raises(PlaceNotAllowed):
+            guard.submit("file:///etc/passwd")
+        with pytest.raises(PlaceNotAllowed):
+            guard.submit(SOURCE, output_prefix="s3://someone-else/results")
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"colour": "red"},
+            {"steps": 0},
+            {"width": 10},
+            {"key": ""},
+            {"key": "\x00"},
+            {"metadata": {"name": "\x00"}},
+            {"metadata": {str(number): "" for number in range(17)}},
+            {"model_revision": "\x00"},
+            {"finish_by": datetime(2030, 1, 1)},  # noqa: DTZ001 - that is what is wrong
+            {
+                "start_at": datetime(2030, 1, 2, tzinfo=UTC),
+                "finish_by": datetime(2030, 1, 1, tzinfo=UTC),
+            },
+        ],
+        ids=str,
+    )
+    def test_a_bad_option_is_named(self, guard: Producer, options: dict[str, Any]) -> None:
+        with pytest.raises(InvalidParameter, match=f"{next(iter(options))}|request"):
+            guard.submit(SOURCE, **options)
+
+    def test_options_beside_a_whole_request_are_not_swallowed(self, guard: Producer) -> None:
+        with pytest.raises(InvalidParameter, match="key"):
+            guard.submit(JobRequest(source=SOURCE), key="lost")
+
+
+class TestKeys:
+    def test_the_same_again_is_the_same_job(
+        self, house: House, producer: Producer, source: str
+    ) -> None:
+        """Also where the seed was drawn: the caller asked for none."""
+        first = producer.submit(source, key="cat", metadata={"a": "b"})
+        again = producer.submit(source, key="cat", metadata={"a": "b"})
+
+        assert (first.created, again.created) == (True, False)
+        assert first.job_id == again.job_id
+        assert count_jobs(house) == 1
+
+    def test_another_payload_is_refused(
+        self, house: House, producer: Producer, source: str
+    ) -> None:
+        job_id = producer.submit(source, key="cat").job_id
+        others: list[dict[str, Any]] = [
+            {"steps": 21},
+            {"seed": 1},
+            {"metadata": {"a": "b"}},
+            {"width": 8, "height": 8},
+            {"finish_by": datetime(2100, 1, 1, tzinfo=UTC)},
+        ]
+        for other in others:
+            with pytest.raises(KeyReused, match=str(job_id)):
+                producer.submit(source, key="cat", **other)
+        assert count_jobs(house) == 1
+
+    def test_a_half_finished_script_may_be_run_again(
+        self, house: House, producer: Producer, bucket: str
+    ) -> None:
+        requests = [
+            JobRequest(source=f"s3://{bucket}/{number}.png", key=str(number))
+            for number in range(10)
+        ]
+        before = producer.submit_many(requests[:4])
+        after = producer.submit_many(requests)
+
+        assert [answer.created for answer in after.accepted] == [False] * 4 + [True] * 6
+        assert after.job_ids[:4] == before.job_ids
+        assert count_jobs(house) == 10
+
+    def test_the_same_key_twice_in_one_call_is_one_job(
+        self, house: House, producer: Producer, source: str
+    ) -> None:
+        submission = producer.submit_many([JobRequest(source=source, key="cat")] * 2)
+
+        assert [answer.created for answer in submission.accepted] == [True, False]
+        assert count_jobs(house) == 1
+
+    def test_of_many_threads_with_one_key_one_creates(
+        self, house: House, producer: Producer, source: str
+    ) -> None:
+        accepted = []
+        threads = [
+            threading.Thread(target=lambda: accepted.append(producer.submit(source, key="cat")))
+            for _ in range(6)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert sorted(answer.created for answer in accepted) == [False] * 5 + [True]
+        assert len({answer.job_id for answer in accepted}) == 1
+        assert count_jobs(house) == 1
+
+
+class TestSubmitMany:
+    def test_gives_the_jobs_in_order_in_one_sealed_submission(
+        self, house: House, producer: Producer, bucket: str
+    ) -> None:
+        """Also when there are more than go into one statement."""
+        sources = [f"s3://{bucket}/{number}.png" for number in range(1001)]
+
+        submission = producer.submit_many(sources)
+
+        jobs = house.jobs(submission.job_ids)
+        assert [job.source for job in jobs] == sources
+        assert {job.submission_id for job in jobs} == {submission.id}
+        (row,) = house.rows("SELECT id, sealed_at FROM submissions")
+        assert row["id"] == submission.id
+        assert row["sealed_at"] is not None
+
+    def test_one_bad_picture_and_nothing_is_written(
+        self, house: House, producer: Producer, source: str
+    ) -> None:
+        for bad in ("s3://closed/x.png", "/nowhere/cat.png", b"no picture"):
+            with pytest.raises(TwofoldError):
+                producer.submit_many([source, bad, source])
+
+        assert count_jobs(house) == 0
+        assert house.rows("SELECT * FROM submissions") == []
+
+    def test_one_reused_key_and_nothing_is_written(
+        self, house: House, producer: Producer, source: str
+    ) -> None:
+        producer.submit(source, key="taken")
+        many = [JobRequest(source=source, key=str(number)) for number in range(1001)]
+
+        with pytest.raises(KeyReused):
+            producer.submit_many([*many, JobRequest(source=source, key="taken", steps=3)])
+
+        assert count_jobs(house) == 1
+        assert house.rows("SELECT * FROM submissions") == []
+        assert len(house.rows("SELECT * FROM job_keys")) == 1
+
+    def test_of_nothing_is_an_empty_submission(self, producer: Producer) -> None:
+        submission = producer.submit_many([])
+
+        assert submission.job_ids == []
+        assert producer.wait(submission, timeout=5) == []
+
+
+class Base(DeclarativeBase):
+    """Tables of a service that submits."""
+
+
+class Album(Base):
+    """What its pictures belong to."""
+
+    __tablename__ = "albums"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+class Photo(Base):
+    """What it wants to upscale."""
+
+    __tablename__ = "photos"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    album_id: Mapped[int] = mapped_column(ForeignKey("albums.id"))
+    job_id: Mapped[UUID]
+
+
+@pytest.fixture
+def session(house: House) -> Iterator[Session]:
+    with house.engine.begin() as connection:
+        connection.execute(text("CREATE TABLE albums (id integer PRIMARY KEY)"))
+        connection.execute(
+            text(
+                "CREATE TABLE photos (id integer PRIMARY KEY,"
+                " album_id integer NOT NULL REFERENCES albums,"
+                " job_id uuid NOT NULL REFERENCES jobs)"
+            )
+        )
+    with Session(house.engine, autoflush=False) as session:
+        yield session
+
+
+class TestSession:
+    """Submitting inside a transaction of the caller's."""
+
+    def test_a_commit_brings_the_job_and_then_the_ticket(
+        self, house: House, producer: Producer, session: Session, source: str, tickets: Tickets
+    ) -> None:
+        accepted = producer.submit(source, session=session)
+        assert count_jobs(house) == 0
+        assert tickets.count() == 0
+
+        session.commit()
+
+        assert [job.id for job in house.jobs([accepted.job_id])] == [accepted.job_id]
+        tickets.eventually(1)
+
+    def test_a_rollback_takes_the_job_and_no_bell_rings_then_or_later(
+        self, house: House, producer: Producer, session: Session, source: str, tickets: Tickets
+    ) -> None:
+        producer.submit(source, session=session)
+        session.rollback()
+        session.execute(text("SELECT 1"))
+        session.commit()
+        # A ticket of the first would have come before this one.
+        producer.submit(source)
+
+        tickets.eventually(1)
+        assert count_jobs(house) == 1
+
+    def test_closing_is_a_rollback(
+        self, house: House, producer: Producer, session: Session, source: str, tickets: Tickets
+    ) -> None:
+        producer.submit(source, session=session)
+        session.close()
+        session.execute(text("SELECT 1"))
+        session.commit()
+        producer.submit(source)
+
+        tickets.eventually(1)
+        assert count_jobs(house) == 1
+
+    def test_a_savepoint_that_is_rolled_back_takes_its_jobs_with_it(
+        self, house: House, producer: Producer, session: Session, source: str
+    ) -> None:
+        kept = producer.submit(source, session=session)
+        savepoint = session.begin_nested()
+        lost = producer.submit(source, key="cat", session=session)
+        savepoint.rollback()
+        session.commit()
+
+        assert [job.id for job in house.jobs([kept.job_id, lost.job_id])] == [kept.job_id]
+        assert producer.submit(source, key="cat").created
+
+    def test_a_released_savepoint_rings_nothing_before_the_outermost_commit(
+        self, house: House, producer: Producer, session: Session, source: str, tickets: Tickets
+    ) -> None:
+        with session.begin_nested(), session.begin_nested():
+            producer.submit(source, session=session)
+        producer.submit(source)
+        tickets.eventually(1)
+
+        session.commit()
+
+        tickets.eventually(2)
+        assert count_jobs(house) == 2
+
+    def test_a_session_serves_one_transaction_after_the_other(
+        self, producer: Producer, session: Session, source: str, tickets: Tickets
+    ) -> None:
+        for number in range(1, 4):
+            producer.submit(source, session=session)
+            session.commit()
+            tickets.eventually(number)
+
+    def test_pending_objects_are_flushed_first_and_may_name_the_job(
+        self, house: House, producer: Producer, session: Session, source: str
+    ) -> None:
+        session.add(Album(id=1))
+        accepted = producer.submit(source, session=session)
+        assert not session.new
+        session.add(Photo(id=1, album_id=1, job_id=accepted.job_id))
+        session.commit()
+
+        assert house.rows("SELECT job_id FROM photos") == [{"job_id": accepted.job_id}]
+
+    def test_many_are_written_with_it_too(
+        self, house: House, producer: Producer, session: Session, source: str
+    ) -> None:
+        submission = producer.submit_many([source] * 3, session=session)
+        session.rollback()
+        assert house.jobs(submission.job_ids) == []
+
+        submission = producer.submit_many([source] * 3, session=session)
+        session.commit()
+        assert len(house.jobs(submission.job_ids)) == 3
+
+    def test_a_refused_submit_leaves_the_transaction_as_it_was(
+        self, house: House, producer: Producer, session: Session, source: str
+    ) -> None:
+        """The caller may catch the error and commit: no key may point to a job that is not."""
+        producer.submit(source, key="taken")
+        session.add(Album(id=1))
+        requests = [
+            JobRequest(source=source, key="free"),
+            JobRequest(source=source, key="taken", steps=3),
+        ]
+        with pytest.raises(KeyReused):
+            producer.submit_many(requests, session=session)
+        session.commit()
+
+        assert len(house.rows("SELECT * FROM albums")) == 1
+        assert [row["key"] for row in house.rows("SELECT key FROM job_keys")] == ["taken"]
+        assert producer.submit(source, key="free").created
+
+    def test_a_session_that_cannot_carry_a_job_is_refused(
+        self, producer: Producer, source: str, house: House
+    ) -> None:
+        unsupported: list[Any] = [
+            # What an AsyncSession wraps; itself it is no Session, like the last two here.
+            Session(create_engine("postgresql+psycopg_async://host/name")),
+            Session(create_engine("postgresql+pg8000://host/name", module=psycopg)),
+            Session(create_engine("sqlite://")),
+            Session(),
+            house.engine,
+            "session",
+        ]
+        for session in unsupported:
+            with pytest.raises(UnsupportedSession, match=r"Session|session"):
+                producer.submit(source, session=session)
+
+
+class TestBell:
+    def test_rings_once_for_many_jobs_when_no_run_is_idle(
+        self, producer: Producer, source: str, tickets: Tickets
+    ) -> None:
+        producer.submit_many([source] * 50)
+
+        tickets.eventually(1)
+
+    def test_rings_for_as_many_runs_as_are_idle(
+        self, house: House, producer: Producer, source: str, tickets: Tickets
+    ) -> None:
+        for _ in range(3):
+            begun(house.engine)
+        producer.submit_many([source] * 2)
+        tickets.eventually(2)
+
+        producer.submit_many([source] * 50)
+        tickets.eventually(5)
+
+    def test_does_not_ring_for_a_job_that_was_known(
+        self, producer: Producer, source: str, tickets: Tickets
+    ) -> None:
+        producer.submit(source, key="cat")
+        tickets.eventually(1)
+        producer.submit(source, key="cat")
+        producer.submit(source)
+
+        tickets.eventually(2)
+
+    @pytest.mark.parametrize("kind", ["refuses", "never answers"])
+    def test_a_broker_that_is_away_costs_a_submit_next_to_nothing(
+        self, house: House, producer: Producer, source: str, kind: str
+    ) -> None:
+        with closed_door(listening=kind == "never answers") as url, with_broker(house, url) as deaf:
+            for warming in (producer, deaf):
+                warming.submit(source)
+            usual = fastest(lambda: producer.submit(source))
+            began = time.monotonic()
+            accepted = deaf.submit(source)
+            took = time.monotonic() - began
+            closing = time.monotonic()
+        closed = time.monotonic() - closing
+
+        assert house.jobs([accepted.job_id])
+        assert took < usual + SLOWER
+        assert closed < 1.0
+
+    def test_is_heard_again_once_the_broker_is_back(self, house: House, source: str) -> None:
+        with Redis.start() as server, with_broker(house, server.url) as producer:
+            producer.submit(source)
+            eventually(lambda: length(server.url) == 1)
+            with server.outage():
+                producer.submit(source)
+
+            def heard() -> bool:
+                producer.submit(source)
+                return length(server.url) > 0
+
+            eventually(heard, within=20)
+
+
+def length(url: str) -> int:
+    """How many tickets lie in a Redis."""
+    with redis.Redis.from_url(url) as client:
+        return Tickets(client).count()
+
+
+def fastest(act: Any) -> float:
+    """The shortest of five calls, in seconds."""
+    taken = []
+    for _ in range(5):
+        began = time.monotonic()
+        act()
+        taken.append(time.monotonic() - began)
+    return min(taken)
+
+
+@contextmanager
+def closed_door(*, listening: bool) -> Iterator[str]:
+    """The URL of a Redis that takes calls and never answers, or that refuses them."""
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        if listening:
+            door.listen()
+        yield f"redis://127.0.0.1:{door.getsockname()[1]}/0"
+
+
+def complete(house: House, *, limit: int = 100) -> None:
+    """Let a run take waiting jobs and end them well."""
+    run_id = begun(house.engine)
+    taken = claimed(house.engine, run_id, limit=limit, started=True)
+    with house.engine.begin() as connection:
+        outcomes.complete(connection, run_id, {claim: result_of(claim) for claim in taken})
+
+
+class TestWait:
+    def test_gives_the_job_once_it_has_ended(
+        self, house: House, producer: Producer, source: str
+    ) -> None:
+        job_id = producer.submit(source).job_id
+        worker = threading.Timer(0.2, complete, [house])
+        worker.start()
+        job = producer.wait(job_id, timeout=30)
+        worker.join()
+
+        assert (job.id, job.state) == (job_id, JobState.SUCCEEDED)
+
+    def test_gives_the_jobs_in_order_and_tells_of_progress(
+        self, house: House, producer: Producer, source: str
+    ) -> None:
+        submission = producer.submit_many([source] * 5)
+        heard = []
+
+        def on_progress(ended: int, total: int) -> None:
+            heard.append((ended, total))
+            complete(house, limit=3)
+
+        complete(house, limit=1)
+        jobs = producer.wait(submission, timeout=30, on_progress=on_progress)
+
+        assert [job.id for job in jobs] == submission.job_ids
+        assert heard == [(1, 5), (4, 5), (5, 5)]
+
+    def test_ends_at_the_timeout_and_not_before(self, producer: Producer, source: str) -> None:
+        job_id = producer.submit(source).job_id
+        began = time.monotonic()
+
+        with pytest.raises(WaitTimeout, match="1 of 1 jobs have not ended"):
+            producer.wait(job_id, timeout=0.8)
+
+        assert 0.8 <= time.monotonic() - began < 2.0
+        assert producer.get(job_id).state is JobState.QUEUED
+
+    def test_a_timeout_of_nothing_looks_once(
+        self, house: House, producer: Producer, source: str
+    ) -> None:
+        job_id = producer.submit(source).job_id
+        with pytest.raises(WaitTimeout):
+            producer.wait(job_id, timeout=0)
+        complete(house)
+
+        assert producer.wait(job_id, timeout=0).state is JobState.SUCCEEDED
+
+    def test_nobody_waits_for_a_job_that_is_not(self, producer: Producer, source: str) -> None:
+        unknown = new_id()
+        for work in (unknown, [unknown], [producer.submit(source).job_id, unknown]):
+            with pytest.raises(JobNotFound, match=str(unknown)):
+                producer.wait(work, timeout=30)
+
+
+class TestCancel:
+    def test_a_waiting_job_ends_at_once_and_a_running_one_is_told(
+        self, house: House, producer: Producer, source: str
+    ) -> None:
+        running = producer.submit(source).job_id
+        claimed(house.engine, begun(house.engine))
+        queued = producer.submit(source).job_id
+        scheduled = producer.submit(source, start_at=datetime(2100, 1, 1, tzinfo=UTC)).job_id
+        unknown = new_id()
+
+        answers = producer.cancel([running, queued, scheduled, unknown])
+
+        assert answers == {
+            running: CancelAnswer.CANCELLING,
+            queued: CancelAnswer.CANCELLED,
+            scheduled: CancelAnswer.CANCELLED,
+            unknown: CancelAnswer.NOT_FOUND,
+        }
+        assert producer.get(running).cancelling
+        assert producer.get(queued).state is JobState.CANCELLED
+
+    def test_what_has_ended_stays_as_it_is(
+        self, house: House, producer: Producer, source: str
+    ) -> None:
+        job_id = producer.submit(source).job_id
+        complete(house)
+
+        assert producer.cancel(job_id) == {job_id: CancelAnswer.SUCCEEDED}
+        assert producer.get(job_id).state is JobState.SUCCEEDED
+
+
+class TestRetry:
+    def fail(self, house: House, source: str) -> UUID:
+        """A job that has failed."""
+        run_id = begun(house.engine)
+        (job_id,) = submitted(house.engine)
+        taken = claimed(house.engine, run_id)
+        with house.engine.begin() as connection:
+            outcomes.fail(connection, run_id, {claim: SourceTooLarge() for claim in taken})
+        return job_id
+
+    def test_begins_a_new_generation_and_rings(
+        self, house: House, producer: Producer, source: str, tickets: Tickets
+    ) -> None:
+        job_id = self.fail(house, source)
+        finish_by = datetime.now(UTC) + timedelta(days=1)
+
+        producer.retry(job_id, finish_by=finish_by)
+
+        job = producer.get(job_id)
+        assert (job.state, job.generation, job.attempts) == (JobState.QUEUED, 2, 0)
+        assert (job.finish_by, job.error, len(job.errors)) == (finish_by, None, 1)
+        tickets.eventually(1)
+
+    def test_is_for_all_or_for_none(
+        self, house: House, producer: Producer, source: str, tickets: Tickets
+    ) -> None:
+        failed = self.fail(house, source)
+        queued = producer.submit(source).job_id
+        tickets.eventually(1)
+
+        with pytest.raises(JobNotRetryable, match=str(queued)):
+            producer.retry([failed, queued])
+        with pytest.raises(JobNotFound):
+            producer.retry([failed, new_id()])
+        assert producer.get(failed).state is JobState.FAILED
+        producer.submit(source)
+        tickets.eventually(2)
+
+
+def test_a_picture_that_cannot_be_stored_is_no_job(house: House) -> None:
+    with closed_door(listening=False) as url:
+        endpoint = url.replace("redis://", "http://").removesuffix("/0")
+        producer = Producer(
+            database_settings=DatabaseSettings.load(house.environment),
+            broker=BrokerSettings.load(house.environment),
+            storage=StorageSettings.load(house.environment | {"TWOFOLD_S3_ENDPOINT_URL": endpoint}),
+            limits=LimitSettings(),
+        )
+        with producer, pytest.raises(StorageUnavailable):
+            producer.submit(encoded())
+
+    assert count_jobs(house) == 0
