@@ -10,16 +10,16 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias, overload
 from uuid import UUID
 
-from sqlalchemy import Connection, event
-from sqlalchemy.exc import UnboundExecutionError
-from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy import Connection
+from sqlalchemy.orm import Session
 
 from twofold_producer.broker import Bell
 from twofold_producer.request import JobRequest, Source, is_uri
+from twofold_producer.transaction import after_commit, connection_of
 from twofold_producer.uploads import upload
 from twofold_schema import database, lanes
 from twofold_schema.artifacts import ArtifactUri
-from twofold_schema.errors import JobNotFound, UnsupportedSession, WaitTimeout
+from twofold_schema.errors import JobNotFound, WaitTimeout
 from twofold_schema.job import Job
 from twofold_schema.ledger import reads, requests, runs, submit
 from twofold_schema.ledger.requests import CancelAnswer
@@ -37,9 +37,6 @@ OnProgress: TypeAlias = Callable[[int, int], None]
 
 _FIRST_LOOK, _LONGEST_LOOK = 0.05, 1.0
 _ROWS_PER_INSERT = 1000
-
-#: Where a session keeps what is to be done once it has committed.
-_AFTER_COMMIT = "twofold.after_commit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,53 +294,12 @@ class Producer:
                 yield connection, ring
             self._bell.ring(tickets)
             return
-        connection = _connection_of(session)
+        connection = connection_of(session)
         # A caller may catch the error and commit: no key of a refused job may stay behind.
         with connection.begin_nested():
             yield connection, ring
-        _after_commit(session, lambda: self._bell.ring(tickets))
+        after_commit(session, lambda: self._bell.ring(tickets))
 
 
 def _as_list(job_ids: UUID | Sequence[UUID]) -> list[UUID]:
     return [job_ids] if isinstance(job_ids, UUID) else list(job_ids)
-
-
-def _connection_of(session: Session) -> Connection:
-    if not isinstance(session, Session):
-        raise UnsupportedSession
-    try:
-        dialect = session.get_bind().dialect
-    except UnboundExecutionError:
-        raise UnsupportedSession(
-            "This session has no engine of its own; pass one that is bound to the database of "
-            "the job table."
-        ) from None
-    if (dialect.name, dialect.driver, dialect.is_async) != ("postgresql", "psycopg", False):
-        raise UnsupportedSession(
-            f"This session talks to {dialect.name} over {dialect.driver}; pass a synchronous "
-            "Session whose engine is postgresql+psycopg (psycopg 3)."
-        )
-    session.flush()
-    return session.connection()
-
-
-def _after_commit(session: Session, act: Callable[[], None]) -> None:
-    """Call `act` once the session's outermost transaction has committed; never after a rollback."""
-    session.info.setdefault(_AFTER_COMMIT, []).append(act)
-    # They stay: SQLAlchemy takes no listener away while it calls them.
-    if not event.contains(session, "after_commit", _committed):
-        event.listen(session, "after_commit", _committed)
-        event.listen(session, "after_transaction_end", _ended)
-
-
-def _committed(session: Session) -> None:
-    # Also told of savepoints that are released: then the transaction goes on.
-    if not session.in_nested_transaction():
-        for act in session.info.pop(_AFTER_COMMIT, ()):
-            act()
-
-
-def _ended(session: Session, transaction: SessionTransaction) -> None:
-    # However it ended: a session that is closed says nothing of a rollback.
-    if transaction.parent is None:
-        session.info.pop(_AFTER_COMMIT, None)

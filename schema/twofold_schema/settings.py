@@ -68,7 +68,7 @@ class DatabaseSettings(Settings):
 
     database_url: SecretStr
     database_pool_size: Annotated[int, Field(ge=1, le=200)] = 5
-    database_timeout_seconds: Seconds = 30.0
+    database_timeout_seconds: Seconds = 10.0
 
     @field_validator("database_url")
     @classmethod

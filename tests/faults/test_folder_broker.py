@@ -2,6 +2,7 @@
 
 from tests.house import House, eventually
 from tests.pictures import encoded
+
 from twofold_schema.job import JobState
 
 

@@ -29,12 +29,13 @@ from twofold_schema import lanes
 from twofold_schema.artifacts import ArtifactUri
 from twofold_schema.errors import JobError, Mismeasured, StorageUnavailable
 from twofold_schema.ids import new_id
-from twofold_schema.job import Claim, Job, JobState, Parameters
+from twofold_schema.job import Job, JobState, Parameters
 from twofold_schema.ledger import requests, runs, submit, sweeps
 from twofold_schema.settings import LimitSettings, StorageSettings, WorkerSettings
 from twofold_schema.storage.places import OpenPlaces
 from twofold_worker.holdings import Holdings
-from twofold_worker.pipeline import Failed, Outcome, Pipeline, Released, Watch
+from twofold_worker.outcome import Failed, Outcome, Released
+from twofold_worker.pipeline import Pipeline, Watch
 from twofold_worker.progress import Progress
 from twofold_worker.stages import Stages
 from twofold_worker.upscaler.port import DeviceLost, Pixels, Slot
@@ -554,40 +555,23 @@ def test_a_job_that_was_given_to_another_run_is_dropped(workshop: Make, engine: 
     assert len(results_in(shop, job.id)) == 1
 
 
-def test_suspects_of_a_crash_wait_until_the_company_has_left(
-    workshop: Make, engine: Engine
-) -> None:
-    """The ledger knows that the company is done before its last thread is."""
-    gate = Gate("settle")
+def test_suspects_of_a_crash_wait_until_the_company_is_settled(workshop: Make) -> None:
+    gate = Gate("store")
     shop = workshop(watch=gate)
     (gate.job_id,) = shop.submit(encoded())
     with shop:
         gate.wait_reached()
         (suspect,) = shop.submit(encoded(), isolation=new_id())
         shop.stages.wake()
-        eventually(lambda: ("fetch", suspect) in gate.seen, within=AMPLE)
-        # The thread that fetched it needs a moment to go on, if that is what it will do.
-        for _ in range(50):
-            shop.jobs([suspect])
-        assert ("start", suspect) not in gate.seen
+        # The intake has looked, and found nothing that it may take, when it waits to be woken.
+        eventually(lambda: not shop.stages._wanted.is_set(), within=AMPLE)
+        eventually(lambda: not shop.stages._looking.is_set(), within=AMPLE)
+        assert ("claim", suspect) not in gate.seen
         gate.open()
         jobs = shop.wait_settled([gate.job_id, suspect])
 
     assert [job.state for job in jobs] == [JobState.SUCCEEDED] * 2
-
-
-def test_a_stop_releases_suspects_that_still_wait(workshop: Make, engine: Engine) -> None:
-    gate = Gate("fetch")
-    shop = workshop(watch=gate)
-    company = Claim(job_id=new_id(), fence=1, run_id=shop.run_id)
-    shop.holdings.take([company])
-    (gate.job_id,) = shop.submit(encoded(), isolation=new_id())
-    with shop:
-        gate.wait_reached()
-        gate.open()
-    (job,) = shop.jobs([gate.job_id])
-
-    assert (job.state, job.attempts, job.started_at) == (JobState.QUEUED, 0, None)
+    assert gate.seen.index(("store", gate.job_id)) < gate.seen.index(("claim", suspect))
 
 
 class Doomed(NearestUpscaler):

@@ -233,7 +233,18 @@ class TestRefusals:
             "",
             Image.new("RGB", (0, 0)),
         ],
-        ids=repr,
+        ids=[
+            "nothing",
+            "text",
+            "gif",
+            "cut-short",
+            "text-bomb",
+            "no-file",
+            "nul-in-path",
+            "folder",
+            "no-path",
+            "no-pixels",
+        ],
     )
     def test_what_is_no_picture_is_unreadable(self, guard: Producer, bad: Any) -> None:
         with pytest.raises(SourceUnreadable):

@@ -40,19 +40,10 @@ class Holdings:
         with self._changed:
             return claim in self._called_off
 
-    def wait_alone(self, claims: Iterable[Claim], timeout: float) -> bool:
-        """Wait until nothing but these claims is in hand.
-
-        Returns:
-            False when that was not so within `timeout` seconds.
-        """
-        only = set(claims)
-        with self._changed:
-            return self._changed.wait_for(lambda: set(self._held.values()) <= only, timeout=timeout)
-
     def wait_empty(self, timeout: float) -> bool:
         """Wait until nothing is in hand; False when that was not so within `timeout` seconds."""
-        return self.wait_alone((), timeout)
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._held, timeout=timeout)
 
     def reconcile(self, believed: Mapping[Claim, bool]) -> list[Claim]:
         """Compare what is in hand with what the ledger believes.

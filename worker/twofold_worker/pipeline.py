@@ -3,8 +3,8 @@
     claim ─▶ measure ─▶ fetch ─▶ start ─▶ decode ─▶ upscale ─▶ encode ─▶ store ─▶ settle
 
 Each verb is a method of `Pipeline`, in this order. They hold no threads and no queues: `stages`
-runs them, several jobs at once. What ends a claim is a value (`Completed`, `Failed`, `Released`)
-that `settle` writes to the ledger; an error is one job's, never its batch's.
+runs them, several jobs at once. What ends a claim is a value (see `outcome`) that `settle` writes
+to the ledger; an error is one job's, never its batch's.
 """
 
 import hashlib
@@ -30,12 +30,13 @@ from twofold_schema.errors import (
     SizeMismatch,
     UpscaleFailed,
 )
-from twofold_schema.job import Claim, Job, Result
-from twofold_schema.ledger import claims, outcomes
+from twofold_schema.job import Job, Result
+from twofold_schema.ledger import claims
 from twofold_schema.settings import LimitSettings, WorkerSettings
 from twofold_schema.storage.port import Storage
 from twofold_worker import batching, codec
 from twofold_worker.holdings import Holdings
+from twofold_worker.outcome import Failed, Outcome, records
 from twofold_worker.progress import Progress
 from twofold_worker.upscaler.port import BatchTooLarge, DeviceLost, Pixels, Slot, Upscaler
 
@@ -64,35 +65,6 @@ class Upscaled:
     prepared: Prepared
     pixels: Pixels
     rungs: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Completed:
-    """The result is stored."""
-
-    claim: Claim
-    result: Result
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The attempt ended in an error, which knows whether another one may help."""
-
-    claim: Claim
-    error: JobError
-
-
-@dataclass(frozen=True, slots=True)
-class Released:
-    """The claim ends without an answer: called off, handed back, or of another lane."""
-
-    claim: Claim
-
-
-Outcome: TypeAlias = Completed | Failed | Released
-
-#: Writes outcomes of one kind.
-Record: TypeAlias = Callable[[Connection], list[outcomes.Settled]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -334,29 +306,13 @@ class Pipeline:
         Waits as long as the database is away. What was lost to another run is dropped: its row
         says what became of it.
         """
-        for record in self._records(ended):
+        for record in records(self.run_id, ended):
             for settlement in self._write(record):
                 if not settlement.stands:
                     log.info("claim_lost", job_id=str(settlement.job_id), state=settlement.state)
         for outcome in ended:
             self.watch("settle", outcome.claim.job_id)
         self.holdings.drop(outcome.claim for outcome in ended)
-
-    def _records(self, ended: Sequence[Outcome]) -> list[Record]:
-        # Each statement locks its rows in order; two in one transaction would not.
-        completed = {o.claim: o.result for o in ended if isinstance(o, Completed)}
-        failed = {o.claim: o.error for o in ended if isinstance(o, Failed)}
-        final = {claim: error for claim, error in failed.items() if not error.retryable}
-        again = {claim: error for claim, error in failed.items() if error.retryable}
-        released = [o.claim for o in ended if isinstance(o, Released)]
-        run_id = self.run_id
-        records: list[tuple[object, Record]] = [
-            (completed, lambda connection: outcomes.complete(connection, run_id, completed)),
-            (final, lambda connection: outcomes.fail(connection, run_id, final)),
-            (again, lambda connection: outcomes.retry_later(connection, run_id, again)),
-            (released, lambda connection: outcomes.release(connection, run_id, released)),
-        ]
-        return [record for concerned, record in records if concerned]
 
     def _write(self, write: Callable[[Connection], Answer]) -> Answer:
         with self.progress.step("ledger") as advance:

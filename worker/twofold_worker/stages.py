@@ -17,15 +17,8 @@ from sqlalchemy.exc import DBAPIError
 
 from twofold_schema.errors import JobError, UpscaleFailed
 from twofold_schema.job import Job
-from twofold_worker.pipeline import (
-    Completed,
-    Failed,
-    Outcome,
-    Pipeline,
-    Prepared,
-    Released,
-    Upscaled,
-)
+from twofold_worker.outcome import Completed, Failed, Outcome, Released
+from twofold_worker.pipeline import Pipeline, Prepared, Upscaled
 
 log = structlog.get_logger(__name__)
 
@@ -50,7 +43,9 @@ class Stages:
         self._stopping = threading.Event()
         self._wanted = threading.Event()
         self._looking = threading.Event()
-        self._ready: queue.Queue[list[Prepared] | None] = queue.Queue(maxsize=1)
+        self._ready: queue.SimpleQueue[list[Prepared] | None] = queue.SimpleQueue()
+        self._room_ahead = threading.Event()
+        self._room_ahead.set()
         self._ended: queue.Queue[Outcome | None] = queue.Queue()
         worker = pipeline.worker
         self._room = threading.BoundedSemaphore(_OUTLET_BATCHES * worker.max_batch)
@@ -110,6 +105,9 @@ class Stages:
 
     def _intake(self) -> None:
         while not self._stopping.is_set():
+            # One batch ahead of the engine and no more: what waits here, no idle run can take.
+            if not self._room_ahead.wait(_TICK_SECONDS):
+                continue
             self._looking.set()
             # Cleared before the look: a ticket that comes while looking makes for another look.
             self._wanted.clear()
@@ -124,7 +122,8 @@ class Stages:
                 continue
             batch = self._prepare(jobs)
             if batch:
-                self._hand_over(batch)
+                self._room_ahead.clear()
+                self._ready.put(batch)
             self._wanted.set()
         self._ready.put(None)
 
@@ -135,12 +134,11 @@ class Stages:
         mates = pipeline.sort_out(
             [job for job in jobs if job.lane is not None or job.id in measures], measures
         )
-        self._release(
-            [job for job in jobs if job.id in measures and job.id not in {m.id for m in mates}]
-        )
+        kept = {mate.id for mate in mates}
+        self._release([job for job in jobs if job.id in measures and job.id not in kept])
         fetched = self._each(mates, pipeline.fetch)
         jobs = [job for job in mates if job.id in fetched]
-        if not jobs or not self._may_start(jobs):
+        if not jobs:
             return []
         going_on = pipeline.start(jobs)
         self._release([job for job in jobs if job.id not in going_on])
@@ -150,27 +148,9 @@ class Stages:
         )
         return list(decoded.values())
 
-    def _may_start(self, jobs: list[Job]) -> bool:
-        if jobs[0].isolation is None:
-            return True
-        # Suspects of a crash share the process with nothing else; no claim adds to them.
-        held = [job.claim for job in jobs]
-        while not self._stopping.is_set():
-            if self._pipeline.holdings.wait_alone(held, _TICK_SECONDS):
-                return True
-        self._release(jobs)
-        return False
-
-    def _hand_over(self, batch: list[Prepared]) -> None:
-        while not self._stopping.is_set():
-            try:
-                return self._ready.put(batch, timeout=_TICK_SECONDS)
-            except queue.Full:
-                continue
-        return self._release([prepared.job for prepared in batch])
-
     def _engine(self) -> None:
         while (batch := self._ready.get()) is not None:
+            self._room_ahead.set()
             wanted = [] if self._stopping.is_set() else [p for p in batch if self._goes_on(p.job)]
             self._release([prepared.job for prepared in batch if prepared not in wanted])
             if not wanted:

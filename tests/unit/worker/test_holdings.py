@@ -117,28 +117,19 @@ def test_an_old_cancel_says_nothing_about_a_later_claim_of_the_job(holdings: Hol
     assert not holdings.is_called_off(claim(1, fence=2))
 
 
-@given(held=st.sets(st.integers(1, 4)), only=st.sets(st.integers(1, 4)))
-def test_claims_are_alone_when_nothing_else_is_in_hand(held: set[int], only: set[int]) -> None:
-    holdings = Holdings()
-    holdings.take(map(claim, held))
-    assert holdings.wait_alone(map(claim, only), AT_ONCE) == (held <= only)
-
-
 @pytest.mark.parametrize("leaves", ["dropped", "given away"])
-def test_who_waits_alone_is_woken_when_the_last_other_leaves(
+def test_who_waits_for_empty_hands_is_woken_when_the_last_job_leaves(
     holdings: Holdings, leaves: str
 ) -> None:
-    holdings.take([claim(1), claim(2)])
-    holdings.reconcile(believed(claim(1)))
+    holdings.take([claim(2)])
+    holdings.reconcile({})
     answers: list[bool] = []
-    waiter = threading.Thread(
-        target=lambda: answers.append(holdings.wait_alone([claim(1)], 10 * AMPLE))
-    )
+    waiter = threading.Thread(target=lambda: answers.append(holdings.wait_empty(10 * AMPLE)))
     waiter.start()
     if leaves == "dropped":
         holdings.drop([claim(2)])
     else:
-        holdings.reconcile(believed(claim(1)))
+        holdings.reconcile({})
     waiter.join(AMPLE)
     assert answers == [True]
 

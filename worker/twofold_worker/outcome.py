@@ -1,0 +1,61 @@
+"""How a claim ends, as values, and how they are written to the ledger."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from twofold_schema.errors import JobError
+from twofold_schema.job import Claim, Result
+from twofold_schema.ledger import outcomes
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The result is stored."""
+
+    claim: Claim
+    result: Result
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The attempt ended in an error, which knows whether another one may help."""
+
+    claim: Claim
+    error: JobError
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The claim ends without an answer: called off, handed back, or of another lane."""
+
+    claim: Claim
+
+
+Outcome: TypeAlias = Completed | Failed | Released
+
+#: Writes outcomes of one kind, in a transaction of its own.
+Record: TypeAlias = Callable[[Connection], list[outcomes.Settled]]
+
+
+def records(run_id: UUID, ended: Sequence[Outcome]) -> list[Record]:
+    """What to write for outcomes of all kinds.
+
+    Each statement locks its rows in the order of their ids; two in one transaction would not, so
+    each kind gets a transaction.
+    """
+    completed = {o.claim: o.result for o in ended if isinstance(o, Completed)}
+    failed = {o.claim: o.error for o in ended if isinstance(o, Failed)}
+    final = {claim: error for claim, error in failed.items() if not error.retryable}
+    again = {claim: error for claim, error in failed.items() if error.retryable}
+    released = [o.claim for o in ended if isinstance(o, Released)]
+    wanted: list[tuple[object, Record]] = [
+        (completed, lambda connection: outcomes.complete(connection, run_id, completed)),
+        (final, lambda connection: outcomes.fail(connection, run_id, final)),
+        (again, lambda connection: outcomes.retry_later(connection, run_id, again)),
+        (released, lambda connection: outcomes.release(connection, run_id, released)),
+    ]
+    return [record for concerned, record in wanted if concerned]
