@@ -152,7 +152,7 @@ def house(
             "TWOFOLD_S3_ENDPOINT_URL": s3_endpoint,
             "TWOFOLD_RESULTS": f"s3://{bucket}/results",
             "TWOFOLD_UPLOADS": f"s3://{bucket}/uploads",
-            "TWOFOLD_LEASE_SECONDS": "2",
+            "TWOFOLD_LEASE_SECONDS": "4",
             "TWOFOLD_KEEPER_SECONDS": "0.2",
             "TWOFOLD_POLL_SECONDS": "0.5",
             "TWOFOLD_STALL_SECONDS": "30",

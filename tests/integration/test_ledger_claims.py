@@ -189,6 +189,21 @@ def test_a_measure_is_written_for_jobs_still_held(engine: Engine) -> None:
     assert job_of(engine, lost).lane is None
 
 
+def test_a_run_that_has_a_job_again_cannot_use_its_first_claim(engine: Engine) -> None:
+    (job_id,) = submitted(engine, new_job(measure=None))
+    run_id = begun(engine)
+    (stale,) = claimed(engine, run_id)
+    with engine.begin() as connection:
+        outcomes.release(connection, run_id, [stale])
+    claimed(engine, run_id)
+    found = lanes.measure(Parameters(), 100, 200)
+    with engine.begin() as connection:
+        assert claims.measure(connection, run_id, {stale: found}) == set()
+        assert claims.start(connection, run_id, [stale]) == set()
+    job = job_of(engine, job_id)
+    assert (job.lane, job.started_at) == (None, None)
+
+
 def test_start_leaves_out_jobs_that_were_called_off_or_lost(engine: Engine) -> None:
     mine, called_off, lost = submitted(engine, new_job(), new_job(), new_job())
     run_id = begun(engine)

@@ -121,14 +121,19 @@ class Ledger(RuleBasedStateMachine):
 
     def _some_claims(self, draw: Draw) -> tuple[UUID, list[Claim]]:
         """Some claims of one run: of those that hold a job still, or of any time."""
-        stale, pick = draw(Seldom), draw(Pick)
-        some = [one for one in self._claims if stale or self._model.still_held([one])]
+        pick: int = draw(Pick)
+        held = [one for one in self._claims if self._model.still_held([one])]
+        lost = [one for one in self._claims if one not in held]
+        # Most telling are those that a run lost to another claim of its own.
+        telling = [
+            one for one in lost if self._model.jobs[one.job_id] in self._model.held_by(one.run_id)
+        ]
+        some = (telling or lost or held) if draw(Seldom) else held
         if not some:
             return new_id(), []
         run_id = some[pick % len(some)].run_id
-        # Of a job that the run has had more than once, a stale call names the first time.
-        oldest = {claim.job_id: claim for claim in some[::-1] if claim.run_id == run_id}
-        return run_id, list(oldest.values())[pick % len(oldest) :]
+        one_each = {claim.job_id: claim for claim in some if claim.run_id == run_id}
+        return run_id, list(one_each.values())[pick % len(one_each) :]
 
     @rule(action=st.sampled_from(ACTIONS), data=st.data())
     def step(self, action: str, data: st.DataObject) -> None:

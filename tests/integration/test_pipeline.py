@@ -2,11 +2,10 @@
 
 import hashlib
 import io
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -621,8 +620,7 @@ def shutting_down(shop: Workshop) -> Iterator[None]:
         shop.stages.stop()
         threads = shop.stages._threads
         threads["intake"].join(AMPLE)
-        with suppress(queue.Full):
-            shop.stages._ready.put_nowait(None)
+        shop.stages._ready.put(None)
         threads["engine"].join(AMPLE)
         shop.stages._storers.shutdown()
         shop.stages._ended.put(None)
