@@ -27,7 +27,7 @@ def connect(settings: DatabaseSettings) -> Engine:
     engine = create_engine(
         settings.database_url.get_secret_value(),
         pool_size=settings.database_pool_size,
-        max_overflow=settings.database_pool_size,
+        max_overflow=3 * settings.database_pool_size,
         pool_pre_ping=True,
         connect_args={
             # Prepared statements outlive a transaction, which pgbouncer's transaction mode forbids.

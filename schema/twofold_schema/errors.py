@@ -6,6 +6,7 @@
     │   ├─ JobNotFound, SubmissionNotFound
     │   ├─ JobNotRetryable
     │   └─ RunLost               this run may touch nothing any more
+    ├─ DatabaseUnavailable       nothing was done
     ├─ WaitTimeout               the work goes on
     ├─ SubmitError               the job was not accepted; nothing was written
     │   ├─ InvalidUri, PlaceNotAllowed, InvalidParameter, SourceUnreadable
@@ -75,6 +76,13 @@ class RunLost(LedgerError):
     """This run's lease is gone and its jobs were given to others; start a new run."""
 
     code = "run_lost"
+
+
+class DatabaseUnavailable(TwofoldError):
+    """Postgres does not answer; check that it runs and that TWOFOLD_DATABASE_URL leads to it."""
+
+    code = "database_unavailable"
+    retryable = True
 
 
 class WaitTimeout(TwofoldError, TimeoutError):

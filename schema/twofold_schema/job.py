@@ -251,7 +251,7 @@ class Job:
         fields = {name: row[name] for name in cls.__dataclass_fields__}
         fields["job_class"] = list(JobClass)[row["job_class"]]
         fields["state"] = JobState(row["state"])
-        fields["parameters"] = Parameters.model_validate(row["parameters"])
+        fields["parameters"] = Parameters.model_validate(row["parameters"], extra="ignore")
         fields["metadata"] = MappingProxyType(row["metadata"])
         if row["result"] is not None:
             fields["result"] = Result.model_validate(row["result"])

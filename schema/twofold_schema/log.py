@@ -32,7 +32,13 @@ def configure(settings: LogSettings) -> None:
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 *(
-                    [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+                    [
+                        structlog.dev.ConsoleRenderer(
+                            colors=sys.stderr.isatty(),
+                            # The pretty one takes seconds for a long message, under the GIL.
+                            exception_formatter=structlog.dev.plain_traceback,
+                        )
+                    ]
                     if text
                     else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
                 ),

@@ -11,7 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 
 from twofold_schema.artifacts import ArtifactUri, Places
 from twofold_schema.errors import ConfigError, InvalidUri
@@ -24,6 +32,12 @@ _FILE = "_FILE"
 _PILLOW_MAX_PIXELS = 89_478_485
 
 Seconds = Annotated[float, Field(gt=0, le=7 * 24 * 3600)]
+
+
+def _power_of_two(number: int) -> int:
+    if number.bit_count() != 1:
+        raise ValueError("must be a power of two")
+    return number
 
 
 class Settings(BaseModel):
@@ -62,7 +76,7 @@ class DatabaseSettings(Settings):
 
     Attributes:
         database_url: `postgresql://user:password@host:port/name`; Postgres only.
-        database_pool_size: Connections that a process keeps open.
+        database_pool_size: Connections that a process keeps open; under load up to four times more.
         database_timeout_seconds: What one statement may take.
     """
 
@@ -218,7 +232,7 @@ class WorkerSettings(Settings):
         dtype: `auto` is bfloat16 on a GPU and float32 on a CPU.
         processes: Worker processes to keep; 0 for one per visible GPU, else one.
         max_batch: Most jobs on the device at once.
-        pinned_rung: The batch size of reproducible jobs.
+        pinned_rung: The batch size of reproducible jobs, a power of two, the same fleet-wide.
         io_threads: Threads that fetch and decode, and as many that encode and store.
         poll_seconds: How long work may wait when no ticket comes.
         lease_seconds: How long a silent run keeps its jobs.
@@ -234,7 +248,7 @@ class WorkerSettings(Settings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     processes: Annotated[int, Field(ge=0, le=64)] = 0
     max_batch: Annotated[int, Field(ge=1, le=32)] = 4
-    pinned_rung: Annotated[int, Field(ge=1, le=32)] = 4
+    pinned_rung: Annotated[int, Field(ge=1, le=32), AfterValidator(_power_of_two)] = 4
     io_threads: Annotated[int, Field(ge=1, le=64)] = 8
     poll_seconds: Seconds = 2.0
     lease_seconds: Seconds = 30.0

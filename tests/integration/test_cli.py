@@ -231,3 +231,17 @@ class TestServing:
         assert (ended.returncode, ended.stdout) == (2, "")
         assert "invalid_setting: TWOFOLD_DATABASE_URL is wrong" in ended.stderr
         assert "hunter2" not in ended.stderr
+
+
+def test_a_database_that_is_away_is_one_line_and_no_traceback() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "twofold_producer", "jobs", "list"],
+        env={**os.environ, "TWOFOLD_DATABASE_URL": "postgresql://nobody:x@127.0.0.1:1/none"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("twofold: database_unavailable: ")
+    assert "Traceback" not in ended.stderr

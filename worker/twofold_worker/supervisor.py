@@ -143,7 +143,10 @@ class Supervisor:
         if status is None:
             return
         log.info("worker_ended", pid=pid, status=status)
-        if status == _EXIT_CONFIG:
+        if status == 0:
+            # It was told to end, by us or by a drain order: replacing it would undo that.
+            self._children.remove(child)
+        elif status == _EXIT_CONFIG:
             # The same setting would be wrong for all and for ever.
             self._status = _EXIT_CONFIG
             if self._stop_at is None:

@@ -3,9 +3,12 @@
 import sys
 from typing import NoReturn
 
+from sqlalchemy.exc import DBAPIError
+
 from twofold_producer.cli import jobs, local, serve
 from twofold_producer.cli.app import EXIT_CODES, app, err
-from twofold_schema.errors import TwofoldError
+from twofold_schema.database import is_transient
+from twofold_schema.errors import DatabaseUnavailable, TwofoldError
 
 __all__ = ["main"]
 
@@ -24,8 +27,15 @@ def main() -> NoReturn:
     try:
         app(prog_name="twofold")
     except TwofoldError as error:
-        err.print(f"[bold red]twofold:[/] {error.code}:", end=" ")
-        err.print(error.message, markup=False, highlight=False, soft_wrap=True)
-        status = next((status for kind, status in EXIT_CODES if isinstance(error, kind)), 1)
-        sys.exit(status)
+        _end(error)
+    except DBAPIError as error:
+        if not is_transient(error):
+            raise
+        _end(DatabaseUnavailable(f"{DatabaseUnavailable().message} ({error.orig})"))
     sys.exit(0)
+
+
+def _end(error: TwofoldError) -> NoReturn:
+    err.print(f"[bold red]twofold:[/] {error.code}:", end=" ")
+    err.print(error.message, markup=False, highlight=False, soft_wrap=True)
+    sys.exit(next((status for kind, status in EXIT_CODES if isinstance(error, kind)), 1))

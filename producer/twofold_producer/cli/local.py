@@ -5,12 +5,15 @@ import shlex
 import signal
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from twofold_producer.cli.app import EXIT_JOBS_FAILED, err, out
-from twofold_producer.dev.stack import STAND_IN, Stack
+from twofold_producer.dev import STAND_IN
+
+if TYPE_CHECKING:
+    from twofold_producer.dev.stack import Stack
 
 DataOption = Annotated[
     Path | None, typer.Option(help="Keep jobs and pictures here for the next start.")
@@ -25,6 +28,9 @@ def dev(
     processes: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
 ) -> None:
     """Run everything on this machine until Ctrl-C: no Docker, GPU or cloud account."""
+    # Only who starts servers pays for these imports.
+    from twofold_producer.dev.stack import Stack
+
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -47,6 +53,7 @@ def demo(
 ) -> None:
     """Start everything, upscale pictures, show before and after, end everything."""
     from twofold_producer.dev import demo as show
+    from twofold_producer.dev.stack import Stack
 
     with Stack.start(model=model, on_step=_say) as stack:
         # The producer below reads its settings where every other program does.
@@ -68,7 +75,7 @@ def _say(step: str) -> None:
     err.print(f"Starting {step} …", style="dim")
 
 
-def _describe(stack: Stack, model: str) -> None:
+def _describe(stack: "Stack", model: str) -> None:
     settings = "\n".join(
         f"  export {name}={shlex.quote(text)}" for name, text in stack.environment.items()
     )

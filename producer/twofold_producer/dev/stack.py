@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from twofold_producer.dev import STAND_IN
 from twofold_producer.dev.lifeline import Lifeline
 from twofold_producer.dev.postgres import Postgres
 from twofold_producer.dev.redis import Redis
@@ -20,9 +21,6 @@ from twofold_schema.artifacts import ArtifactUri
 from twofold_schema.errors import ConfigError
 from twofold_schema.ledger import runs
 from twofold_schema.settings import PREFIX, DatabaseSettings
-
-#: Random weights in the real model's classes: proves the way, makes no good picture.
-STAND_IN = "stand-in"
 
 _READY_SECONDS = 300.0
 _LOG_TAIL = 2000

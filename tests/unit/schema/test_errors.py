@@ -17,6 +17,7 @@ CODES = {
     "SubmissionNotFound": "submission_not_found",
     "JobNotRetryable": "job_not_retryable",
     "RunLost": "run_lost",
+    "DatabaseUnavailable": "database_unavailable",
     "WaitTimeout": "wait_timeout",
     "SubmitError": "not_accepted",
     "InvalidUri": "invalid_uri",
@@ -45,6 +46,7 @@ CODES = {
     "RunDeadlineExceeded": "run_deadline_exceeded",
 }
 RETRYABLE = {
+    "database_unavailable",
     "mismeasured",
     "storage_unavailable",
     "result_conflict",

@@ -64,6 +64,10 @@ class DiffusionUpscaler:
         number = weights.dtype_named(dtype, place)
         local = Path(model).is_dir()
         folder = Path(model).resolve() if local else weights.fetch(model, revision)
+        if place.type == "cpu":
+            # Kernels split a batch among their threads. With another number of them than a power
+            # of two, a picture was seen to depend on its slot.
+            torch.set_num_threads(1 << (torch.get_num_threads().bit_length() - 1))
         # Logs are lines; a bar that redraws itself fills them with noise.
         diffusers.utils.logging.disable_progress_bar()
         transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
