@@ -96,6 +96,16 @@ def test_sigterm_finishes_what_is_on_the_device_and_gives_the_rest_back(
     assert the_run(house)["state"] == "stopped"
 
 
+def test_a_process_that_was_drained_is_not_replaced(house: House, engine: Engine) -> None:
+    supervisor = house.supervised()
+    house.wait_ready()
+    with engine.begin() as connection:
+        runs.order_drain(connection, the_run(house)["id"])
+
+    assert supervisor.wait(SOON) == 0, house.logs()
+    assert the_run(house)["state"] == "stopped"
+
+
 def test_a_drain_order_ends_the_process_in_good_order(
     house: House, pauses: Path, engine: Engine
 ) -> None:

@@ -91,6 +91,18 @@ def test_a_run_that_has_a_job_again_cannot_end_it_by_its_first_claim(
 
 
 @pytest.mark.parametrize("name", list(ENDS))
+def test_an_outcome_does_not_stand_because_that_of_another_claim_does(
+    engine: Engine, name: str
+) -> None:
+    stale = _held(engine)
+    crashed(engine, stale.run_id)
+    (new,) = claimed(engine, begun(engine))
+    assert _end(engine, name, new).stands
+    assert not _end(engine, name, stale).stands
+    assert _end(engine, name, new).stands
+
+
+@pytest.mark.parametrize("name", list(ENDS))
 def test_an_outcome_must_come_from_the_run_that_holds_the_job(engine: Engine, name: str) -> None:
     held = _held(engine)
     forged = Claim(job_id=held.job_id, fence=held.fence, run_id=new_id())

@@ -7,6 +7,7 @@ from tests.factories import (
     PAST,
     begun,
     claimed,
+    crashed,
     job_of,
     new_job,
     result_of,
@@ -19,6 +20,7 @@ from twofold_schema.job import JobState
 from twofold_schema.ledger import claims, outcomes, requests, runs, submit, sweeps
 from twofold_schema.ledger.requests import CancelAnswer
 
+_LATE = text("UPDATE jobs SET finish_by = '2020-01-01Z'")
 _FINISH = text("UPDATE submissions SET finished_at = clock_timestamp()")
 _SUBMISSION = text("SELECT generation, finished_at IS NULL FROM submissions")
 
@@ -102,6 +104,29 @@ def test_old_deadlines_do_not_carry_over_to_a_retry(engine: Engine) -> None:
         requests.retry(connection, [job_id])
         assert sweeps.expire(connection) == 0
     assert job_of(engine, job_id).state is JobState.QUEUED
+
+
+def test_a_retry_clears_a_job_of_suspicion(engine: Engine) -> None:
+    (job_id,) = submitted(engine, new_job(max_attempts=1))
+    run_id = begun(engine)
+    claimed(engine, run_id, started=True)
+    crashed(engine, run_id)
+    assert job_of(engine, job_id).isolation is not None
+    with engine.begin() as connection:
+        requests.retry(connection, [job_id])
+    job = job_of(engine, job_id)
+    assert (job.state, job.crashes, job.isolation) == (JobState.QUEUED, 0, None)
+
+
+def test_a_cancel_that_came_to_nothing_does_not_carry_over_to_a_retry(engine: Engine) -> None:
+    (job_id,) = submitted(engine)
+    claimed(engine, begun(engine))
+    with engine.begin() as connection:
+        requests.cancel(connection, [job_id])
+        connection.execute(_LATE)
+        sweeps.expire(connection)
+        requests.retry(connection, [job_id])
+    assert job_of(engine, job_id).cancel_requested_at is None
 
 
 @pytest.mark.parametrize("state", ["queued", "running", "succeeded", "cancelled"])

@@ -3,7 +3,7 @@
 One function per thing that can happen to a job, each on a connection whose transaction belongs to
 the caller. Every write names the state it leaves, and a run's writes also name fence and run, so
 that a run that lost a job can change nothing. Every write of several rows locks them in the order
-of their ids first, so that no two of them wait for each other.
+of their ids first, or skips those that others hold, so that no two of them wait for each other.
 
     submit     insert, open_submission, seal            the asking side
     requests   cancel, retry                            the owner of a job
