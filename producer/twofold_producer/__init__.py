@@ -1,10 +1,16 @@
 """The asking side: submit jobs, follow them, keep the ledger moving."""
 
-from twofold_producer.producer import Producer, Submission
-from twofold_producer.request import JobRequest, Source
-from twofold_schema.job import Job, JobClass, JobState, Parameters, Result
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from twofold_producer.producer import Producer, Submission
+    from twofold_producer.request import JobRequest, Source
+    from twofold_schema.job import Job, JobClass, JobState, Parameters, Result
+    from twofold_schema.ledger.submit import Accepted
 
 __all__ = [
+    "Accepted",
     "Job",
     "JobClass",
     "JobRequest",
@@ -15,3 +21,19 @@ __all__ = [
     "Source",
     "Submission",
 ]
+
+_HOMES = {
+    "twofold_producer.producer": {"Producer", "Submission"},
+    "twofold_producer.request": {"JobRequest", "Source"},
+    "twofold_schema.job": {"Job", "JobClass", "JobState", "Parameters", "Result"},
+    "twofold_schema.ledger.submit": {"Accepted"},
+}
+
+
+def __getattr__(name: str) -> object:
+    # Lazy (PEP 562): who needs one part of this package, a server's launcher for instance, must
+    # not pay for, or even have, what the others import.
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(home), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

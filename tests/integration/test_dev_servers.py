@@ -73,11 +73,15 @@ def client(server: Redis) -> redis.Redis:
     return redis.Redis.from_url(server.url)
 
 
+# Where the tests run in the background, Ctrl-C is ignored, and children inherit that.
+_HEARS_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+
+
 @contextmanager
 def owner(script: str, *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
     """Another process that owns servers, in a session of its own; SIGKILLed in the end."""
     process = subprocess.Popen(
-        [sys.executable, "-c", script, *arguments],
+        [sys.executable, "-c", _HEARS_CTRL_C + script, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
