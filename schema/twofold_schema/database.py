@@ -45,7 +45,13 @@ def connect(settings: DatabaseSettings) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _bound_statements(connection: Connection) -> None:
-        connection.execute(text(f"SET LOCAL statement_timeout = {milliseconds}"))
+        # A process that freezes between two statements must not keep its rows locked either.
+        connection.execute(
+            text(
+                f"SET LOCAL statement_timeout = {milliseconds}; "
+                f"SET LOCAL idle_in_transaction_session_timeout = {milliseconds}"
+            )
+        )
 
     return engine
 

@@ -6,6 +6,7 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy.exc import DBAPIError
 from tests.factories import (
     AMPLE,
     begun,
@@ -19,9 +20,11 @@ from tests.factories import (
 )
 from tests.rivals import DEADLINE_SECONDS, Rival, rivals
 
+from twofold_schema import database
 from twofold_schema.errors import CorruptSource
 from twofold_schema.job import Claim, JobState
 from twofold_schema.ledger import claims, outcomes, requests, submit, sweeps
+from twofold_schema.settings import DatabaseSettings
 
 _LOCK = text("SELECT FROM jobs WHERE id = :id FOR UPDATE")
 _LONG_UP = text("INSERT INTO pulse (beat_at, resumed_at) VALUES (clock_timestamp(), '2020-01-01Z')")
@@ -233,3 +236,23 @@ def test_what_a_savepoint_takes_back_never_happened(engine: Engine) -> None:
     assert settled.stands
     assert job_of(engine, job_id).state is JobState.SUCCEEDED
     assert job_of(engine, done.job_id).state is JobState.QUEUED
+
+
+def test_a_process_that_freezes_inside_a_transaction_lets_go(
+    database_settings: DatabaseSettings, engine: Engine
+) -> None:
+    """Its connection is ended by the database, so that others get at the rows it had locked."""
+    (job_id,) = submitted(engine)
+    impatient = database.connect(
+        database_settings.model_copy(update={"database_timeout_seconds": 0.2})
+    )
+    frozen = impatient.connect()
+    frozen.execute(_LOCK, {"id": job_id})
+
+    with engine.begin() as connection:
+        connection.execute(_LOCK, {"id": job_id})
+    with pytest.raises(DBAPIError):
+        frozen.execute(_LOCK, {"id": job_id})
+    frozen.invalidate()
+    frozen.close()
+    impatient.dispose()
