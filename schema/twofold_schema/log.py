@@ -7,12 +7,27 @@ import structlog
 
 from twofold_schema.settings import LogSettings
 
+#: Who writes: in every record of this process, whatever the thread.
+_process: dict[str, str] = {}
+
+
+def identify(**ids: str) -> None:
+    """Name this process in every record from now on."""
+    _process.update(ids)
+
+
+def _add_process(
+    _logger: object, _method: str, record: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    return {**_process, **record}
+
 
 def configure(settings: LogSettings) -> None:
     """Send structlog's and the standard library's records to standard error, in one format."""
     text = settings.log_format == "text" or (settings.log_format == "auto" and sys.stderr.isatty())
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        _add_process,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -120,7 +120,7 @@ class Process:
             model_revision=upscaler.revision,
             lease=timedelta(seconds=worker.lease_seconds),
         )
-        structlog.contextvars.bind_contextvars(run_id=str(self._run.id))
+        log.identify(run_id=str(self._run.id))
         progress, holdings = Progress(worker.stall_seconds), Holdings()
         pipeline = Pipeline(
             run_id=self._run.id,

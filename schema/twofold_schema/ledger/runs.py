@@ -42,12 +42,13 @@ class Renewal:
     held: dict[Claim, bool]
 
 
-# Begins a run with a full lease.
+# Begins a run with a full lease, or finds that it did and only the reply was lost.
 _REGISTER = text("""
     INSERT INTO runs (id, host, pid, device, version, model, model_revision,
                       lease_seconds, lease_expires_at)
     VALUES (:id, :host, :pid, :device, :version, :model, :model_revision,
             :lease_seconds, clock_timestamp() + :lease_seconds * interval '1 second')
+    ON CONFLICT (id) DO NOTHING
 """)
 
 # Prolongs a lease that nobody has declared lost, even one that ran out meanwhile: until rescue
@@ -89,7 +90,7 @@ _IDLE = text("""
 
 
 def register(connection: Connection, run: Run) -> None:
-    """Begin a run; its lease starts now."""
+    """Begin a run; its lease starts now. Safe to repeat."""
     connection.execute(
         _REGISTER,
         {
