@@ -16,8 +16,6 @@ from twofold_schema.settings import (
 )
 from twofold_worker.supervisor import Supervisor
 
-EXIT_CONFIG = 78
-
 
 def main() -> int:
     """Check the settings, then supervise; returns the exit status."""
@@ -37,7 +35,7 @@ def main() -> int:
         return Supervisor(WorkerSettings.load()).run()
     except ConfigError as error:
         sys.stderr.write(f"twofold worker: {error.message}\n")
-        return EXIT_CONFIG
+        return os.EX_CONFIG
 
 
 if __name__ == "__main__":

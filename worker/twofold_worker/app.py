@@ -40,11 +40,6 @@ from twofold_worker.upscaler.port import Upscaler
 
 logger = structlog.get_logger(__name__)
 
-#: sysexits.h: the configuration is wrong; starting again does not help.
-EXIT_CONFIG = 78
-#: sysexits.h: internal software error; a new process may do better.
-EXIT_BROKEN = 70
-
 
 def load_upscaler(settings: WorkerSettings) -> Upscaler:
     """The model on its device, warmed up.
@@ -222,7 +217,7 @@ class Process:
         except DBAPIError:
             logger.warning("not_handed_back", reason="the database is away; the lease will end")
         finally:
-            os._exit(EXIT_BROKEN)
+            os._exit(os.EX_SOFTWARE)
 
 
 def main(
@@ -246,7 +241,7 @@ def main(
         process = Process(liveness=options.liveness, watch=watch, upscaler=upscaler)
     except ConfigError as error:
         sys.stderr.write(f"twofold worker: {error.message}\n")
-        return EXIT_CONFIG
+        return os.EX_CONFIG
     process.run()
     return 0
 

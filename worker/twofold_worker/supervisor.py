@@ -19,7 +19,6 @@ from twofold_schema.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
 
-_EXIT_CONFIG = 78
 _LONGEST_PAUSE = 60
 #: A process that lived this long had a good start: the next pause is short again.
 _HEALTHY_SECONDS = 60.0
@@ -146,9 +145,9 @@ class Supervisor:
         if status == 0:
             # It was told to end, by us or by a drain order: replacing it would undo that.
             self._children.remove(child)
-        elif status == _EXIT_CONFIG:
+        elif status == os.EX_CONFIG:
             # The same setting would be wrong for all and for ever.
-            self._status = _EXIT_CONFIG
+            self._status = os.EX_CONFIG
             if self._stop_at is None:
                 self._begin_stop()
 

@@ -13,6 +13,7 @@ import transformers
 from PIL import Image
 
 from twofold_schema.errors import JobError, NotFinite
+from twofold_schema.lanes import LATTICE
 from twofold_worker.upscaler import weights
 from twofold_worker.upscaler.port import BatchTooLarge, DeviceLost, Pixels, Slot
 from twofold_worker.upscaler.standin import is_stand_in
@@ -81,7 +82,7 @@ class DiffusionUpscaler:
 
     def warm_up(self) -> None:
         """Run one small batch, so that the first job pays for nothing but itself."""
-        slot = Slot(pixels=np.zeros((64, 64, 3), np.uint8), seed=0)
+        slot = Slot(pixels=np.zeros((LATTICE, LATTICE, 3), np.uint8), seed=0)
         self.upscale([slot], rung=1, steps=1, guidance_scale=0, on_step=lambda: None)
 
     def upscale(
@@ -158,8 +159,8 @@ def _check(slots: Sequence[Slot], rung: int) -> None:
         raise ValueError(f"{len(slots)} slots do not fit a rung of {rung}")
     # The pipeline would silently resize every picture to the first one's size, or to a floor of 8.
     height, width, channels = slots[0].pixels.shape
-    if height % 64 or width % 64 or channels != 3:
-        raise ValueError(f"{slots[0].pixels.shape} is not RGB on the lattice of 64 pixels")
+    if height % LATTICE or width % LATTICE or channels != 3:
+        raise ValueError(f"{slots[0].pixels.shape} is not RGB on the lattice of {LATTICE} pixels")
     for slot in slots:
         if slot.pixels.shape != slots[0].pixels.shape or slot.pixels.dtype != np.uint8:
             raise ValueError("the slots of a batch are uint8 pictures of one shape")
