@@ -26,7 +26,7 @@ def test_every_job_still_ends_once_after_a_kill_between_two_stages(house: House,
     assert [job.state for job in jobs] == [JobState.SUCCEEDED] * 3
     for job in jobs:
         assert job.result is not None
-        data = producer.storage.read(ArtifactUri.parse(job.result.uri), max_bytes=10**6)
+        data = producer.storage.read(ArtifactUri.parse(job.result.uri), max_bytes=10**6).data
         assert hashlib.sha256(data).hexdigest() == job.result.sha256
         assert str(job.fence) in job.result.uri
         assert job.attempts == 1 + (job.crashes if job.errors and job.attempts > 1 else 0)

@@ -87,7 +87,7 @@ class TestSubmit:
         assert (dog.source, dog.parameters.steps, dog.job_class) == (uri, 3, "bulk")
         assert cat.submission_id == dog.submission_id
         storage = OpenPlaces(StorageSettings.load(house.environment))
-        assert storage.read(ArtifactUri.parse(cat.source), max_bytes=10**6) == encoded()
+        assert storage.read(ArtifactUri.parse(cat.source), max_bytes=10**6).data == encoded()
 
     def test_gives_up_waiting_with_124_and_the_job_goes_on(
         self, house: House, twofold: Shell, bucket: str

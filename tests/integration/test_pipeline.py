@@ -162,7 +162,7 @@ class Workshop:
 
     def result(self, job: Job) -> NDArray[np.uint8]:
         assert job.result is not None, job.error
-        data = self.storage.read(ArtifactUri.parse(job.result.uri), max_bytes=10**7)
+        data = self.storage.read(ArtifactUri.parse(job.result.uri), max_bytes=10**7).data
         assert hashlib.sha256(data).hexdigest() == job.result.sha256
         with Image.open(io.BytesIO(data)) as image:
             assert image.size == (job.result.width, job.result.height)

@@ -158,7 +158,7 @@ class TestSources:
         }
 
         (uri,) = sources
-        assert producer.storage.read(ArtifactUri.parse(uri), max_bytes=10**6) == data
+        assert producer.storage.read(ArtifactUri.parse(uri), max_bytes=10**6).data == data
 
     def test_an_upload_says_what_it_is(
         self, producer: Producer, s3: "S3Client", bucket: str
@@ -174,7 +174,7 @@ class TestSources:
 
             job = producer.get(producer.submit(image).job_id)
 
-            stored = producer.storage.read(ArtifactUri.parse(job.source), max_bytes=10**6)
+            stored = producer.storage.read(ArtifactUri.parse(job.source), max_bytes=10**6).data
             with Image.open(io.BytesIO(stored)) as again:
                 assert (again.format, again.mode, again.size) == ("PNG", mode, image.size)
                 assert again.tobytes() == image.tobytes()
@@ -189,7 +189,7 @@ class TestSources:
         with Image.open(buffer) as image:
             job = producer.get(producer.submit(image).job_id)
 
-        stored = producer.storage.read(ArtifactUri.parse(job.source), max_bytes=10**6)
+        stored = producer.storage.read(ArtifactUri.parse(job.source), max_bytes=10**6).data
         with Image.open(io.BytesIO(stored)) as again:
             assert not again.getexif()
             assert again.size == (30, 20)

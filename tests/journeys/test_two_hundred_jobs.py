@@ -153,7 +153,7 @@ def _good_ones_are_right(
         if job.key is None or job.key not in sizes:
             continue
         assert job.result is not None, job
-        data = storage.read(ArtifactUri.parse(job.result.uri), max_bytes=10**7)
+        data = storage.read(ArtifactUri.parse(job.result.uri), max_bytes=10**7).data
         assert hashlib.sha256(data).hexdigest() == job.result.sha256
         with Image.open(io.BytesIO(data)) as image:
             width, height = sizes[job.key]

@@ -67,7 +67,7 @@ def _fetch(producer: Producer, job: Job, path: Path) -> Path:
     if job.result is None:
         raise ValueError(f"job {job.id} has no result")
     uri = ArtifactUri.parse(job.result.uri)
-    path.write_bytes(producer.storage.read(uri, max_bytes=job.result.size_bytes))
+    path.write_bytes(producer.storage.read(uri, max_bytes=job.result.size_bytes).data)
     return path
 
 

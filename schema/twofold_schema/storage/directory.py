@@ -15,7 +15,7 @@ from twofold_schema.errors import (
     SourceTooLarge,
     StorageUnavailable,
 )
-from twofold_schema.storage.port import Head
+from twofold_schema.storage.port import Content
 
 
 class DirectoryStorage:
@@ -28,18 +28,22 @@ class DirectoryStorage:
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
 
-    def read(self, uri: ArtifactUri, *, max_bytes: int) -> bytes:
-        """The bytes of a file; see `Storage.read`."""
-        head = self.read_head(uri, length=max_bytes)
-        if not head.complete:
-            raise SourceTooLarge(f"{uri} has {head.size} bytes; at most {max_bytes} are allowed.")
-        return head.data
+    def read(self, uri: ArtifactUri, *, max_bytes: int) -> Content:
+        """A whole file; see `Storage.read`."""
+        content = self.read_head(uri, length=max_bytes)
+        if not content.complete:
+            raise SourceTooLarge(
+                f"{uri} has {content.size} bytes; at most {max_bytes} are allowed."
+            )
+        return content
 
-    def read_head(self, uri: ArtifactUri, *, length: int) -> Head:
+    def read_head(self, uri: ArtifactUri, *, length: int) -> Content:
         """The first bytes of a file; see `Storage.read_head`."""
         try:
             with self._file(uri).open("rb") as file:
-                return Head(file.read(length), os.fstat(file.fileno()).st_size)
+                found = os.fstat(file.fileno())
+                version = f"{found.st_mtime_ns}-{found.st_size}"
+                return Content(file.read(length), found.st_size, version)
         except FileNotFoundError:
             raise SourceNotFound(f"{uri} does not exist; store it, then retry the job.") from None
         except PermissionError:

@@ -7,7 +7,7 @@ from twofold_schema.artifacts import ArtifactUri
 from twofold_schema.errors import PlaceNotAllowed, ResultDenied, SourceDenied
 from twofold_schema.settings import StorageSettings
 from twofold_schema.storage.directory import DirectoryStorage
-from twofold_schema.storage.port import Head, Storage
+from twofold_schema.storage.port import Content, Storage
 
 
 class OpenPlaces:
@@ -21,11 +21,11 @@ class OpenPlaces:
         self._s3_lock = Lock()
         self._s3: Storage | None = None
 
-    def read(self, uri: ArtifactUri, *, max_bytes: int) -> bytes:
+    def read(self, uri: ArtifactUri, *, max_bytes: int) -> Content:
         """See `Storage.read`."""
         return self._for_reading(uri).read(uri, max_bytes=max_bytes)
 
-    def read_head(self, uri: ArtifactUri, *, length: int) -> Head:
+    def read_head(self, uri: ArtifactUri, *, length: int) -> Content:
         """See `Storage.read_head`."""
         return self._for_reading(uri).read_head(uri, length=length)
 

@@ -1,23 +1,26 @@
 """What everybody needs of object storage."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from twofold_schema.artifacts import ArtifactUri
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
-    """The first bytes of an object.
+class Content:
+    """The bytes of an object, or its first ones.
 
     Attributes:
         data: At most as many bytes as were asked for.
         size: The whole object's length in bytes.
+        version: Changes whenever the object is written with other bytes: an ETag, say.
     """
 
     data: bytes
     size: int
+    version: str
 
     @property
     def complete(self) -> bool:
@@ -25,11 +28,44 @@ class Head:
         return len(self.data) >= self.size
 
 
-class Storage(Protocol):
-    """Objects are read whole or from their start, and written once."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """An object in a listing.
 
-    def read(self, uri: ArtifactUri, *, max_bytes: int) -> bytes:
-        """The bytes of an object.
+    Attributes:
+        size: In bytes.
+        modified_at: When it was last written, by the store's clock.
+    """
+
+    uri: ArtifactUri
+    size: int
+    modified_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a store can do beyond keeping bytes.
+
+    Attributes:
+        atomic_create: Of many writers of one new name at once exactly one wins. Where it is
+            False, `write_once` looks before it writes: names that hold fence and run, or the
+            content's own digest, need no more.
+        signed_urls: Whether `sign_read` and `sign_write` work.
+    """
+
+    atomic_create: bool
+    signed_urls: bool
+
+
+class Storage(Protocol):
+    """Objects are read whole or from their start, written once, listed, copied and deleted."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this store can do."""
+
+    def read(self, uri: ArtifactUri, *, max_bytes: int) -> Content:
+        """A whole object.
 
         Raises:
             SourceNotFound: There is none.
@@ -38,8 +74,16 @@ class Storage(Protocol):
             StorageUnavailable: Storage did not answer in time.
         """
 
-    def read_head(self, uri: ArtifactUri, *, length: int) -> Head:
+    def read_head(self, uri: ArtifactUri, *, length: int) -> Content:
         """The first `length` bytes of an object; raises as `read`."""
+
+    def read_metadata(self, uri: ArtifactUri) -> Mapping[str, str] | None:
+        """What `write_once` or `copy` kept with an object, names in lower case; None for none.
+
+        Raises:
+            SourceDenied: It may not be read.
+            StorageUnavailable: Storage did not answer in time.
+        """
 
     def write_once(
         self,
@@ -56,11 +100,62 @@ class Storage(Protocol):
             uri: Where.
             data: What.
             content_type: Its media type.
-            sha256: Of `data`, in hex.
-            metadata: Kept with the object where the store can; ASCII.
+            sha256: Of `data`, in hex; kept with the metadata under that name.
+            metadata: Kept with the object; ASCII, names in lower case.
 
         Raises:
             ResultDenied: It may not be written.
             ResultConflict: Another content lies there.
             StorageUnavailable: Storage did not answer in time; the object may have been stored.
+        """
+
+    def copy(
+        self,
+        source: ArtifactUri,
+        target: ArtifactUri,
+        *,
+        content_type: str,
+        metadata: Mapping[str, str],
+    ) -> None:
+        """Copy an object within this store, over whatever lies at `target`.
+
+        Raises:
+            SourceNotFound: There is no source.
+            SourceDenied: It may not be read.
+            ResultDenied: The target may not be written.
+            StorageUnavailable: Storage did not answer in time; the copy may have been made.
+        """
+
+    def list(self, prefix: ArtifactUri, *, after: ArtifactUri | None = None) -> Iterator[Entry]:
+        """The objects below `prefix`, in the order of their keys, read page by page.
+
+        Args:
+            prefix: What `child` makes names below; an object of just this name is not below it.
+            after: Begin behind this one.
+
+        Raises:
+            SourceDenied: It may not be listed.
+            StorageUnavailable: Storage did not answer in time.
+        """
+
+    def delete(self, uri: ArtifactUri) -> None:
+        """Remove an object; none there is success.
+
+        Raises:
+            ResultDenied: It may not be removed.
+            StorageUnavailable: Storage did not answer in time.
+        """
+
+    def sign_read(self, uri: ArtifactUri, *, expires: timedelta) -> str:
+        """A URL with which anybody can GET the object for a while; it need not exist yet.
+
+        Raises:
+            SourceDenied: There is nothing to sign with.
+        """
+
+    def sign_write(self, uri: ArtifactUri, *, content_type: str, expires: timedelta) -> str:
+        """A URL with which anybody can PUT an object of this media type for a while.
+
+        Raises:
+            ResultDenied: There is nothing to sign with.
         """

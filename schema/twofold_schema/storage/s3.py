@@ -23,7 +23,7 @@ from twofold_schema.errors import (
     StorageUnavailable,
 )
 from twofold_schema.settings import StorageSettings
-from twofold_schema.storage.port import Head
+from twofold_schema.storage.port import Content
 
 Answer = TypeVar("Answer")
 
@@ -42,6 +42,8 @@ _DENIED = {
 }
 _EXISTS = {"PreconditionFailed", "412"}
 _EMPTY_OBJECT = {"InvalidRange", "416"}
+#: What an empty object's ETag is: the answer that there is no such range has none.
+_EMPTY_ETAG = '"d41d8cd98f00b204e9800998ecf8427e"'
 #: Two writers of one key at once; whoever asks again learns who won.
 _RACING = {"ConditionalRequestConflict", "409"}
 _RACES = 5
@@ -64,10 +66,10 @@ class S3Storage:
             ),
         )
 
-    def read(self, uri: ArtifactUri, *, max_bytes: int) -> bytes:
-        """The bytes of an object; see `Storage.read`."""
+    def read(self, uri: ArtifactUri, *, max_bytes: int) -> Content:
+        """A whole object; see `Storage.read`."""
 
-        def get() -> bytes:
+        def get() -> Content:
             answer = self._client.get_object(Bucket=uri.bucket, Key=uri.key)
             # Not `with answer["Body"]`: that gives urllib3's stream, whose errors are its own.
             with closing(answer["Body"]) as body:
@@ -76,27 +78,26 @@ class S3Storage:
                     raise SourceTooLarge(
                         f"{uri} has {size} bytes; at most {max_bytes} are allowed."
                     )
-                data: bytes = body.read()
-            return data
+                return Content(body.read(), size, answer["ETag"])
 
         return _reading(uri, get)
 
-    def read_head(self, uri: ArtifactUri, *, length: int) -> Head:
+    def read_head(self, uri: ArtifactUri, *, length: int) -> Content:
         """The first bytes of an object; see `Storage.read_head`."""
 
-        def get() -> Head:
+        def get() -> Content:
             try:
                 answer = self._client.get_object(
                     Bucket=uri.bucket, Key=uri.key, Range=f"bytes=0-{length - 1}"
                 )
             except ClientError as error:
                 if _code(error) in _EMPTY_OBJECT:
-                    return Head(b"", 0)
+                    return Content(b"", 0, _EMPTY_ETAG)
                 raise
             with closing(answer["Body"]) as body:
                 data = body.read()
             size = answer.get("ContentRange", "").rpartition("/")[2]
-            return Head(data, int(size) if size.isdigit() else len(data))
+            return Content(data, int(size) if size.isdigit() else len(data), answer["ETag"])
 
         return _reading(uri, get)
 
