@@ -11,7 +11,6 @@ from uuid import UUID
 from sqlalchemy import Connection, Engine, text
 
 from twofold_schema import lanes
-from twofold_schema.artifacts import ArtifactUri, result_place
 from twofold_schema.ids import new_id
 from twofold_schema.job import Claim, Job, Parameters, Result
 from twofold_schema.ledger import claims, reads, submit, sweeps
@@ -63,7 +62,7 @@ def new_run(**changes: Any) -> ledger_runs.Run:
 def result_of(claim: Claim) -> Result:
     """What the claim's run would store for a 512x512 picture."""
     return Result(
-        uri=str(result_place(ArtifactUri.parse(PREFIX), claim)),
+        uri=f"{PREFIX}/{claim.job_id}/{claim.fence}-{claim.run_id}.png",
         sha256="0" * 64,
         size_bytes=1_000_000,
         width=1024,
@@ -100,7 +99,7 @@ def claimed(
         jobs = claims.claim(connection, run_id, limit=limit, run_deadline=AMPLE)
         taken = [job.claim for job in jobs]
         if started:
-            claims.start(connection, run_id, taken)
+            claims.start(connection, run_id, dict.fromkeys(taken, "v1"))
     return taken
 
 

@@ -5,8 +5,10 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from twofold_schema.errors import JobError
-from twofold_worker.upscaler.port import BatchTooLarge, Pixels, Slot
+from twofold_worker.upscaler.port import BatchTooLarge, Latents, Made, Pixels, Slot
 
 
 class NearestUpscaler:
@@ -26,12 +28,29 @@ class NearestUpscaler:
         steps: int,
         guidance_scale: float,
         on_step: Callable[[], None],
-    ) -> list[Pixels | JobError]:
+    ) -> list[Made | JobError]:
         if not 1 <= len(slots) <= rung:
             raise ValueError(f"{len(slots)} slots do not fit a rung of {rung}")
         for _ in range(steps):
             on_step()
-        return [slot.pixels.repeat(2, axis=0).repeat(2, axis=1) for slot in slots]
+        return [_made(slot) for slot in slots]
+
+
+def _made(slot: Slot) -> Made:
+    if slot.source.dtype == np.uint8:
+        pixels = slot.source.repeat(2, axis=0).repeat(2, axis=1)
+        latents = slot.source[::8, ::8, [0, 1, 2, 0]].transpose(2, 0, 1).astype(np.float32)
+    else:
+        latents = slot.source
+        pixels = _shown(latents).repeat(16, axis=0).repeat(16, axis=1)
+    if not slot.wants_latents:
+        return Made(pixels=pixels)
+    return Made(pixels=pixels[::8, ::8], latents=latents.repeat(2, axis=1).repeat(2, axis=2))
+
+
+def _shown(latents: Latents) -> Pixels:
+    """The first three channels, as if they were colours: uint8 [h, w, 3]."""
+    return np.clip(latents[:3].transpose(1, 2, 0) * 32 + 128, 0, 255).astype(np.uint8)
 
 
 class Hanging(NearestUpscaler):
@@ -49,7 +68,7 @@ class Hanging(NearestUpscaler):
         steps: int,
         guidance_scale: float,
         on_step: Callable[[], None],
-    ) -> list[Pixels | JobError]:
+    ) -> list[Made | JobError]:
         if not self._marker.exists():
             self._marker.touch()
             if self._holding_gil:
@@ -76,7 +95,7 @@ class Small(NearestUpscaler):
         steps: int,
         guidance_scale: float,
         on_step: Callable[[], None],
-    ) -> list[Pixels | JobError]:
+    ) -> list[Made | JobError]:
         self.rungs.append(rung)
         if rung > self._most:
             raise BatchTooLarge

@@ -1,6 +1,5 @@
 """The Python door: submit jobs, follow them, change one's mind about them."""
 
-import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,12 +12,11 @@ from uuid import UUID
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
+from twofold_producer.acceptance import accept
 from twofold_producer.broker import Bell
-from twofold_producer.request import JobRequest, Source, is_uri
+from twofold_producer.request import JobRequest, Source
 from twofold_producer.transaction import after_commit, connection_of
-from twofold_producer.uploads import upload
-from twofold_schema import database, lanes
-from twofold_schema.artifacts import ArtifactUri
+from twofold_schema import database
 from twofold_schema.errors import JobNotFound, WaitTimeout
 from twofold_schema.job import Job
 from twofold_schema.ledger import reads, requests, runs, submit
@@ -98,7 +96,7 @@ class Producer:
             SubmitError: The job was not accepted; nothing was written.
             JobError: The picture could not be uploaded; nothing was written.
         """
-        new_job = self._check(JobRequest.of(request, options))
+        new_job = self._accept(JobRequest.of(request, options))
         with self._transaction(session) as (connection, ring):
             (accepted,) = submit.insert_jobs(connection, [new_job], remember_keys=self._remember)
             ring(int(accepted.created))
@@ -113,7 +111,7 @@ class Producer:
             SubmitError: One of them was not accepted; nothing was written.
             JobError: One of the pictures could not be uploaded; nothing was written.
         """
-        new_jobs = [self._check(JobRequest.of(request)) for request in requests]
+        new_jobs = [self._accept(JobRequest.of(request)) for request in requests]
         with self._transaction(session) as (connection, ring):
             submission_id = submit.open_submission(connection)
             accepted: list[Accepted] = []
@@ -245,36 +243,8 @@ class Producer:
     def _remember(self) -> timedelta:
         return timedelta(days=self._limits.key_days)
 
-    def _check(self, request: JobRequest) -> NewJob:
-        prefix = ArtifactUri.parse(request.output_prefix or self._places.results)
-        self._places.places.check(prefix)
-        size = None if request.width is None else (request.width, request.height or 0)
-        if size:
-            self._limits.size.check(*size)
-        if is_uri(request.source):
-            uri = ArtifactUri.parse(str(request.source))
-            self._places.places.check(uri)
-        else:
-            uploaded = upload(request.source, self.storage, self._places, self._limits)
-            uri, size = uploaded.uri, size or uploaded.size
-        parameters = request.parameters
-        drawn = parameters.seed is None
-        if drawn:
-            parameters = parameters.model_copy(update={"seed": secrets.randbits(63)})
-        return NewJob(
-            source=str(uri),
-            output_prefix=str(prefix),
-            parameters=parameters,
-            seed_drawn=drawn,
-            max_attempts=request.max_attempts or self._limits.max_attempts,
-            job_class=request.job_class,
-            measure=size and lanes.measure(parameters, *size),
-            key=request.key,
-            metadata=dict(request.metadata),
-            start_at=request.start_at,
-            start_by=request.start_by,
-            finish_by=request.finish_by,
-        )
+    def _accept(self, request: JobRequest) -> NewJob:
+        return accept(request, self.storage, self._places, self._limits)
 
     @contextmanager
     def _transaction(

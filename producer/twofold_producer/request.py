@@ -14,11 +14,14 @@ from pydantic import (
     model_validator,
 )
 
+from twofold_producer.latents import Tensor
+from twofold_schema.artifacts import JOB
 from twofold_schema.errors import InvalidParameter
+from twofold_schema.formats import ResultFormat
 from twofold_schema.job import JobClass, Parameters, encodable
 
-#: A URI, the path of a local file, a file's bytes, or a picture in memory.
-Source: TypeAlias = str | Path | bytes | Image.Image
+#: A URI, the path of a local file, a file's bytes, or a picture or latents in memory.
+Source: TypeAlias = str | Path | bytes | Image.Image | Tensor
 
 _MAX_PAIRS, _MAX_NAME, _MAX_VALUE = 16, 64, 512
 
@@ -36,13 +39,21 @@ class JobRequest(Parameters):
     """One picture to upscale, and how.
 
     Attributes:
-        source: `s3://bucket/key`, `file:///path`, a local path, bytes, or a PIL image. What is
-            not a URI is stored under TWOFOLD_UPLOADS first.
+        source: `s3://bucket/key`, `file:///path`, a local path, bytes, a PIL image, or latents as
+            a torch tensor or NumPy array. What is not a URI is stored under TWOFOLD_UPLOADS first.
         key: Your own name for the job, up to 200 characters. The same key with the same request
             is the same job, so that a half-finished script can be run again.
         width: The source's, in pixels, if you know it: it saves a read, and is checked later.
         height: As `width`.
+        latents: Say so when you state the size of latents: eight times their own sides.
         output_prefix: The URI under which the result is stored; None for TWOFOLD_RESULTS.
+        output_format: `png`, `webp-lossless`, `webp`, `jpeg`, or `latents`, which are not decoded.
+        output_quality: 1 to 100, for `webp` and `jpeg`.
+        output_name: The folder of the job's results below the prefix, with `{job}`, the job's id,
+            and, if you like, `{key}` or `{stem}`, the source's own name without its suffix.
+        publish_as: A fixed name below the prefix to which the result is copied once the job has
+            succeeded, from the same placeholders; None for no copy. Of several jobs with one name
+            the one submitted last has it in the end.
         job_class: `interactive`, `standard` or `bulk`: which is served first.
         metadata: Up to 16 pairs of strings of your own.
         start_at: Do not start before.
@@ -61,7 +72,14 @@ class JobRequest(Parameters):
     )
     width: Annotated[int, Field(ge=1, le=2**20)] | None = None
     height: Annotated[int, Field(ge=1, le=2**20)] | None = None
+    latents: bool = False
     output_prefix: str | None = None
+    output_format: ResultFormat = ResultFormat.PNG
+    output_quality: Annotated[int, Field(ge=1, le=100)] = 90
+    output_name: Annotated[str, Field(max_length=500), AfterValidator(encodable)] = JOB
+    publish_as: (
+        Annotated[str, Field(min_length=1, max_length=500), AfterValidator(encodable)] | None
+    ) = None
     job_class: JobClass = JobClass.STANDARD
     metadata: Annotated[Mapping[str, str], AfterValidator(_limited)] = {}
     start_at: AwareDatetime | None = None
@@ -73,6 +91,8 @@ class JobRequest(Parameters):
     def _whole(self) -> Self:
         if (self.width is None) != (self.height is None):
             raise ValueError("state width and height, or neither")
+        if self.latents and (self.width or 0) % 8 + (self.height or 0) % 8:
+            raise ValueError("the size of latents is eight times their own sides")
         times = [time for time in (self.start_at, self.start_by, self.finish_by) if time]
         if times != sorted(times):
             raise ValueError("start_at, start_by and finish_by must follow each other")

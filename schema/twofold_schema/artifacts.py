@@ -8,7 +8,12 @@ from typing import Self
 from urllib.parse import quote, unquote
 
 from twofold_schema.errors import InvalidUri, PlaceNotAllowed
-from twofold_schema.job import Claim
+from twofold_schema.job import Claim, Job
+
+#: Stands for the job's id in the names of its results.
+JOB = "{job}"
+
+PREVIEW_SUFFIX = ".preview.webp"
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _MAX_KEY_BYTES = 1024
@@ -111,11 +116,28 @@ class Places:
             )
 
 
-def result_place(prefix: ArtifactUri, claim: Claim) -> ArtifactUri:
+def result_place(job: Job, claim: Claim) -> ArtifactUri:
     """Where a claim stores its result: no two claims ever share it."""
-    return prefix.child(f"{claim.job_id}/{claim.fence}-{claim.run_id}.png")
+    return _of_claim(job, claim, job.output.format.suffix)
+
+
+def preview_place(job: Job, claim: Claim) -> ArtifactUri:
+    """Where a claim stores the small picture of its result."""
+    return _of_claim(job, claim, PREVIEW_SUFFIX)
+
+
+def publish_place(job: Job) -> ArtifactUri | None:
+    """The name to which the result is copied once the job has succeeded, if it wants one."""
+    if job.publish_to is None:
+        return None
+    return ArtifactUri.parse(job.publish_to.replace(JOB, str(job.id)))
 
 
 def upload_place(uploads: ArtifactUri, sha256: str) -> ArtifactUri:
-    """Where a producer puts a picture that it was handed: named by its content, so once only."""
+    """Where a producer puts a source that it was handed: named by its content, so once only."""
     return uploads.child(f"{sha256[:2]}/{sha256}")
+
+
+def _of_claim(job: Job, claim: Claim, suffix: str) -> ArtifactUri:
+    folder = ArtifactUri.parse(job.output_prefix).child(job.output.name.replace(JOB, str(job.id)))
+    return folder.child(f"{claim.fence}-{claim.run_id}{suffix}")

@@ -10,7 +10,7 @@
     ├─ WaitTimeout               the work goes on
     ├─ SubmitError               the job was not accepted; nothing was written
     │   ├─ InvalidUri, PlaceNotAllowed, InvalidParameter, SourceUnreadable
-    │   ├─ TooLarge              (also a job's error when only the worker could know)
+    │   ├─ TooLarge, InvalidLatents  (also a job's error when only the worker could know)
     │   ├─ KeyReused
     │   └─ UnsupportedSession
     └─ JobError                  the outcome of an attempt, written to the job
@@ -116,7 +116,7 @@ class InvalidParameter(SubmitError):
 
 
 class SourceUnreadable(SubmitError):
-    """The given picture cannot be read here; check the path and that it is PNG or JPEG."""
+    """The given source cannot be read here; check the path, and that it is a picture or latents."""
 
     code = "source_unreadable"
 
@@ -145,6 +145,12 @@ class TooLarge(SubmitError, JobError):
     code = "too_large"
 
 
+class InvalidLatents(SubmitError, JobError):
+    """Latents are finite floats, [4, h, w] or [1, 4, h, w]; store what Stable Diffusion returns."""
+
+    code = "invalid_latents"
+
+
 class SourceNotFound(JobError):
     """The source does not exist; upload it, then retry the job."""
 
@@ -164,13 +170,13 @@ class SourceTooLarge(JobError):
 
 
 class SourceChanged(JobError):
-    """The source changed between two reads; submit a source that nobody overwrites."""
+    """The source was overwritten after it was first read; retry the job to take it as it is now."""
 
     code = "source_changed"
 
 
 class UnsupportedFormat(JobError):
-    """The source is not a still PNG or JPEG picture; convert it first."""
+    """The source is no still PNG, JPEG or WebP and no safetensors or .npy latents; convert it."""
 
     code = "unsupported_format"
 

@@ -52,6 +52,11 @@ class ResultFormat(StrEnum):
         return _MEDIA_TYPES[self]
 
     @property
+    def max_side(self) -> int:
+        """The longest side that such a file can have, in pixels."""
+        return _MAX_SIDES.get(self, 2**31 - 1)
+
+    @property
     def is_lossy(self) -> bool:
         """Whether `quality` means something."""
         return self in {ResultFormat.WEBP, ResultFormat.JPEG}
@@ -70,6 +75,12 @@ _MEDIA_TYPES: Final = {
     ResultFormat.WEBP: "image/webp",
     ResultFormat.JPEG: "image/jpeg",
     ResultFormat.LATENTS: "application/octet-stream",
+}
+# RFC 9649, 2.4; libjpeg-turbo's JPEG_MAX_DIMENSION.
+_MAX_SIDES: Final = {
+    ResultFormat.WEBP_LOSSLESS: 16_383,
+    ResultFormat.WEBP: 16_383,
+    ResultFormat.JPEG: 65_500,
 }
 
 #: How many first bytes `sniff` needs to know a file.

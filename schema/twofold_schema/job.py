@@ -10,6 +10,9 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from twofold_schema.errors import TooLarge
+from twofold_schema.formats import ResultFormat
+
 
 class JobState(StrEnum):
     """Where a job is in its life. The row's `state` is the only truth about it."""
@@ -129,6 +132,34 @@ class Parameters(BaseModel):
     model_revision: Annotated[str, Field(max_length=200), AfterValidator(encodable)] | None = None
 
 
+class Output(BaseModel):
+    """What the caller wants of the result's file.
+
+    Attributes:
+        format: Its kind.
+        quality: 1 to 100, of a lossy format; larger is better and longer.
+        name: The folder of a job's results below `output_prefix`; `{job}` stands for its id.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: ResultFormat = ResultFormat.PNG
+    quality: int = Field(default=90, ge=1, le=100)
+    name: str = "{job}"
+
+    def check(self, width: int, height: int) -> None:
+        """Accept a source of this size.
+
+        Raises:
+            TooLarge: The format cannot hold a picture of twice its sides.
+        """
+        if 2 * max(width, height) > self.format.max_side:
+            raise TooLarge(
+                f"A {self.format} file has at most {self.format.max_side} px a side; ask for "
+                f"another format of a picture of {2 * width}x{2 * height}."
+            )
+
+
 class Result(BaseModel):
     """The picture that a job ended in.
 
@@ -136,9 +167,11 @@ class Result(BaseModel):
         uri: Where it lies.
         sha256: Of the object's bytes, in hex.
         size_bytes: The object's length.
-        width: In pixels, exactly twice the source's.
-        height: In pixels, exactly twice the source's.
+        width: In pixels, exactly twice the source's; latents are an eighth of it, rounded up.
+        height: As `width`.
+        format: The object's kind.
         content_type: The object's media type.
+        preview: Where a small WebP of it lies; None when previews are off.
         model: The name of the model that made it, as people read it.
         model_revision: What exactly that model was.
         seed: The seed it was made with.
@@ -153,7 +186,9 @@ class Result(BaseModel):
     size_bytes: int
     width: int
     height: int
+    format: ResultFormat = ResultFormat.PNG
     content_type: str
+    preview: str | None = None
     model: str
     model_revision: str
     seed: int
@@ -206,6 +241,11 @@ class Job:
         isolation: Set after a crash: only jobs with the same mark may share a process with it.
         lane: What must be equal to share a batch; None until measured.
         pixels: Of the source, width times height; None until measured.
+        source_version: What storage called the source's content when it was first read; another
+            one later ends the job.
+        publish_to: The URI to which the result is copied once the job has succeeded; `{job}` in
+            it stands for the job's id.
+        published_at: When that name was seen to hold this result, or a newer job's.
         est_gpu_seconds: Estimated work on the reference GPU; None until measured.
         errors: Every error of every generation, oldest first.
     """
@@ -224,7 +264,10 @@ class Job:
     crashes: int
     isolation: UUID | None
     source: str
+    source_version: str | None
     output_prefix: str
+    output: Output
+    publish_to: str | None
     width: int | None
     height: int | None
     parameters: Parameters
@@ -244,6 +287,7 @@ class Job:
     run_deadline: datetime | None
     cancel_requested_at: datetime | None
     finished_at: datetime | None
+    published_at: datetime | None
 
     @classmethod
     def from_row(cls, row: Mapping[Any, Any]) -> Self:
@@ -252,6 +296,7 @@ class Job:
         fields["job_class"] = list(JobClass)[row["job_class"]]
         fields["state"] = JobState(row["state"])
         fields["parameters"] = Parameters.model_validate(row["parameters"], extra="ignore")
+        fields["output"] = Output.model_validate(row["output"], extra="ignore")
         fields["metadata"] = MappingProxyType(row["metadata"])
         if row["result"] is not None:
             fields["result"] = Result.model_validate(row["result"])

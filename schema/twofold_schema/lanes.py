@@ -14,6 +14,9 @@ VERSION = 1
 #: Sides are padded up to a multiple of this, in pixels.
 LATTICE = 64
 
+#: Pixels of a picture per latent, along each side.
+PIXELS_PER_LATENT = 8
+
 # Work of the x2 latent upscaler in TFLOP for a 512x512 source, counted on the published
 # configuration: one UNet forward, VAE decode of the result, VAE encode of the source.
 _UNET_TFLOP, _DECODE_TFLOP, _ENCODE_TFLOP = 1.281, 10.47, 1.12
@@ -76,17 +79,34 @@ def padded(side: int) -> int:
     return -(-side // LATTICE) * LATTICE
 
 
-def measure(parameters: Parameters, width: int, height: int) -> Measure:
-    """The lane and cost of a job whose source is `width` by `height` pixels."""
+def measure(
+    parameters: Parameters,
+    width: int,
+    height: int,
+    *,
+    from_latents: bool = False,
+    to_latents: bool = False,
+) -> Measure:
+    """The lane and cost of a job.
+
+    Args:
+        parameters: What is asked of the model.
+        width: Of the source, in pixels; of latents, of the picture that they stand for.
+        height: As `width`.
+        from_latents: Whether the source is latents, which need no encoding.
+        to_latents: Whether the result is latents, which need no decoding.
+    """
     return Measure(
         width=width,
         height=height,
-        lane=_lane(parameters, width, height),
-        est_gpu_seconds=_est_gpu_seconds(parameters, width, height),
+        lane=_lane(parameters, width, height, from_latents=from_latents),
+        est_gpu_seconds=_est_gpu_seconds(
+            parameters, width, height, encodes=not from_latents, decodes=not to_latents
+        ),
     )
 
 
-def _lane(parameters: Parameters, width: int, height: int) -> str:
+def _lane(parameters: Parameters, width: int, height: int, *, from_latents: bool) -> str:
     # Any guidance in (0, 1] gives the same picture: the prompt is used, without CFG.
     guidance = parameters.guidance_scale
     guidance = 1.0 if 0 < guidance <= 1 else abs(guidance)  # -0.0 is 0.0
@@ -99,11 +119,14 @@ def _lane(parameters: Parameters, width: int, height: int) -> str:
             # To the last digit: a batch runs with one guidance, its first job's.
             f"guidance{guidance:.17g}",
             "pinned" if parameters.reproducible else "free",
+            *(["latents"] if from_latents else []),
         )
     )
 
 
-def _est_gpu_seconds(parameters: Parameters, width: int, height: int) -> float:
+def _est_gpu_seconds(
+    parameters: Parameters, width: int, height: int, *, encodes: bool, decodes: bool
+) -> float:
     forwards = parameters.steps * (2 if parameters.guidance_scale > 1 else 1)
-    tflop = _UNET_TFLOP * forwards + _DECODE_TFLOP + _ENCODE_TFLOP
+    tflop = _UNET_TFLOP * forwards + _DECODE_TFLOP * decodes + _ENCODE_TFLOP * encodes
     return tflop * padded(width) * padded(height) / _COUNTED_PIXELS / REFERENCE_TFLOPS

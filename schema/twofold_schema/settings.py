@@ -233,6 +233,8 @@ class WorkerSettings(Settings):
         processes: Worker processes to keep; 0 for one per visible GPU, else one.
         max_batch: Most jobs on the device at once.
         pinned_rung: The batch size of reproducible jobs, a power of two, the same fleet-wide.
+        preview_side: The longer side of the small picture stored beside each result, in pixels; 0
+            for none.
         io_threads: Threads that fetch and decode, and as many that encode and store.
         poll_seconds: How long work may wait when no ticket comes.
         lease_seconds: How long a silent run keeps its jobs.
@@ -249,6 +251,7 @@ class WorkerSettings(Settings):
     processes: Annotated[int, Field(ge=0, le=64)] = 0
     max_batch: Annotated[int, Field(ge=1, le=32)] = 4
     pinned_rung: Annotated[int, Field(ge=1, le=32), AfterValidator(_power_of_two)] = 4
+    preview_side: Annotated[int, Field(ge=0, le=2048)] = 256
     io_threads: Annotated[int, Field(ge=1, le=64)] = 8
     poll_seconds: Seconds = 2.0
     lease_seconds: Seconds = 30.0

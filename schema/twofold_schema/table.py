@@ -106,7 +106,10 @@ jobs = Table(
     Column("crashes", SmallInteger, nullable=False, server_default="0"),
     Column("isolation", Uuid),
     Column("source", Text, nullable=False),
+    Column("source_version", Text),
     Column("output_prefix", Text, nullable=False),
+    Column("output", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("publish_to", Text),
     Column("width", Integer),
     Column("height", Integer),
     Column("parameters", JSONB, nullable=False),
@@ -128,6 +131,7 @@ jobs = Table(
     _time("run_deadline"),
     _time("cancel_requested_at"),
     _time("finished_at"),
+    _time("published_at"),
     CheckConstraint(_one_of("state", tuple(JobState)), "state_known"),
     CheckConstraint(f"({_FINAL}) = (finished_at IS NOT NULL)", "final_has_time"),
     CheckConstraint("(state = 'succeeded') = (result IS NOT NULL)", "succeeded_has_result"),
@@ -166,6 +170,13 @@ jobs = Table(
         "jobs_finish_by",
         "finish_by",
         postgresql_where=text(f"{_UNFINISHED} AND finish_by IS NOT NULL"),
+    ),
+    Index(
+        "jobs_unpublished",
+        "finished_at",
+        postgresql_where=text(
+            "state = 'succeeded' AND publish_to IS NOT NULL AND published_at IS NULL"
+        ),
     ),
     Index("jobs_submission", "submission_id", "id"),
     Index("jobs_tenant", "tenant", "id"),

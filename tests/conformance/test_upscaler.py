@@ -8,7 +8,7 @@ import pytest
 from tests.upscalers import NearestUpscaler
 
 from twofold_worker.upscaler.diffusion import DiffusionUpscaler
-from twofold_worker.upscaler.port import Pixels, Slot, Upscaler
+from twofold_worker.upscaler.port import Made, Pixels, Slot, Upscaler
 
 
 @pytest.fixture(scope="module", params=["nearest", "diffusion"])
@@ -21,7 +21,7 @@ def upscaler(request: pytest.FixtureRequest) -> Upscaler:
 
 def slot(number: int, *, height: int = 64, width: int = 64) -> Slot:
     random = np.random.default_rng(number)
-    return Slot(pixels=random.integers(0, 256, (height, width, 3), np.uint8), seed=number)
+    return Slot(source=random.integers(0, 256, (height, width, 3), np.uint8), seed=number)
 
 
 def pictures(
@@ -40,8 +40,8 @@ def pictures(
         guidance_scale=guidance_scale,
         on_step=on_step,
     )
-    assert all(isinstance(answer, np.ndarray) for answer in answers), answers
-    return [answer for answer in answers if isinstance(answer, np.ndarray)]
+    assert all(isinstance(answer, Made) for answer in answers), answers
+    return [answer.pixels for answer in answers if isinstance(answer, Made)]
 
 
 def test_it_says_what_it_is(upscaler: Upscaler) -> None:
@@ -58,6 +58,28 @@ def test_pictures_are_twice_the_size(upscaler: Upscaler, guidance_scale: float) 
     (picture,) = pictures(upscaler, [slot(1, height=64, width=128)], guidance_scale=guidance_scale)
     assert picture.shape == (128, 256, 3)
     assert picture.dtype == np.uint8
+
+
+@pytest.mark.parametrize("from_latents", [False, True])
+def test_latents_are_given_to_whom_wants_them_and_the_picture_to_others(
+    upscaler: Upscaler, *, from_latents: bool
+) -> None:
+    source = np.zeros((4, 8, 16), np.float32) if from_latents else np.zeros((64, 128, 3), np.uint8)
+    answers = upscaler.upscale(
+        [Slot(source=source, seed=1), Slot(source=source, seed=1, wants_latents=True)],
+        rung=2,
+        steps=1,
+        guidance_scale=0.0,
+        on_step=lambda: None,
+    )
+    picture, latents = (answer for answer in answers if isinstance(answer, Made))
+    assert picture.latents is None
+    assert picture.pixels.shape == (128, 256, 3)
+    assert latents.latents is not None
+    assert (latents.latents.shape, latents.latents.dtype) == ((4, 16, 32), np.float32)
+    rows, columns, _ = latents.pixels.shape
+    assert latents.pixels.dtype == np.uint8
+    assert columns == 2 * rows
 
 
 def test_every_slot_is_answered_in_order(upscaler: Upscaler) -> None:
@@ -100,9 +122,9 @@ def test_it_gives_a_sign_of_life_after_every_step(
 
 def test_sources_are_left_as_they_are(upscaler: Upscaler) -> None:
     given = slot(1)
-    before = given.pixels.copy()
+    before = given.source.copy()
     pictures(upscaler, [given])
-    np.testing.assert_array_equal(given.pixels, before)
+    np.testing.assert_array_equal(given.source, before)
 
 
 @pytest.mark.parametrize(("count", "rung"), [(2, 1), (4, 3), (0, 1)])

@@ -8,7 +8,7 @@ import torch
 
 from twofold_worker.upscaler import standin
 from twofold_worker.upscaler.diffusion import DiffusionUpscaler
-from twofold_worker.upscaler.port import Pixels, Slot
+from twofold_worker.upscaler.port import BatchTooLarge, Made, Pixels, Slot
 
 pytestmark = pytest.mark.gpu
 
@@ -23,12 +23,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 def _slots(count: int, *, side: int = 128) -> list[Slot]:
     random = np.random.default_rng(1)
     pictures = random.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
-    return [Slot(pixels=pixels, seed=seed) for seed, pixels in enumerate(pictures)]
+    return [Slot(source=pixels, seed=seed) for seed, pixels in enumerate(pictures)]
 
 
 def _upscale(upscaler: DiffusionUpscaler, slots: list[Slot], *, rung: int) -> list[Pixels]:
     results = upscaler.upscale(slots, rung=rung, steps=5, guidance_scale=0, on_step=lambda: None)
-    return [result for result in results if isinstance(result, np.ndarray)]
+    return [result.pixels for result in results if isinstance(result, Made)]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
@@ -72,7 +72,7 @@ def test_a_batch_that_does_not_fit_raises_and_the_next_one_runs(model: str) -> N
     reserved = torch.cuda.memory_reserved()
     torch.cuda.set_per_process_memory_fraction(min(1.0, (reserved + min(free, 2**28)) / total))
     try:
-        with pytest.raises(torch.OutOfMemoryError):
+        with pytest.raises(BatchTooLarge):
             _upscale(upscaler, _slots(8, side=1024), rung=8)
         assert len(_upscale(upscaler, _slots(1, side=64), rung=1)) == 1
     finally:

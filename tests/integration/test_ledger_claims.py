@@ -19,6 +19,7 @@ from tests.factories import (
 from tests.plans import rows_read, settle
 
 from twofold_schema import lanes
+from twofold_schema.errors import SourceChanged
 from twofold_schema.ids import new_id
 from twofold_schema.job import Claim, JobClass, JobState, Parameters
 from twofold_schema.ledger import claims, outcomes, requests, runs
@@ -199,7 +200,7 @@ def test_a_run_that_has_a_job_again_cannot_use_its_first_claim(engine: Engine) -
     found = lanes.measure(Parameters(), 100, 200)
     with engine.begin() as connection:
         assert claims.measure(connection, run_id, {stale: found}) == set()
-        assert claims.start(connection, run_id, [stale]) == set()
+        assert claims.start(connection, run_id, {stale: "v1"}) == {}
     job = job_of(engine, job_id)
     assert (job.lane, job.started_at) == (None, None)
 
@@ -211,12 +212,33 @@ def test_start_leaves_out_jobs_that_were_called_off_or_lost(engine: Engine) -> N
     with engine.begin() as connection:
         requests.cancel(connection, [called_off])
         outcomes.release(connection, run_id, taken[2:])
-        assert claims.start(connection, run_id, taken) == {mine}
+        assert claims.start(connection, run_id, dict.fromkeys(taken, "v1")) == {mine: "v1"}
     started_at = job_of(engine, mine).started_at
     with engine.begin() as connection:
-        assert claims.start(connection, run_id, taken) == {mine}
+        assert claims.start(connection, run_id, dict.fromkeys(taken, "v1")) == {mine: "v1"}
     assert job_of(engine, mine).started_at == started_at
     assert job_of(engine, lost).started_at is None
+
+
+def test_the_content_that_was_read_first_is_noted_for_the_generation(engine: Engine) -> None:
+    """By a measure or a start, whichever came first; a retry begins anew."""
+    measured, stated = submitted(engine, new_job(measure=None), new_job())
+    run_id = begun(engine)
+    by_id = {}
+    for _ in range(2):  # the two are of different lanes
+        by_id |= {claim.job_id: claim for claim in claimed(engine, run_id)}
+    found = lanes.measure(Parameters(), 100, 200)
+    with engine.begin() as connection:
+        claims.measure(connection, run_id, {by_id[measured]: found}, {by_id[measured]: "v1"})
+        claims.measure(connection, run_id, {by_id[stated]: found})
+        first = claims.start(connection, run_id, dict.fromkeys(by_id.values(), "v2"))
+        again = claims.start(connection, run_id, dict.fromkeys(by_id.values(), "v3"))
+    assert first == again == {measured: "v1", stated: "v2"}
+
+    with engine.begin() as connection:
+        outcomes.fail(connection, run_id, dict.fromkeys(by_id.values(), SourceChanged()))
+        requests.retry(connection, [measured, stated])
+    assert {job_of(engine, job_id).source_version for job_id in by_id} == {None}
 
 
 def test_a_claim_reads_no_more_rows_than_it_takes(engine: Engine) -> None:

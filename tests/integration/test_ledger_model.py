@@ -206,9 +206,9 @@ class Ledger(RuleBasedStateMachine):
             job.lane = lanes.measure(Parameters(), side, side).lane
 
     def _start(self, run_id: UUID, some: list[Claim]) -> None:
-        go_on = self._write(lambda c: claims.start(c, run_id, some))
+        go_on = self._write(lambda c: claims.start(c, run_id, dict.fromkeys(some, "v1")))
         held = [job for job in self._model.still_held(some) if not job.is_flagged]
-        assert go_on == {job.id for job in held}
+        assert go_on == {job.id: "v1" for job in held}
         for job in held:
             job.is_started = True
 

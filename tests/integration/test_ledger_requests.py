@@ -51,7 +51,7 @@ def test_a_running_job_is_cancelling_until_its_run_confirms(engine: Engine) -> N
     with engine.begin() as connection:
         assert requests.cancel(connection, [job_id]) == {job_id: CancelAnswer.CANCELLING}
         assert runs.renew(connection, run_id, holding=1).held == {held: True}
-        assert claims.start(connection, run_id, [held]) == set()
+        assert claims.start(connection, run_id, {held: "v1"}) == {}
         outcomes.release(connection, run_id, [held])
     cancelled = job_of(engine, job_id)
     assert cancelled.state is JobState.CANCELLED

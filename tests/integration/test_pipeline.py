@@ -353,7 +353,7 @@ class Noting(NearestUpscaler):
         self.shapes: list[set[tuple[int, ...]]] = []
 
     def upscale(self, slots: Sequence[Slot], **options: Any) -> list[Pixels | JobError]:
-        self.shapes.append({slot.pixels.shape for slot in slots})
+        self.shapes.append({slot.source.shape for slot in slots})
         return super().upscale(slots, **options)
 
 

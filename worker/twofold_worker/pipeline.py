@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from twofold_schema import lanes
-from twofold_schema.artifacts import ArtifactUri, result_place
+from twofold_schema.artifacts import ArtifactUri, preview_place, result_place
 from twofold_schema.database import Answer, persevere
 from twofold_schema.errors import (
     CorruptSource,
@@ -28,17 +28,20 @@ from twofold_schema.errors import (
     Mismeasured,
     OutOfMemory,
     SizeMismatch,
+    SourceChanged,
     UpscaleFailed,
 )
+from twofold_schema.formats import ResultFormat
 from twofold_schema.job import Job, Result
 from twofold_schema.ledger import claims
 from twofold_schema.settings import LimitSettings, WorkerSettings
-from twofold_schema.storage.port import Storage
-from twofold_worker import batching, codec
+from twofold_schema.storage.port import Content, Storage
+from twofold_worker import batching
+from twofold_worker.codec import latents, result, source
 from twofold_worker.holdings import Holdings
 from twofold_worker.outcome import Failed, Outcome, records
 from twofold_worker.progress import Progress
-from twofold_worker.upscaler.port import BatchTooLarge, DeviceLost, Pixels, Slot, Upscaler
+from twofold_worker.upscaler.port import BatchTooLarge, DeviceLost, Made, Slot, Upscaler
 
 log = structlog.get_logger(__name__)
 
@@ -49,12 +52,20 @@ HEAD_BYTES = 64 * 1024
 Watch: TypeAlias = Callable[[str, UUID], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a source's header said, and which content of the source said so."""
+
+    measure: lanes.Measure
+    version: str
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
     """A job that is ready for the device."""
 
     job: Job
-    picture: codec.Picture
+    decoded: source.Decoded
     slot: Slot
 
 
@@ -63,8 +74,17 @@ class Upscaled:
     """A job that comes from the device, its padding not yet cut off."""
 
     prepared: Prepared
-    pixels: Pixels
+    made: Made
     rungs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """The files of a result: its own, and its preview's unless previews are off."""
+
+    upscaled: Upscaled
+    data: bytes
+    preview: bytes | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,82 +119,93 @@ class Pipeline:
             self.watch("claim", job.id)
         return jobs
 
-    def measure(self, job: Job) -> lanes.Measure:
+    def measure(self, job: Job) -> Measured:
         """Read the header of an unmeasured job's source.
 
         Raises:
-            JobError: The source is not there, not a picture, or too large.
+            JobError: The source is not there, neither a picture nor latents, or too large.
         """
-        source, length = ArtifactUri.parse(job.source), HEAD_BYTES
+        place, length = ArtifactUri.parse(job.source), HEAD_BYTES
         with self.progress.step("measure") as advance:
             while True:
-                head = self.storage.read_head(source, length=length)
+                head = self.storage.read_head(place, length=length)
                 advance()
-                header = codec.read_header(head.data, complete=head.complete)
+                header = source.read_header(head.data, complete=head.complete)
                 if header is not None:
                     break
                 if head.complete:
                     raise CorruptSource
                 length *= 4
         self.limits.size.check(header.width, header.height)
-        return lanes.measure(job.parameters, header.width, header.height)
+        found = _measure(job, header.width, header.height, from_latents=header.format.is_latents)
+        return Measured(found, head.version)
 
-    def sort_out(self, jobs: Sequence[Job], measures: Mapping[UUID, lanes.Measure]) -> list[Job]:
+    def sort_out(self, jobs: Sequence[Job], measured: Mapping[UUID, Measured]) -> list[Job]:
         """Write what was measured and keep the lane of the best job.
 
         Returns:
             The jobs of that lane; the others are the caller's to release.
         """
-        if measures:
-            new = {job.claim: measures[job.id] for job in jobs if job.id in measures}
-            self._write(lambda connection: claims.measure(connection, self.run_id, new))
+        if measured:
+            new = {job.claim: measured[job.id] for job in jobs if job.id in measured}
+            measures = {claim: found.measure for claim, found in new.items()}
+            versions = {claim: found.version for claim, found in new.items()}
+            self._write(
+                lambda connection: claims.measure(connection, self.run_id, measures, versions)
+            )
         laned = [
-            replace(job, lane=measures[job.id].lane) if job.id in measures else job for job in jobs
+            replace(job, lane=measured[job.id].measure.lane) if job.id in measured else job
+            for job in jobs
         ]
         for job in laned:
             self.watch("measure", job.id)
         return [job for job in laned if job.lane == laned[0].lane]
 
-    def fetch(self, job: Job) -> bytes:
+    def fetch(self, job: Job) -> Content:
         """Read the source.
 
         Raises:
             JobError: It is not there, may not be read, or is too long.
         """
         with self.progress.step("fetch"):
-            data = self.storage.read(
+            content = self.storage.read(
                 ArtifactUri.parse(job.source), max_bytes=self.limits.max_source_bytes
             )
         self.watch("fetch", job.id)
-        return data
+        return content
 
-    def start(self, jobs: Sequence[Job]) -> set[UUID]:
-        """Note that the jobs' bytes touch this process now; returns the ids to go on with."""
-        held = [job.claim for job in jobs]
-        going_on = self._write(lambda connection: claims.start(connection, self.run_id, held))
+    def start(self, jobs: Sequence[Job], fetched: Mapping[UUID, Content]) -> dict[UUID, str]:
+        """Note that the jobs' bytes touch this process now, and which content they are of.
+
+        Returns:
+            The ids to go on with, and which content each job is about since it was first read.
+        """
+        versions = {job.claim: fetched[job.id].version for job in jobs}
+        going_on = self._write(lambda connection: claims.start(connection, self.run_id, versions))
         for job in jobs:
             self.watch("start", job.id)
         return going_on
 
-    def decode(self, job: Job, data: bytes) -> Prepared:
-        """Turn the source into pixels on the lattice.
+    def decode(self, job: Job, content: Content, *, first_version: str) -> Prepared:
+        """Turn the source into pixels or latents on the lattice.
 
         Raises:
-            JobError: It is damaged, or not of the size that its lane was chosen for.
+            JobError: It was overwritten since it was first read, is damaged, or is not of the size
+                that its lane was chosen for.
         """
+        if content.version != first_version:
+            raise SourceChanged
         with self.progress.step("decode"):
-            picture = codec.decode(data, self.limits.size)
-            height, width = picture.pixels.shape[:2]
+            decoded = source.decode(content.data, self.limits.size)
+            width, height = decoded.size
             if job.width is not None and (job.width, job.height) != (width, height):
                 raise SizeMismatch(
                     f"The source is {width}x{height}, not {job.width}x{job.height} as stated; "
                     "submit it with its right size or with none."
                 )
-            pixels = codec.pad(
-                picture.pixels, height=lanes.padded(height), width=lanes.padded(width)
-            )
+            padded = decoded.on_the_lattice()
         # Outside of the step: an outage of the database is no decoder that stands still.
-        measure = lanes.measure(job.parameters, width, height)
+        measure = _measure(job, width, height, from_latents=isinstance(decoded, source.Latents))
         if measure.lane != job.lane:
             self._write(
                 lambda connection: claims.measure(connection, self.run_id, {job.claim: measure})
@@ -183,12 +214,13 @@ class Pipeline:
         self.watch("decode", job.id)
         parameters = job.parameters
         slot = Slot(
-            pixels=pixels,
+            source=padded,
+            wants_latents=job.output.format is ResultFormat.LATENTS,
             seed=parameters.seed or 0,
             prompt=parameters.prompt,
             negative_prompt=parameters.negative_prompt,
         )
-        return Prepared(job, picture, slot)
+        return Prepared(job, decoded, slot)
 
     def upscale(self, batch: Sequence[Prepared]) -> list[Upscaled | Failed]:
         """Run a batch of one lane on the device; the only verb that touches it.
@@ -250,55 +282,75 @@ class Pipeline:
             *self._upscale(second, most, rungs=rungs),
         ]
 
-    def encode(self, upscaled: Upscaled) -> tuple[bytes, int, int]:
-        """Cut the padding off and encode: the PNG, its width and its height."""
-        picture = upscaled.prepared.picture
-        height, width = picture.pixels.shape[:2]
+    def encode(self, upscaled: Upscaled) -> Encoded:
+        """Cut the padding off and make the files."""
+        job, decoded, made = upscaled.prepared.job, upscaled.prepared.decoded, upscaled.made
+        width, height = decoded.size
         with self.progress.step("encode"):
-            pixels = codec.finish(upscaled.pixels, picture.alpha, width=width, height=height)
-            data = codec.encode_png(pixels)
-        self.watch("encode", upscaled.prepared.job.id)
-        return data, pixels.shape[1], pixels.shape[0]
+            if made.latents is not None:
+                values = result.finish_latents(made.latents, width=width, height=height)
+                data = latents.encode(values, width=2 * width, height=2 * height)
+                seen = result.without_padding(made.pixels, width=width, height=height)
+            else:
+                seen = result.finish(made.pixels, decoded.alpha, width=width, height=height)
+                data = result.encode(seen, job.output)
+            side = self.worker.preview_side
+            preview = side and result.preview(seen, width=2 * width, height=2 * height, side=side)
+        self.watch("encode", job.id)
+        return Encoded(upscaled, data, preview or None)
 
-    def store(self, upscaled: Upscaled, data: bytes, width: int, height: int) -> Result:
-        """Put the result where only this claim writes.
+    def store(self, encoded: Encoded) -> Result:
+        """Put the result, and before it the preview, where only this claim writes.
 
         Raises:
-            JobError: It may not be written there, or storage is away.
+            JobError: They may not be written there, or storage is away.
         """
-        job = upscaled.prepared.job
-        place = result_place(ArtifactUri.parse(job.output_prefix), job.claim)
-        result = Result(
+        prepared = encoded.upscaled.prepared
+        job, (width, height) = prepared.job, prepared.decoded.size
+        place, preview = result_place(job, job.claim), preview_place(job, job.claim)
+        stored = Result(
             uri=str(place),
-            sha256=hashlib.sha256(data).hexdigest(),
-            size_bytes=len(data),
-            width=width,
-            height=height,
-            content_type="image/png",
+            sha256=hashlib.sha256(encoded.data).hexdigest(),
+            size_bytes=len(encoded.data),
+            width=2 * width,
+            height=2 * height,
+            format=job.output.format,
+            content_type=job.output.format.media_type,
+            preview=str(preview) if encoded.preview else None,
             model=self.upscaler.name,
             model_revision=self.upscaler.revision,
-            seed=upscaled.prepared.slot.seed,
+            seed=prepared.slot.seed,
             steps=job.parameters.steps,
-            rungs=upscaled.rungs,
+            rungs=encoded.upscaled.rungs,
         )
+        metadata = {
+            "job": str(job.id),
+            "fence": str(job.fence),
+            "format": stored.format,
+            # A model may have the name of any folder; S3 takes ASCII only.
+            "model": quote(stored.model),
+            "model-revision": stored.model_revision,
+            "seed": str(stored.seed),
+            "steps": str(stored.steps),
+        }
         with self.progress.step("store"):
+            if encoded.preview:
+                self.storage.write_once(
+                    preview,
+                    encoded.preview,
+                    content_type=ResultFormat.WEBP.media_type,
+                    sha256=hashlib.sha256(encoded.preview).hexdigest(),
+                    metadata=metadata,
+                )
             self.storage.write_once(
                 place,
-                data,
-                content_type=result.content_type,
-                sha256=result.sha256,
-                metadata={
-                    "job": str(job.id),
-                    "fence": str(job.fence),
-                    # A model may have the name of any folder; S3 takes ASCII only.
-                    "model": quote(result.model),
-                    "model-revision": result.model_revision,
-                    "seed": str(result.seed),
-                    "steps": str(result.steps),
-                },
+                encoded.data,
+                content_type=stored.content_type,
+                sha256=stored.sha256,
+                metadata=metadata,
             )
         self.watch("store", job.id)
-        return result
+        return stored
 
     def settle(self, ended: Sequence[Outcome]) -> None:
         """Write how claims ended, each kind in one transaction, and let go of them.
@@ -323,3 +375,11 @@ class Pipeline:
                 log.warning("database_away", error=str(error.orig))
 
             return persevere(self.engine, write, waiting=waiting)
+
+
+def _measure(job: Job, width: int, height: int, *, from_latents: bool) -> lanes.Measure:
+    job.output.check(width, height)
+    to_latents = job.output.format is ResultFormat.LATENTS
+    return lanes.measure(
+        job.parameters, width, height, from_latents=from_latents, to_latents=to_latents
+    )

@@ -130,21 +130,21 @@ class Stages:
     def _prepare(self, jobs: list[Job]) -> list[Prepared]:
         pipeline = self._pipeline
         unmeasured = [job for job in jobs if job.lane is None]
-        measures = self._each(unmeasured, pipeline.measure)
+        measured = self._each(unmeasured, pipeline.measure)
         mates = pipeline.sort_out(
-            [job for job in jobs if job.lane is not None or job.id in measures], measures
+            [job for job in jobs if job.lane is not None or job.id in measured], measured
         )
         kept = {mate.id for mate in mates}
-        self._release([job for job in jobs if job.id in measures and job.id not in kept])
+        self._release([job for job in jobs if job.id in measured and job.id not in kept])
         fetched = self._each(mates, pipeline.fetch)
         jobs = [job for job in mates if job.id in fetched]
         if not jobs:
             return []
-        going_on = pipeline.start(jobs)
+        going_on = pipeline.start(jobs, fetched)
         self._release([job for job in jobs if job.id not in going_on])
         decoded = self._each(
             [job for job in jobs if job.id in going_on],
-            lambda job: pipeline.decode(job, fetched[job.id]),
+            lambda job: pipeline.decode(job, fetched[job.id], first_version=going_on[job.id]),
         )
         return list(decoded.values())
 
@@ -173,8 +173,7 @@ class Stages:
             self._room.release()
 
     def _encode_and_store(self, upscaled: Upscaled) -> Completed:
-        data, width, height = self._pipeline.encode(upscaled)
-        result = self._pipeline.store(upscaled, data, width, height)
+        result = self._pipeline.store(self._pipeline.encode(upscaled))
         return Completed(upscaled.prepared.job.claim, result)
 
     def _outlet(self) -> None:

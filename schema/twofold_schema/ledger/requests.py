@@ -53,7 +53,7 @@ _RETRY = text("""
     )
     UPDATE jobs
     SET state = 'queued', generation = generation + 1, queued_at = clock_timestamp(),
-        run_id = NULL, attempts = 0, crashes = 0, isolation = NULL,
+        run_id = NULL, attempts = 0, crashes = 0, isolation = NULL, source_version = NULL,
         start_by = :start_by, finish_by = :finish_by, scheduled_at = NULL,
         first_claimed_at = NULL, claimed_at = NULL, started_at = NULL,
         cancel_requested_at = NULL, finished_at = NULL

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -13,7 +13,7 @@ from sqlalchemy import Connection, func, insert, text
 from twofold_schema import table
 from twofold_schema.errors import KeyReused
 from twofold_schema.ids import new_id
-from twofold_schema.job import JobClass, JobState, Parameters
+from twofold_schema.job import JobClass, JobState, Output, Parameters
 from twofold_schema.lanes import Measure
 
 
@@ -22,8 +22,10 @@ class NewJob:
     """A job that was checked and may be written.
 
     Attributes:
-        source: URI of the picture.
+        source: URI of the picture or latents.
         output_prefix: URI under which the result is stored.
+        output: What the result's file shall be.
+        publish_to: URI to which the result is copied after completion; `{job}` is the job's id.
         parameters: With the seed drawn.
         seed_drawn: Whether the seed is ours: then it is no part of what the caller asked for.
         measure: The lane and cost, when the caller stated the size.
@@ -38,6 +40,8 @@ class NewJob:
     parameters: Parameters
     seed_drawn: bool
     max_attempts: int
+    output: Output = field(default_factory=Output)
+    publish_to: str | None = None
     job_class: JobClass = JobClass.STANDARD
     tenant: str = "default"
     measure: Measure | None = None
@@ -49,11 +53,15 @@ class NewJob:
 
     def fingerprint(self) -> bytes:
         """A digest of what the caller asked for: the same key must mean the same digest."""
-        asked = self.parameters.model_dump(exclude={"seed"} if self.seed_drawn else None)
+        # Without what has its default: a field that a later version adds must not make every
+        # key that is remembered look reused.
+        drawn = {"seed"} if self.seed_drawn else None
         payload = {
             "source": self.source,
             "output_prefix": self.output_prefix,
-            "parameters": asked,
+            "parameters": self.parameters.model_dump(exclude=drawn, exclude_defaults=True),
+            **self.output.model_dump(exclude_defaults=True),
+            **({"publish_to": self.publish_to} if self.publish_to else {}),
             "size": (self.measure.width, self.measure.height) if self.measure else None,
             "job_class": self.job_class,
             "metadata": self.metadata or {},
@@ -208,6 +216,8 @@ def _row(new_job: NewJob, job_id: UUID, submission_id: UUID | None) -> dict[str,
         "max_attempts": new_job.max_attempts,
         "source": new_job.source,
         "output_prefix": new_job.output_prefix,
+        "output": new_job.output.model_dump(mode="json", exclude_defaults=True),
+        "publish_to": new_job.publish_to,
         "width": measure and measure.width,
         "height": measure and measure.height,
         "parameters": new_job.parameters.model_dump(mode="json"),

@@ -1,6 +1,7 @@
 """The diffusers engine: one job's picture is its own, whatever else is in the batch."""
 
 import contextlib
+import dataclasses
 import logging
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,7 +17,15 @@ from PIL import Image
 from twofold_schema.errors import ConfigError, JobError, NotFinite
 from twofold_worker.upscaler import standin
 from twofold_worker.upscaler.diffusion import DiffusionUpscaler
-from twofold_worker.upscaler.port import BatchTooLarge, DeviceLost, Pixels, Slot, Upscaler
+from twofold_worker.upscaler.port import (
+    BatchTooLarge,
+    DeviceLost,
+    Latents,
+    Made,
+    Pixels,
+    Slot,
+    Upscaler,
+)
 
 # torch's tensors do not know numpy 2's `copy`; the scheduler's tables run into it.
 
@@ -45,7 +54,7 @@ def upscaler(model: Path) -> DiffusionUpscaler:
 def _slot(number: int, *, height: int = 64, width: int = 64) -> Slot:
     random = np.random.default_rng(number)
     return Slot(
-        pixels=random.integers(0, 256, (height, width, 3), dtype=np.uint8),
+        source=random.integers(0, 256, (height, width, 3), dtype=np.uint8),
         seed=2**62 + number,
         prompt=f"a photograph of {number} cats",
         negative_prompt="blurred" if number % 2 else "",
@@ -60,15 +69,26 @@ def _upscale(
     steps: int = 3,
     guidance_scale: float = 0.0,
     on_step: Callable[[], None] = lambda: None,
-) -> list[Pixels | JobError]:
+) -> list[Made | JobError]:
     return upscaler.upscale(
         slots, rung=rung, steps=steps, guidance_scale=guidance_scale, on_step=on_step
     )
 
 
-def _pixels(result: Pixels | JobError) -> Pixels:
-    assert isinstance(result, np.ndarray), result
-    return result
+def _pixels(result: Made | JobError) -> Pixels:
+    assert isinstance(result, Made), result
+    return result.pixels
+
+
+def _latents(result: Made | JobError) -> Latents:
+    assert isinstance(result, Made), result
+    assert result.latents is not None
+    return result.latents
+
+
+def _latent_slot(number: int, *, wants_latents: bool = False, **prompts: str) -> Slot:
+    values = np.random.default_rng(number).standard_normal((4, 8, 16), dtype=np.float32)
+    return Slot(source=values, seed=2**62 + number, wants_latents=wants_latents, **prompts)
 
 
 guidance = pytest.mark.parametrize("guidance_scale", [0.0, 3.0])
@@ -84,7 +104,7 @@ def test_pictures_are_those_of_the_stock_pipeline_to_the_bit(
     stock = upscaler._pipeline(
         prompt=[slot.prompt for slot in slots],
         negative_prompt=[slot.negative_prompt for slot in slots],
-        image=[Image.fromarray(slot.pixels) for slot in slots],
+        image=[Image.fromarray(slot.source) for slot in slots],
         num_inference_steps=3,
         guidance_scale=guidance_scale,
         generator=[torch.Generator().manual_seed(slot.seed) for slot in slots],
@@ -110,9 +130,9 @@ def test_a_picture_at_a_rung_is_the_same_alone_and_in_any_company(
 def test_seed_prompt_and_negative_prompt_are_each_slots_own(upscaler: DiffusionUpscaler) -> None:
     slot = _slot(1)
     others = [
-        Slot(pixels=slot.pixels, seed=5, prompt=slot.prompt, negative_prompt="blurred"),
-        Slot(pixels=slot.pixels, seed=slot.seed, prompt="dogs", negative_prompt="blurred"),
-        Slot(pixels=slot.pixels, seed=slot.seed, prompt=slot.prompt, negative_prompt="cats"),
+        Slot(source=slot.source, seed=5, prompt=slot.prompt, negative_prompt="blurred"),
+        Slot(source=slot.source, seed=slot.seed, prompt="dogs", negative_prompt="blurred"),
+        Slot(source=slot.source, seed=slot.seed, prompt=slot.prompt, negative_prompt="cats"),
     ]
     results = _upscale(upscaler, [slot, *others], rung=4, guidance_scale=9.0)
     for other in results[1:]:
@@ -147,6 +167,74 @@ def test_numbers_that_are_none_fail_their_slot_alone(
     assert isinstance(second, NotFinite)
     assert np.array_equal(_pixels(first), _pixels(sound[0]))
     assert np.array_equal(_pixels(third), _pixels(sound[2]))
+
+
+@guidance
+@pytest.mark.parametrize("rung", [1, 3])
+def test_latents_in_and_out_are_those_of_the_stock_pipeline_to_the_bit(
+    upscaler: DiffusionUpscaler, guidance_scale: float, rung: int
+) -> None:
+    prompts = {"prompt": "cats", "negative_prompt": "dogs"}
+    slots = [_latent_slot(number, **prompts) for number in range(rung)]
+    wanting = [_latent_slot(number, wants_latents=True, **prompts) for number in range(rung)]
+
+    def stock(output_type: str) -> Any:
+        return upscaler._pipeline(
+            prompt=["cats"] * rung,
+            negative_prompt=["dogs"] * rung,
+            image=torch.from_numpy(np.stack([slot.source for slot in slots])),
+            num_inference_steps=3,
+            guidance_scale=guidance_scale,
+            generator=[torch.Generator().manual_seed(slot.seed) for slot in slots],
+            output_type=output_type,
+        ).images
+
+    pictures = _upscale(upscaler, slots, rung=rung, guidance_scale=guidance_scale)
+    for result, picture in zip(pictures, stock("pil"), strict=True):
+        assert _pixels(result).shape == (128, 256, 3)
+        assert np.array_equal(_pixels(result), np.asarray(picture))
+    latents = _upscale(upscaler, wanting, rung=rung, guidance_scale=guidance_scale)
+    for result, values in zip(latents, stock("latent").numpy(), strict=True):
+        assert _latents(result).dtype == np.float32
+        assert np.array_equal(_latents(result), values)
+
+
+def test_a_slot_that_wants_latents_changes_no_picture_beside_it(
+    upscaler: DiffusionUpscaler,
+) -> None:
+    plain, other = _slot(1), _slot(2)
+    wanting = dataclasses.replace(other, wants_latents=True)
+    beside_plain = _upscale(upscaler, [plain, other], rung=4)
+    beside_wanting = _upscale(upscaler, [plain, wanting], rung=4)
+    assert np.array_equal(_pixels(beside_plain[0]), _pixels(beside_wanting[0]))
+    assert _latents(beside_wanting[1]).shape == (4, 16, 16)
+
+
+def test_the_view_of_latents_shows_what_they_decode_to(upscaler: DiffusionUpscaler) -> None:
+    """Small enough latents are not averaged, so that their view is their picture."""
+    picture, view = (
+        _upscale(upscaler, [_latent_slot(1, wants_latents=wants)], rung=2)[0]
+        for wants in (False, True)
+    )
+    assert np.array_equal(_pixels(picture), _pixels(view))
+
+    large = np.zeros((4, 8, 96), np.float32)
+    slot = Slot(source=large, seed=1, wants_latents=True)
+    (made,) = _upscale(upscaler, [slot], rung=1, steps=1)
+    assert _pixels(made).shape == (8 * 3, 8 * 32, 3)
+
+
+def test_no_full_decode_is_made_when_nobody_wants_a_picture(upscaler: DiffusionUpscaler) -> None:
+    sizes = []
+    hook = upscaler._pipeline.vae.decoder.register_forward_hook(
+        lambda _module, inputs, _output: sizes.append(inputs[0].shape[-1])
+    )
+    try:
+        slot = Slot(source=np.zeros((4, 8, 96), np.float32), seed=1, wants_latents=True)
+        _upscale(upscaler, [slot], rung=1, steps=1)
+    finally:
+        hook.remove()
+    assert sizes == [32]
 
 
 @guidance
@@ -202,7 +290,7 @@ def test_a_prompt_too_long_for_the_model_is_not_quoted_in_logs(
     diffusers_log: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    slot = Slot(pixels=_slot(1).pixels, seed=1, prompt="x" * 100 + " zebra")
+    slot = Slot(source=_slot(1).source, seed=1, prompt="x" * 100 + " zebra")
     _upscale(upscaler, [slot], rung=1, guidance_scale=3.0)
     written = capfd.readouterr()
     logged = diffusers_log.text + written.out + written.err
@@ -218,6 +306,9 @@ def test_slots_that_the_pipeline_would_silently_resize_are_refused(
         ([_slot(1), _slot(2)], 1),
         ([_slot(1), _slot(2, width=128)], 2),
         ([_slot(1, height=72)], 1),
+        ([_slot(1), _latent_slot(1)], 2),
+        ([Slot(source=np.zeros((4, 8, 12), np.float32), seed=1)], 1),
+        ([Slot(source=np.zeros((64, 64, 4), np.uint8), seed=1)], 1),
     ):
         with pytest.raises(ValueError, match=r"rung|shape|lattice"):
             _upscale(upscaler, slots, rung=rung)

@@ -13,15 +13,19 @@ import transformers
 from PIL import Image
 
 from twofold_schema.errors import JobError, NotFinite
-from twofold_schema.lanes import LATTICE
+from twofold_schema.lanes import LATTICE, PIXELS_PER_LATENT
 from twofold_worker.upscaler import weights
-from twofold_worker.upscaler.port import BatchTooLarge, DeviceLost, Pixels, Slot
+from twofold_worker.upscaler.port import BatchTooLarge, DeviceLost, Latents, Made, Pixels, Slot
 from twofold_worker.upscaler.standin import is_stand_in
 
 # Its only message quotes what a prompt has beyond 77 tokens: users' words, kept out of logs.
 _PROMPT_QUOTING_LOGGER: Final = (
     "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_latent_upscale"
 )
+
+
+#: The longer side of the coarse view of latents, in latents: 256 pixels.
+_VIEW_SIDE: Final = 32
 
 
 class DiffusionUpscaler:
@@ -82,7 +86,7 @@ class DiffusionUpscaler:
 
     def warm_up(self) -> None:
         """Run one small batch, so that the first job pays for nothing but itself."""
-        slot = Slot(pixels=np.zeros((LATTICE, LATTICE, 3), np.uint8), seed=0)
+        slot = Slot(source=np.zeros((LATTICE, LATTICE, 3), np.uint8), seed=0)
         self.upscale([slot], rung=1, steps=1, guidance_scale=0, on_step=lambda: None)
 
     def upscale(
@@ -93,7 +97,7 @@ class DiffusionUpscaler:
         steps: int,
         guidance_scale: float,
         on_step: Callable[[], None],
-    ) -> list[Pixels | JobError]:
+    ) -> list[Made | JobError]:
         """Upscale pictures of one size; see `Upscaler.upscale`.
 
         A slot's pixels depend on the rung, never on its neighbours or its place among them.
@@ -123,14 +127,13 @@ class DiffusionUpscaler:
         steps: int,
         guidance_scale: float,
         on_step: Callable[[], None],
-    ) -> list[Pixels | JobError]:
-        spare = Slot(pixels=np.zeros_like(slots[0].pixels), seed=0)
+    ) -> list[Made | JobError]:
+        spare = Slot(source=np.zeros_like(slots[0].source), seed=0)
         batch = [*slots, *[spare] * (rung - len(slots))]
         latents = self._pipeline(
             prompt=[slot.prompt for slot in batch],
             negative_prompt=[slot.negative_prompt for slot in batch],
-            # A tensor batch with one negative value anywhere is normalised otherwise.
-            image=[Image.fromarray(slot.pixels) for slot in batch],
+            image=_images(batch),
             num_inference_steps=steps,
             guidance_scale=guidance_scale,
             # On the CPU a half-precision draw is the fp32 draw, rounded.
@@ -138,10 +141,32 @@ class DiffusionUpscaler:
             output_type="latent",
             callback=lambda *_: on_step(),
         ).images
-        return self._decode(latents)[: len(slots)]
+        return self._finish(slots, latents)
 
-    def _decode(self, latents: torch.Tensor) -> list[Pixels | JobError]:
-        """The pipeline's own last step, kept apart because its clamp would turn inf into white."""
+    def _finish(self, slots: Sequence[Slot], latents: torch.Tensor) -> list[Made | JobError]:
+        # The whole rung or nothing: with fewer slots decoded the others' pixels would differ.
+        pictures = coarse = None
+        if not all(slot.wants_latents for slot in slots):
+            pictures = self._decode(latents)
+        if any(slot.wants_latents for slot in slots):
+            coarse = self._decode(_coarse(latents))
+        answers: list[Made | JobError] = []
+        for number, slot in enumerate(slots):
+            view = coarse if slot.wants_latents else pictures
+            pixels = None if view is None else view[number]
+            own = latents[number].float().cpu().numpy() if slot.wants_latents else None
+            if pixels is None or (own is not None and not np.isfinite(own).all()):
+                answers.append(NotFinite())
+            else:
+                answers.append(Made(pixels=pixels, latents=own))
+        return answers
+
+    def _decode(self, latents: torch.Tensor) -> list[Pixels | None]:
+        """The pipeline's own last step, kept apart because its clamp would turn inf into white.
+
+        Returns:
+            For each slot uint8 [8h, 8w, 3], or None where it is not finite.
+        """
         vae = self._pipeline.vae
         with torch.no_grad():
             raw = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
@@ -149,18 +174,48 @@ class DiffusionUpscaler:
             shown = self._pipeline.image_processor.postprocess(raw, output_type="pt")
             rounded = shown.float().mul(255).round().to(torch.uint8)
         pixels = rounded.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-        return [
-            picture if good else NotFinite() for picture, good in zip(pixels, finite, strict=True)
-        ]
+        return [picture if good else None for picture, good in zip(pixels, finite, strict=True)]
+
+
+def _images(batch: Sequence[Slot]) -> list[Image.Image] | torch.Tensor:
+    """The sources as the pipeline takes each kind without asking what it might be.
+
+    A tensor of pictures with one negative value anywhere would be normalised otherwise; a picture
+    of four channels would be taken for latents.
+    """
+    if batch[0].source.dtype == np.uint8:
+        return [Image.fromarray(slot.source) for slot in batch]
+    return torch.from_numpy(np.stack([slot.source for slot in batch]))
+
+
+def _coarse(latents: torch.Tensor) -> torch.Tensor:
+    """Latents [B, 4, h, w] averaged down so that their longer side is `_VIEW_SIDE` at most."""
+    height, width = latents.shape[-2:]
+    scale = max(1.0, max(height, width) / _VIEW_SIDE)
+    size = (max(1, round(height / scale)), max(1, round(width / scale)))
+    return torch.nn.functional.adaptive_avg_pool2d(latents, size)
 
 
 def _check(slots: Sequence[Slot], rung: int) -> None:
     if not 1 <= len(slots) <= rung:
         raise ValueError(f"{len(slots)} slots do not fit a rung of {rung}")
     # The pipeline would silently resize every picture to the first one's size, or to a floor of 8.
-    height, width, channels = slots[0].pixels.shape
-    if height % LATTICE or width % LATTICE or channels != 3:
-        raise ValueError(f"{slots[0].pixels.shape} is not RGB on the lattice of {LATTICE} pixels")
+    source = slots[0].source
+    if not (_is_picture(source) or _is_latents(source)):
+        raise ValueError(f"{source.dtype} {source.shape} is no RGB or latents on the lattice")
     for slot in slots:
-        if slot.pixels.shape != slots[0].pixels.shape or slot.pixels.dtype != np.uint8:
-            raise ValueError("the slots of a batch are uint8 pictures of one shape")
+        if slot.source.shape != source.shape or slot.source.dtype != source.dtype:
+            raise ValueError("the slots of a batch are pictures, or latents, of one shape")
+
+
+def _is_picture(source: Pixels | Latents) -> bool:
+    *sides, channels = source.shape
+    return source.dtype == np.uint8 and channels == 3 and not any(side % LATTICE for side in sides)
+
+
+def _is_latents(source: Pixels | Latents) -> bool:
+    channels, *sides = source.shape
+    lattice = LATTICE // PIXELS_PER_LATENT
+    return (
+        source.dtype == np.float32 and channels == 4 and not any(side % lattice for side in sides)
+    )

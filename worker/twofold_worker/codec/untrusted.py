@@ -14,13 +14,12 @@ from PIL import Image, ImageFile
 from PIL.ExifTags import Base as ExifTag
 
 from twofold_schema.errors import CorruptSource, TooLarge, UnsupportedFormat
+from twofold_worker.codec.profiles import to_srgb
 
 Key: TypeAlias = int | tuple[int, ...] | bytes
 """The grey, colour or palette entries that a PNG's tRNS chunk makes transparent."""
 
-# PNG 3rd edition, 5.2; ITU-T T.81, B.1.1.3 (SOI and the first byte of the marker after it).
-_SIGNATURES: Final = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
-_FORMATS: Final = ("PNG", "JPEG")
+_FORMATS: Final = ("PNG", "JPEG", "WEBP")
 # What fuzzing made Pillow raise for damaged files.
 _DAMAGED: Final = (OSError, SyntaxError, ValueError, IndexError, struct.error)
 # Pillow refuses from twice its limit on, and only warns from its limit on (an exception where
@@ -30,22 +29,22 @@ _BOMB: Final = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 @contextmanager
 def opened(data: bytes) -> Iterator[ImageFile.ImageFile]:
-    """Open a still PNG or JPEG, pixels not yet decoded; Pillow's errors in the body become ours.
+    """Open a still picture, pixels not yet decoded; Pillow's errors in the body become ours.
 
     Raises:
-        UnsupportedFormat: It is neither, or it moves.
+        UnsupportedFormat: It moves.
         CorruptSource: It is damaged or cut short.
         TooLarge: Pillow takes it for a decompression bomb.
     """
-    if not any(data.startswith(s) or s.startswith(data) for s in _SIGNATURES):
-        raise UnsupportedFormat
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             # A camera's MPO is a JPEG with more pictures behind it; the first is the photograph.
-            if image.format == "PNG" and getattr(image, "is_animated", False):
-                raise UnsupportedFormat("The source is an animated PNG; submit one of its frames.")
+            if image.format != "MPO" and getattr(image, "is_animated", False):
+                raise UnsupportedFormat(
+                    f"The source is an animated {image.format}; submit one of its frames."
+                )
             # Cut between two segments, a JPEG opens, with what the rest would say left out.
-            if not image.tile:
+            if image.format != "WEBP" and not image.tile:
                 raise CorruptSource
             if image.mode == "P" and image.palette is None:
                 raise CorruptSource("The source is a palette PNG without its palette.")
@@ -77,6 +76,8 @@ def transparent_key(image: ImageFile.ImageFile) -> Key | None:
     file (PNG 3rd edition, 11.3.2.1), so that it would match no pixel or a wrong one.
     """
     key: Key | None = image.info.get("transparency")
+    if key is None:
+        return None
     layout = image.tile[0].args
     if isinstance(key, int) and layout in {"L;2", "L;4"}:
         return key * {"L;2": 85, "L;4": 17}[layout]
@@ -86,16 +87,22 @@ def transparent_key(image: ImageFile.ImageFile) -> Key | None:
 
 
 def planes(image: Image.Image, key: Key | None) -> list[Image.Image]:
-    """A loaded picture's colours as RGB and, where it may be transparent, its opacity as L."""
+    """A loaded picture's colours as sRGB and, where it may be transparent, its opacity as L."""
+    profile: bytes | None = image.info.get("icc_profile")
     if image.mode == "I;16":
         # Pillow would clip to 255.
         wide = np.asarray(image)
         grey = Image.fromarray(((wide.astype(np.uint32) + 128) // 257).astype(np.uint8))
         opaque = [] if key is None else [Image.fromarray(wide != key).convert("L")]
-        return [grey.convert("RGB"), *opaque]
+        return [to_srgb(grey, profile), *opaque]
     if key is not None:
         image.info["transparency"] = key
-    if not image.has_transparency_data:
-        return [image.convert("RGB")]
-    whole = image.convert("RGBA")
-    return [whole.convert("RGB"), whole.getchannel("A")]
+    alpha = []
+    if image.has_transparency_data:
+        whole = image.convert("RGBA")
+        alpha = [whole.getchannel("A")]
+        # Grey stays grey: its profile is for one channel.
+        image = image.convert("L") if image.mode in {"1", "L", "LA", "La"} else whole.convert("RGB")
+    elif image.mode not in {"L", "RGB", "CMYK"}:
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    return [to_srgb(image, profile), *alpha]

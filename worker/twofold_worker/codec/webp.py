@@ -1,0 +1,60 @@
+"""The header of a WebP file (RFC 9649), read by hand.
+
+Pillow hands a file to libwebp, which wants all of it and makes room for two canvases of the size
+that the header states, before anybody could look at that size.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from twofold_schema.errors import CorruptSource
+
+_EXIF, _ANIMATION = 0x08, 0x02
+_VP8_START_CODE: Final = b"\x9d\x01\x2a"
+_VP8L_SIGNATURE: Final = 0x2F
+#: Enough for the header of each of the three kinds.
+HEADER_BYTES: Final = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Canvas:
+    """What the first chunk says.
+
+    Attributes:
+        width: In pixels, as stored.
+        height: Likewise.
+        has_exif: Whether an orientation may stand behind the pixels.
+        is_animated: Whether it moves.
+    """
+
+    width: int
+    height: int
+    has_exif: bool = False
+    is_animated: bool = False
+
+
+def read_canvas(head: bytes) -> Canvas:
+    """Read the first chunk of a file that begins `RIFF….WEBP`.
+
+    Raises:
+        CorruptSource: It is none of the three known kinds, or there are not enough bytes.
+    """
+    if len(head) < HEADER_BYTES:
+        raise CorruptSource
+    kind, payload = head[12:16], head[20:HEADER_BYTES]
+    if kind == b"VP8X":  # 2.7: flags, 24 bits reserved, the canvas's sides less one in 24 bits each
+        return Canvas(
+            width=1 + int.from_bytes(payload[4:7], "little"),
+            height=1 + int.from_bytes(payload[7:10], "little"),
+            has_exif=bool(payload[0] & _EXIF),
+            is_animated=bool(payload[0] & _ANIMATION),
+        )
+    if kind == b"VP8L" and payload[0] == _VP8L_SIGNATURE:  # 3.4: 14 bits each, less one
+        bits = int.from_bytes(payload[1:5], "little")
+        return Canvas(width=1 + (bits & 0x3FFF), height=1 + (bits >> 14 & 0x3FFF))
+    if kind == b"VP8 " and payload[3:6] == _VP8_START_CODE:  # RFC 6386, 9.1: 14 bits, 2 of scale
+        return Canvas(
+            width=int.from_bytes(payload[6:8], "little") & 0x3FFF,
+            height=int.from_bytes(payload[8:10], "little") & 0x3FFF,
+        )
+    raise CorruptSource("The WebP's first chunk is damaged.")
