@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, text
 
 from twofold_schema import lanes
 from twofold_schema.ids import new_id
-from twofold_schema.job import Claim, Job, Parameters, Result
+from twofold_schema.job import Claim, Job, JobClass, JobState, Output, Parameters, Result
 from twofold_schema.ledger import claims, reads, submit, sweeps
 from twofold_schema.ledger import runs as ledger_runs
 
@@ -42,6 +42,30 @@ def new_job(**changes: Any) -> submit.NewJob:
         "measure": lanes.measure(parameters, 512, 512),
     }
     return submit.NewJob(**fields | changes)
+
+
+def held_job(**changes: Any) -> Job:
+    """A job that some run holds under its first fence, in memory only; `changes` replace fields."""
+    fields: dict[str, Any] = dict.fromkeys(Job.__dataclass_fields__)
+    fields |= {
+        "id": new_id(),
+        "tenant": "default",
+        "job_class": JobClass.STANDARD,
+        "state": JobState.RUNNING,
+        "generation": 1,
+        "fence": 1,
+        "run_id": new_id(),
+        "attempts": 0,
+        "max_attempts": 3,
+        "crashes": 0,
+        "source": "s3://twofold/uploads/cat.png",
+        "output_prefix": PREFIX,
+        "output": Output(),
+        "parameters": Parameters(seed=7),
+        "metadata": {},
+        "errors": (),
+    }
+    return Job(**fields | changes)
 
 
 def new_run(**changes: Any) -> ledger_runs.Run:

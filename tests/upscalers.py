@@ -38,10 +38,10 @@ class NearestUpscaler:
 
 def _made(slot: Slot) -> Made:
     if slot.source.dtype == np.uint8:
-        pixels = slot.source.repeat(2, axis=0).repeat(2, axis=1)
+        pixels = slot.source.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
         latents = slot.source[::8, ::8, [0, 1, 2, 0]].transpose(2, 0, 1).astype(np.float32)
     else:
-        latents = slot.source
+        latents = slot.source.astype(np.float32)
         pixels = _shown(latents).repeat(16, axis=0).repeat(16, axis=1)
     if not slot.wants_latents:
         return Made(pixels=pixels)

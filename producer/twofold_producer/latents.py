@@ -55,7 +55,10 @@ def encode(latents: Tensor) -> bytes:
     Raises:
         InvalidLatents: They are no floats.
     """
-    if not str(latents.dtype).removeprefix("torch.").startswith(("float", "bfloat16")):
+    is_float = getattr(latents.dtype, "is_floating_point", None)  # torch's
+    if is_float is None:
+        is_float = getattr(latents.dtype, "kind", "") == "f"  # NumPy's
+    if not is_float:
         raise InvalidLatents(f"These are {latents.dtype}; latents are floats.")
     if hasattr(latents, "detach"):
         return _encode_torch(latents)

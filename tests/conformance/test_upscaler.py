@@ -76,7 +76,8 @@ def test_latents_are_given_to_whom_wants_them_and_the_picture_to_others(
     assert picture.latents is None
     assert picture.pixels.shape == (128, 256, 3)
     assert latents.latents is not None
-    assert (latents.latents.shape, latents.latents.dtype) == ((4, 16, 32), np.float32)
+    assert latents.latents.shape == (4, 16, 32)
+    assert latents.latents.dtype == np.float32
     rows, columns, _ = latents.pixels.shape
     assert latents.pixels.dtype == np.uint8
     assert columns == 2 * rows

@@ -36,7 +36,7 @@ def faded(image: Image.Image) -> Image.Image:
     return rgba
 
 
-def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     """The bytes of a file."""
     file = io.BytesIO()
     image.save(file, kind, **options)

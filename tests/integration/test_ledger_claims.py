@@ -224,7 +224,7 @@ def test_the_content_that_was_read_first_is_noted_for_the_generation(engine: Eng
     """By a measure or a start, whichever came first; a retry begins anew."""
     measured, stated = submitted(engine, new_job(measure=None), new_job())
     run_id = begun(engine)
-    by_id = {}
+    by_id: dict[UUID, Claim] = {}
     for _ in range(2):  # the two are of different lanes
         by_id |= {claim.job_id: claim for claim in claimed(engine, run_id)}
     found = lanes.measure(Parameters(), 100, 200)

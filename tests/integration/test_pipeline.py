@@ -1,231 +1,34 @@
 """Jobs on their way through a run's stages, with a real ledger and storage and a cheap model."""
 
-import hashlib
 import io
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from PIL.ExifTags import Base as ExifTag
 from sqlalchemy import Engine, text
-from structlog.testing import capture_logs
-from tests.factories import begun, job_of, new_job
+from tests.factories import begun
 from tests.house import eventually
+from tests.inputs.files import saved, turned
 from tests.pictures import encoded, picture
 from tests.upscalers import NearestUpscaler, Small
+from tests.workshop import AMPLE, Gate, Make, Workshop, twice
 
-from twofold_schema import lanes
 from twofold_schema.artifacts import ArtifactUri
 from twofold_schema.errors import JobError, Mismeasured, StorageUnavailable
 from twofold_schema.ids import new_id
-from twofold_schema.job import Job, JobState, Parameters
-from twofold_schema.ledger import requests, runs, submit, sweeps
-from twofold_schema.settings import LimitSettings, StorageSettings, WorkerSettings
-from twofold_schema.storage.places import OpenPlaces
-from twofold_worker.holdings import Holdings
+from twofold_schema.job import JobState, Parameters
+from twofold_schema.settings import LimitSettings, StorageSettings
 from twofold_worker.outcome import Failed, Outcome, Released
-from twofold_worker.pipeline import Pipeline, Watch
-from twofold_worker.progress import Progress
-from twofold_worker.stages import Stages
-from twofold_worker.upscaler.port import DeviceLost, Pixels, Slot
+from twofold_worker.upscaler.port import DeviceLost, Made, Slot
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-
-AMPLE = 20.0
-
-
-class Gate:
-    """A watch that holds one job at one verb until it is opened, and remembers what went by."""
-
-    def __init__(self, verb: str) -> None:
-        self.seen: list[tuple[str, UUID]] = []
-        self.job_id: UUID | None = None
-        self._verb = verb
-        self._reached = threading.Event()
-        self._open = threading.Event()
-
-    def __call__(self, verb: str, job_id: UUID) -> None:
-        self.seen.append((verb, job_id))
-        if (verb, job_id) == (self._verb, self.job_id):
-            self._reached.set()
-            self._open.wait(AMPLE)
-
-    def wait_reached(self) -> None:
-        assert self._reached.wait(AMPLE), self.seen
-
-    def open(self) -> None:
-        self._open.set()
-
-
-def ignore(verb: str, job_id: UUID) -> None:
-    """Watch nothing."""
-
-
-@dataclass
-class Workshop:
-    """One run in this process: the real pipeline and stages over a folder or S3."""
-
-    engine: Engine
-    folder: Path
-    upscaler: NearestUpscaler = field(default_factory=NearestUpscaler)
-    watch: Watch = ignore
-    max_batch: int = 4
-    pinned_rung: int = 4
-    limits: LimitSettings = field(default_factory=LimitSettings)
-    storage_settings: StorageSettings | None = None
-    clock: Callable[[], float] = time.monotonic
-    broken: list[BaseException] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        results = f"file://{self.folder}/results"
-        settings = self.storage_settings or StorageSettings(
-            results=results, uploads=f"file://{self.folder}/uploads", file_root=self.folder
-        )
-        self.results = settings.results
-        self.uploads = settings.uploads_uri
-        self.storage = OpenPlaces(settings)
-        self.run_id = begun(self.engine, model_revision=self.upscaler.revision)
-        self.holdings = Holdings()
-        self.pipeline = Pipeline(
-            run_id=self.run_id,
-            engine=self.engine,
-            storage=self.storage,
-            upscaler=self.upscaler,
-            worker=WorkerSettings(
-                max_batch=self.max_batch, pinned_rung=self.pinned_rung, poll_seconds=0.02
-            ),
-            limits=self.limits,
-            progress=Progress(AMPLE, self.clock),
-            holdings=self.holdings,
-            watch=self.watch,
-        )
-        self.stages = Stages(self.pipeline, self.broken.append)
-
-    def submit(
-        self,
-        *sources: bytes | None,
-        size: tuple[int, int] | None = None,
-        isolation: UUID | None = None,
-        **changes: Any,
-    ) -> list[UUID]:
-        """Queue jobs over these files, or over a missing one, in one transaction."""
-        parameters = changes.setdefault("parameters", Parameters(seed=7, steps=2))
-        new_jobs = [
-            new_job(
-                source=str(self.stored(source)),
-                output_prefix=self.results,
-                measure=size and lanes.measure(parameters, *size),
-                **changes,
-            )
-            for source in sources
-        ]
-        with self.engine.begin() as connection:
-            answers = submit.insert_jobs(connection, new_jobs)
-            job_ids = [answer.job_id for answer in answers]
-            connection.execute(
-                text("UPDATE jobs SET isolation = :mark WHERE id = ANY(:ids)"),
-                {"mark": isolation, "ids": job_ids},
-            )
-        return job_ids
-
-    def stored(self, source: bytes | None) -> ArtifactUri:
-        place = self.uploads.child(str(new_id()))
-        if source is not None:
-            sha256 = hashlib.sha256(source).hexdigest()
-            self.storage.write_once(
-                place, source, content_type="image/png", sha256=sha256, metadata={}
-            )
-        return place
-
-    def jobs(self, job_ids: Iterable[UUID]) -> list[Job]:
-        return [job_of(self.engine, job_id) for job_id in job_ids]
-
-    def wait_settled(self, job_ids: Sequence[UUID]) -> list[Job]:
-        """The jobs once each has ended or waits for another attempt."""
-
-        def settled() -> list[Job]:
-            jobs = self.jobs(job_ids)
-            return jobs if all(job.state.is_final or job.retrying for job in jobs) else []
-
-        return eventually(settled, within=AMPLE, why=lambda: repr(self.broken))
-
-    def result(self, job: Job) -> NDArray[np.uint8]:
-        assert job.result is not None, job.error
-        data = self.storage.read(ArtifactUri.parse(job.result.uri), max_bytes=10**7).data
-        assert hashlib.sha256(data).hexdigest() == job.result.sha256
-        with Image.open(io.BytesIO(data)) as image:
-            assert image.size == (job.result.width, job.result.height)
-            assert not image.getexif()
-            return np.asarray(image)
-
-    def beat(self) -> None:
-        """What a heartbeat does for the holdings."""
-        with self.engine.begin() as connection:
-            renewal = runs.renew(connection, self.run_id, holding=len(self.holdings))
-        self.holdings.reconcile(renewal.held)
-
-    def cancel(self, job_id: UUID) -> None:
-        """Call a job off and let the run hear of it."""
-        with self.engine.begin() as connection:
-            requests.cancel(connection, [job_id])
-        self.beat()
-
-    def __enter__(self) -> Self:
-        self.stages.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stages.stop()
-        self.stages.join()
-        assert error or not self.broken, self.broken
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Render no tracebacks: structlog's default takes longer than the tests."""
-    with capture_logs():
-        yield
-
-
-@pytest.fixture
-def workshop(engine: Engine, tmp_path: Path) -> Callable[..., Workshop]:
-    return lambda **options: Workshop(engine, tmp_path, **options)
-
-
-Make = Callable[..., Workshop]
-
-
-def twice(image: Image.Image) -> NDArray[np.uint8]:
-    """What `NearestUpscaler` makes of a picture."""
-    return np.asarray(image).repeat(2, axis=0).repeat(2, axis=1)
-
-
-def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def turned(orientation: int) -> Image.Exif:
-    exif = Image.Exif()
-    exif[ExifTag.Orientation] = orientation
-    return exif
 
 
 @pytest.mark.parametrize("size", [None, (40, 30)], ids=["unmeasured", "stated"])
@@ -279,45 +82,6 @@ def test_a_size_stated_wrong_is_found_out_and_the_company_in_its_lane_succeeds(
     assert [error.code for job in jobs for error in job.errors] == ["size_mismatch"]
 
 
-def test_a_source_that_grew_after_it_was_measured_is_measured_anew(workshop: Make) -> None:
-    """It must not run in the lane, and at the size, that its first header promised."""
-    shop: Workshop
-
-    def overwrite(verb: str, job_id: UUID) -> None:
-        source = ArtifactUri.parse(job_of(shop.engine, job_id).source).path
-        if verb == "measure":
-            source.write_bytes(encoded(100, 30))
-
-    shop = workshop(watch=overwrite)
-    with shop:
-        (job_id,) = shop.submit(encoded(40, 30))
-        (job,) = shop.wait_settled([job_id])
-        assert (job.state, [error.code for error in job.errors]) == (
-            JobState.SCHEDULED,
-            ["mismeasured"],
-        )
-        assert job.lane is not None
-        assert "128x64" in job.lane
-        promote_now(shop.engine)
-        (job,) = eventually_final(shop, [job_id])
-
-    assert (job.state, job.attempts) == (JobState.SUCCEEDED, 2)
-    np.testing.assert_array_equal(shop.result(job), twice(picture(100, 30)))
-
-
-def promote_now(engine: Engine) -> None:
-    """Let every backoff be over."""
-    with engine.begin() as connection:
-        connection.execute(text("UPDATE jobs SET scheduled_at = now() WHERE state = 'scheduled'"))
-        sweeps.promote(connection)
-
-
-def eventually_final(shop: Workshop, job_ids: Sequence[UUID]) -> list[Job]:
-    return eventually(
-        lambda: [job for job in shop.jobs(job_ids) if job.state.is_final], within=AMPLE
-    )
-
-
 def test_transparency_is_kept(workshop: Make) -> None:
     rgba = picture(40, 30).convert("RGBA")
     rgba.putalpha(Image.linear_gradient("L").resize((40, 30)))
@@ -352,7 +116,7 @@ class Noting(NearestUpscaler):
     def __init__(self) -> None:
         self.shapes: list[set[tuple[int, ...]]] = []
 
-    def upscale(self, slots: Sequence[Slot], **options: Any) -> list[Pixels | JobError]:
+    def upscale(self, slots: Sequence[Slot], **options: Any) -> list[Made | JobError]:
         self.shapes.append({slot.source.shape for slot in slots})
         return super().upscale(slots, **options)
 
@@ -425,7 +189,7 @@ class Allergic(NearestUpscaler):
         self._seed = seed
         self._complaint = complaint
 
-    def upscale(self, slots: Sequence[Slot], **options: Any) -> list[Pixels | JobError]:
+    def upscale(self, slots: Sequence[Slot], **options: Any) -> list[Made | JobError]:
         if any(slot.seed == self._seed for slot in slots):
             raise RuntimeError(self._complaint)
         return super().upscale(slots, **options)
@@ -477,6 +241,7 @@ def test_a_result_on_s3_says_what_it_is_and_how_it_was_made(
     assert head["Metadata"] == {
         "job": str(job.id),
         "fence": "1",
+        "format": "png",
         "model": "mod%C3%A8le%20fa%C3%A7on%20%E6%A8%A1%E5%9E%8B",
         "model-revision": "1",
         "seed": "7",
@@ -486,7 +251,7 @@ def test_a_result_on_s3_says_what_it_is_and_how_it_was_made(
 
 
 def results_in(shop: Workshop, job_id: UUID) -> list[Path]:
-    return list(shop.folder.glob(f"results/{job_id}/*"))
+    return list(shop.folder.glob(f"results/{job_id}/*.png"))
 
 
 def test_a_job_called_off_before_the_device_never_reaches_it(workshop: Make) -> None:
@@ -574,7 +339,7 @@ def test_suspects_of_a_crash_wait_until_the_company_is_settled(workshop: Make) -
 
 
 class Doomed(NearestUpscaler):
-    def upscale(self, slots: Sequence[Slot], **options: Any) -> list[Pixels | JobError]:
+    def upscale(self, slots: Sequence[Slot], **options: Any) -> list[Made | JobError]:
         raise DeviceLost("illegal memory access")
 
 
@@ -702,8 +467,13 @@ def test_a_decoder_that_waits_for_the_ledger_does_not_stand_still(
     (unmeasured,) = shop.pipeline.claim()
     refused: list[object] = []
 
+    content = shop.pipeline.fetch(unmeasured)
+
     def decode() -> None:
-        answer = shop.stages._attempt(unmeasured, lambda job: shop.pipeline.decode(job, encoded()))
+        answer = shop.stages._attempt(
+            unmeasured,
+            lambda job: shop.pipeline.decode(job, content, first_version=content.version),
+        )
         refused.append(answer)
 
     decoder = threading.Thread(target=decode)

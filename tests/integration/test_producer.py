@@ -1,44 +1,33 @@
 """The Python door, against a real Postgres, Redis and S3."""
 
-import io
 import socket
-import struct
 import threading
 import time
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import psycopg
 import pytest
 import redis
-from PIL import Image
 from sqlalchemy import ForeignKey, create_engine, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tests.factories import begun, claimed, result_of, submitted
 from tests.house import House, eventually
-from tests.pictures import encoded, picture
+from tests.pictures import encoded
 
 from twofold_producer.dev.redis import Redis
 from twofold_producer.producer import Producer
 from twofold_producer.request import JobRequest
 from twofold_schema import ticket
-from twofold_schema.artifacts import ArtifactUri
 from twofold_schema.errors import (
-    InvalidParameter,
-    InvalidUri,
     JobNotFound,
     JobNotRetryable,
     KeyReused,
-    PlaceNotAllowed,
     SourceTooLarge,
-    SourceUnreadable,
     StorageUnavailable,
-    TooLarge,
     TwofoldError,
     UnsupportedSession,
     WaitTimeout,
@@ -54,32 +43,9 @@ from twofold_schema.settings import (
     StorageSettings,
 )
 
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
-
 #: How much longer a submit may take when Redis is away than when it is there, in seconds.
 SLOWER = 0.2
 SOURCE = "s3://twofold/cat.png"
-
-
-@pytest.fixture
-def producer(house: House) -> Producer:
-    return house.producer()
-
-
-@pytest.fixture
-def guard() -> Iterator[Producer]:
-    """A producer far from any server: what it answers, it answers without asking one."""
-    nowhere = "127.0.0.1:9"
-    with Producer(
-        database_settings=DatabaseSettings.model_validate(
-            {"database_url": f"postgresql://{nowhere}/none"}
-        ),
-        broker=BrokerSettings.model_validate({"broker_url": f"redis://{nowhere}/0"}),
-        storage=StorageSettings(s3_endpoint_url=f"http://{nowhere}"),
-        limits=LimitSettings(),
-    ) as producer:
-        yield producer
 
 
 @pytest.fixture
@@ -122,193 +88,6 @@ def with_broker(house: House, url: str) -> Producer:
         storage=StorageSettings.load(house.environment),
         limits=LimitSettings.load(house.environment),
     )
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    """A chunk of a PNG file."""
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def png(width: int, height: int, *chunks: bytes) -> bytes:
-    """A PNG file that says it is so large."""
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + b"".join(chunks) + chunk(b"IEND", b"")
-
-
-class TestSources:
-    """What a picture may be given as."""
-
-    def test_a_uri_is_written_down_as_it_is(self, producer: Producer, bucket: str) -> None:
-        uri = f"s3://{bucket}/ü [1] %20?.png"
-
-        accepted = producer.submit(uri)
-
-        job = producer.get(accepted.job_id)
-        assert (accepted.created, job.source, job.state) == (True, uri, JobState.QUEUED)
-        assert job.parameters.seed is not None
-        assert job.lane is None
-
-    def test_a_file_and_its_bytes_are_one_upload(self, producer: Producer, tmp_path: Path) -> None:
-        data = encoded(form="JPEG")
-        path = tmp_path / "cat.jpg"
-        path.write_bytes(data)
-
-        sources = {
-            producer.get(producer.submit(given).job_id).source for given in (path, str(path), data)
-        }
-
-        (uri,) = sources
-        assert producer.storage.read(ArtifactUri.parse(uri), max_bytes=10**6).data == data
-
-    def test_an_upload_says_what_it_is(
-        self, producer: Producer, s3: "S3Client", bucket: str
-    ) -> None:
-        uri = ArtifactUri.parse(producer.get(producer.submit(encoded(form="JPEG")).job_id).source)
-
-        assert s3.head_object(Bucket=bucket, Key=uri.key)["ContentType"] == "image/jpeg"
-
-    def test_a_pil_image_keeps_its_pixels_and_states_its_size(self, producer: Producer) -> None:
-        for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
-            image = Image.new(mode, (30, 20))
-            image.putpixel((3, 2), (1,) * len(mode) if mode in {"LA", "RGB", "RGBA"} else 1)
-
-            job = producer.get(producer.submit(image).job_id)
-
-            stored = producer.storage.read(ArtifactUri.parse(job.source), max_bytes=10**6).data
-            with Image.open(io.BytesIO(stored)) as again:
-                assert (again.format, again.mode, again.size) == ("PNG", mode, image.size)
-                assert again.tobytes() == image.tobytes()
-            assert (job.width, job.height, job.pixels) == (30, 20, 600)
-
-    def test_a_pil_image_is_what_its_owner_sees(self, producer: Producer) -> None:
-        """Its pixels are taken as they are: an orientation kept beside them must not turn them."""
-        exif = Image.Exif()
-        exif[0x0112] = 6
-        buffer = io.BytesIO()
-        picture(30, 20).save(buffer, "JPEG", exif=exif)
-        with Image.open(buffer) as image:
-            job = producer.get(producer.submit(image).job_id)
-
-        stored = producer.storage.read(ArtifactUri.parse(job.source), max_bytes=10**6).data
-        with Image.open(io.BytesIO(stored)) as again:
-            assert not again.getexif()
-            assert again.size == (30, 20)
-
-    def test_a_file_cut_anywhere_is_taken_or_unreadable(self, producer: Producer) -> None:
-        """What is wrong behind the header is the worker's to find."""
-        for form in ("PNG", "JPEG"):
-            data = encoded(8, 8, form=form)
-            for length in range(0, len(data), 7):
-                with suppress(SourceUnreadable):
-                    producer.submit(data[:length])
-
-    def test_a_refused_job_leaves_no_row(self, house: House, producer: Producer) -> None:
-        for bad in ("s3://closed/x", b"", "/nowhere"):
-            with pytest.raises(TwofoldError):
-                producer.submit(bad, key="key")
-
-        assert count_jobs(house) == 0
-        assert house.rows("SELECT * FROM job_keys") == []
-
-
-class TestRefusals:
-    """What is refused at the door, before any server is asked."""
-
-    @pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "LAB", "HSV", "F", "I", "PA", "RGBa"])
-    def test_a_mode_that_png_lacks_is_refused_with_advice(self, guard: Producer, mode: str) -> None:
-        with pytest.raises(SourceUnreadable, match=f"mode {mode} .* convert it to RGB"):
-            guard.submit(Image.new(mode, (30, 20)))
-
-    @pytest.mark.parametrize(
-        "bad",
-        [
-            b"",
-            b"no picture",
-            b"GIF89a" + b"\x00" * 100,
-            encoded()[:25],
-            png(10, 10, chunk(b"zTXt", b"a\x00\x00" + zlib.compress(b"a" * 10**8))),
-            "/nowhere/cat.png",
-            "a\x00b",
-            "/",
-            "",
-            Image.new("RGB", (0, 0)),
-        ],
-        ids=[
-            "nothing",
-            "text",
-            "gif",
-            "cut-short",
-            "text-bomb",
-            "no-file",
-            "nul-in-path",
-            "folder",
-            "no-path",
-            "no-pixels",
-        ],
-    )
-    def test_what_is_no_picture_is_unreadable(self, guard: Producer, bad: Any) -> None:
-        with pytest.raises(SourceUnreadable):
-            guard.submit(bad)
-
-    @pytest.mark.parametrize(
-        "bad",
-        [
-            png(4097, 1),
-            png(4096, 4096),
-            png(10_000, 10_000),  # Pillow warns
-            png(30_000, 30_000),  # Pillow refuses
-            Image.new("1", (5000, 1)),
-            b"\x00" * (64 * 2**20 + 1),
-        ],
-        ids=["side", "pixels", "bomb-warning", "bomb", "image", "bytes"],
-    )
-    def test_what_is_over_a_limit_is_too_large(self, guard: Producer, bad: Any) -> None:
-        with pytest.raises(TooLarge, match=r"at most|too large"):
-            guard.submit(bad)
-
-    def test_a_stated_size_over_the_limit_is_too_large(self, guard: Producer) -> None:
-        with pytest.raises(TooLarge):
-            guard.submit(SOURCE, width=4097, height=1)
-
-    @pytest.mark.parametrize("text", ["s3://bucket", "http://host/x.png", "s3://b/../x"])
-    def test_a_bad_uri_is_refused(self, guard: Producer, text: str) -> None:
-        with pytest.raises(InvalidUri):
-            guard.submit(text)
-
-    def test_closed_places_are_refused_for_source_and_result(self, guard: Producer) -> None:
-        with pytest.raises(PlaceNotAllowed):
-            guard.submit("s3://someone-else/cat.png")
-        with pytest.raises(PlaceNotAllowed):
-            guard.submit("file:///etc/passwd")
-        with pytest.raises(PlaceNotAllowed):
-            guard.submit(SOURCE, output_prefix="s3://someone-else/results")
-
-    @pytest.mark.parametrize(
-        "options",
-        [
-            {"colour": "red"},
-            {"steps": 0},
-            {"width": 10},
-            {"key": ""},
-            {"key": "\x00"},
-            {"metadata": {"name": "\x00"}},
-            {"metadata": {str(number): "" for number in range(17)}},
-            {"model_revision": "\x00"},
-            {"finish_by": datetime(2030, 1, 1)},  # noqa: DTZ001 - that is what is wrong
-            {
-                "start_at": datetime(2030, 1, 2, tzinfo=UTC),
-                "finish_by": datetime(2030, 1, 1, tzinfo=UTC),
-            },
-        ],
-        ids=str,
-    )
-    def test_a_bad_option_is_named(self, guard: Producer, options: dict[str, Any]) -> None:
-        with pytest.raises(InvalidParameter, match=f"{next(iter(options))}|request"):
-            guard.submit(SOURCE, **options)
-
-    def test_options_beside_a_whole_request_are_not_swallowed(self, guard: Producer) -> None:
-        with pytest.raises(InvalidParameter, match="key"):
-            guard.submit(JobRequest(source=SOURCE), key="lost")
 
 
 class TestKeys:

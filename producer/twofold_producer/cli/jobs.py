@@ -19,6 +19,7 @@ from twofold_producer.cli.app import EXIT_INTERRUPTED, EXIT_JOBS_FAILED, err, ou
 from twofold_producer.producer import OnProgress, Producer
 from twofold_producer.request import JobRequest
 from twofold_schema import database
+from twofold_schema.formats import ResultFormat
 from twofold_schema.job import Job, JobClass, JobState
 from twofold_schema.ledger import reads
 from twofold_schema.ledger.requests import CancelAnswer
@@ -67,6 +68,16 @@ def submit(
     ] = JobClass.STANDARD,
     key: Annotated[str | None, typer.Option(help="Your name for one job: run it once.")] = None,
     output_prefix: Annotated[str | None, typer.Option(help="Where results go.")] = None,
+    output_format: Annotated[
+        ResultFormat, typer.Option("--format", help="The kind of file; latents are not decoded.")
+    ] = ResultFormat.PNG,
+    output_quality: Annotated[
+        int, typer.Option("--quality", help="1 to 100, for webp and jpeg.")
+    ] = 90,
+    publish_as: Annotated[
+        str | None,
+        typer.Option(help="Copy each result to this name, e.g. 'big/{stem}'; {key}, {job} too."),
+    ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Submit pictures; print the jobs, or with --wait the places of their results."""
@@ -85,6 +96,9 @@ def submit(
                 "job_class": job_class,
                 "key": key,
                 "output_prefix": output_prefix,
+                "output_format": output_format,
+                "output_quality": output_quality,
+                "publish_as": publish_as,
             },
         )
         for source in sources

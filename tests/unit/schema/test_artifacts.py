@@ -5,11 +5,20 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tests.factories import held_job
 
-from twofold_schema.artifacts import ArtifactUri, Places, result_place, upload_place
+from twofold_schema.artifacts import (
+    ArtifactUri,
+    Places,
+    preview_place,
+    publish_place,
+    result_place,
+    upload_place,
+)
 from twofold_schema.errors import InvalidUri, PlaceNotAllowed
+from twofold_schema.formats import ResultFormat
 from twofold_schema.ids import new_id
-from twofold_schema.job import Claim
+from twofold_schema.job import Claim, Output
 
 KEYS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=200).filter(
     lambda key: key.strip("/") and ".." not in key.split("/")
@@ -145,19 +154,35 @@ class TestPlaces:
 
 class TestNames:
     def test_no_two_claims_share_a_result(self) -> None:
-        prefix = ArtifactUri.parse("s3://bucket/results/")
-        job_id, first, second = new_id(), new_id(), new_id()
+        run_ids = [new_id(), new_id()]
+        jobs = [held_job(), held_job(), held_job(output=Output(name="{job}/x{job}"))]
         claims = [
-            Claim(job_id=job, fence=fence, run_id=run)
-            for job in (job_id, new_id())
+            (job, Claim(job_id=job.id, fence=fence, run_id=run_id))
+            for job in jobs
             for fence in (1, 11)
-            for run in (first, second)
+            for run_id in run_ids
         ]
 
-        places = {str(result_place(prefix, claim)) for claim in claims}
+        places = {str(result_place(job, claim)) for job, claim in claims}
 
         assert len(places) == len(claims)
-        assert f"s3://bucket/results/{job_id}/1-{first}.png" in places
+        assert f"s3://twofold/results/{jobs[0].id}/1-{run_ids[0]}.png" in places
+        assert f"s3://twofold/results/{jobs[2].id}/x{jobs[2].id}/1-{run_ids[0]}.png" in places
+        assert not places & {str(preview_place(job, claim)) for job, claim in claims}
+
+    @pytest.mark.parametrize("form", ResultFormat)
+    def test_a_preview_is_told_from_every_result_by_its_name(self, form: ResultFormat) -> None:
+        job = held_job(output=Output(format=form))
+
+        assert str(result_place(job, job.claim)).endswith(form.suffix)
+        assert str(preview_place(job, job.claim)).endswith(f"{job.run_id}.preview.webp")
+        assert result_place(job, job.claim) != preview_place(job, job.claim)
+
+    def test_a_fixed_name_may_hold_the_jobs_id(self) -> None:
+        job = held_job(publish_to="s3://twofold/big/{job}.png")
+
+        assert str(publish_place(job)) == f"s3://twofold/big/{job.id}.png"
+        assert publish_place(held_job()) is None
 
     def test_an_upload_is_named_by_its_content(self) -> None:
         uploads = ArtifactUri.parse("s3://bucket/uploads")

@@ -28,6 +28,7 @@ CODES = {
     "UnsupportedSession": "unsupported_session",
     "JobError": "job_error",
     "TooLarge": "too_large",
+    "InvalidLatents": "invalid_latents",
     "SourceNotFound": "source_not_found",
     "SourceDenied": "source_denied",
     "SourceTooLarge": "source_too_large",
@@ -90,7 +91,7 @@ def test_the_tree_in_the_module_docstring_is_the_tree_of_classes() -> None:
 def test_what_is_found_at_submit_or_by_the_worker_is_an_error_of_both() -> None:
     both = {error for error in ALL if {SubmitError, JobError} < set(error.__mro__)}
 
-    assert both == {errors.TooLarge}
+    assert both == {errors.TooLarge, errors.InvalidLatents}
 
 
 def test_a_wait_that_ended_is_a_timeout_to_everybody() -> None:

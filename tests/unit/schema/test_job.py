@@ -27,6 +27,7 @@ def job(**changes: Any) -> Job:
         "crashes": 0,
         "source": "s3://bucket/cat.png",
         "output_prefix": "s3://bucket/results",
+        "output": {},
         "parameters": {"seed": 7},
         "metadata": {},
         "errors": [],

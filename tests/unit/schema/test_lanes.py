@@ -75,8 +75,29 @@ class TestLane:
         assert lane(reproducible=True).endswith("/pinned")
         assert lane().endswith("/free")
 
+    def test_latents_keep_apart_and_what_the_result_is_does_not(self) -> None:
+        parameters = Parameters()
+        picture = measure(parameters, 512, 512)
+        assert measure(parameters, 512, 512, from_latents=True).lane == f"{picture.lane}/latents"
+        assert measure(parameters, 512, 512, to_latents=True).lane == picture.lane
+
 
 class TestCost:
+    def test_what_is_not_encoded_or_decoded_is_not_paid_for(self) -> None:
+        costs = [
+            measure(
+                Parameters(), 512, 512, from_latents=from_latents, to_latents=to_latents
+            ).est_gpu_seconds
+            for from_latents, to_latents in (
+                (True, True),
+                (False, True),
+                (True, False),
+                (False, False),
+            )
+        ]
+        assert costs == sorted(costs)
+        assert costs[0] + costs[3] == pytest.approx(costs[1] + costs[2])
+
     def test_guidance_above_1_costs_another_forward_a_step(self) -> None:
         plain = measure(Parameters(), 512, 512).est_gpu_seconds
         guided = measure(Parameters(guidance_scale=1.5), 512, 512).est_gpu_seconds

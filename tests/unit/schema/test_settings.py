@@ -55,6 +55,7 @@ WRONG = [
     (WorkerSettings, "PROCESSES", "-1"),
     (WorkerSettings, "MAX_BATCH", "33"),
     (WorkerSettings, "PINNED_RUNG", "0"),
+    (WorkerSettings, "PREVIEW_SIDE", "-1"),
     (WorkerSettings, "IO_THREADS", "65"),
     (WorkerSettings, "POLL_SECONDS", "inf"),
     (WorkerSettings, "LEASE_SECONDS", "soon"),

@@ -86,9 +86,15 @@ def _latents(result: Made | JobError) -> Latents:
     return result.latents
 
 
-def _latent_slot(number: int, *, wants_latents: bool = False, **prompts: str) -> Slot:
+def _latent_slot(number: int, *, wants_latents: bool = False) -> Slot:
     values = np.random.default_rng(number).standard_normal((4, 8, 16), dtype=np.float32)
-    return Slot(source=values, seed=2**62 + number, wants_latents=wants_latents, **prompts)
+    return Slot(
+        source=values,
+        seed=2**62 + number,
+        wants_latents=wants_latents,
+        prompt="cats",
+        negative_prompt="dogs",
+    )
 
 
 guidance = pytest.mark.parametrize("guidance_scale", [0.0, 3.0])
@@ -174,9 +180,8 @@ def test_numbers_that_are_none_fail_their_slot_alone(
 def test_latents_in_and_out_are_those_of_the_stock_pipeline_to_the_bit(
     upscaler: DiffusionUpscaler, guidance_scale: float, rung: int
 ) -> None:
-    prompts = {"prompt": "cats", "negative_prompt": "dogs"}
-    slots = [_latent_slot(number, **prompts) for number in range(rung)]
-    wanting = [_latent_slot(number, wants_latents=True, **prompts) for number in range(rung)]
+    slots = [_latent_slot(number) for number in range(rung)]
+    wanting = [_latent_slot(number, wants_latents=True) for number in range(rung)]
 
     def stock(output_type: str) -> Any:
         return upscaler._pipeline(

@@ -24,7 +24,8 @@ def colour(mode: str, value: tuple[int, ...] | int, profile: bytes, kind: str) -
     """What one colour becomes."""
     options = {"lossless": True} if kind == "WEBP" else {}
     file = saved(Image.new(mode, (8, 8), value), kind, icc_profile=profile, **options)
-    return decoded(file).pixels[4, 4]
+    pixel: NDArray[np.uint8] = decoded(file).pixels[4, 4]
+    return pixel
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])

@@ -4,6 +4,7 @@ import io
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -180,6 +181,5 @@ def test_no_encoder_holds_the_gil_as_pillows_jpeg_does() -> None:
     held = _pause(lambda: image.save(io.BytesIO(), "JPEG", quality=90))
     for form in ResultFormat:
         if form is not ResultFormat.LATENTS:
-            output = Output(format=form)
-            assert _pause(lambda output=output: encode(pixels, output)) < held / 4, form
+            assert _pause(partial(encode, pixels, Output(format=form))) < held / 4, form
     assert _pause(lambda: preview(pixels, width=1024, height=1024, side=256)) < held / 4
