@@ -32,11 +32,15 @@ test-system: $(VENV)/.test ## Run the tests that need system packages
 test-gpu: $(VENV)/.test ## Run the tests that need a CUDA device
 	$(RUN) -m pytest -m gpu tests/gpu
 
-lint: $(VENV)/.test ## Check style, types and who imports whom
+lint: $(VENV)/.test ## Check style, types, who imports whom, and what a deployment starts from
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
 	$(RUN) -m mypy
 	$(RUN) -c "from importlinter.cli import lint_imports_command as lint; lint()"
+	$(VENV)/bin/hadolint --failure-threshold style infra/Dockerfile
+	$(RUN) -m check_jsonschema --builtin-schema vendor.compose-spec infra/compose.yaml
+	$(RUN) -m compose_lint check --quiet --fail-on low --skip-suppressed --strict-config \
+	  --config infra/.compose-lint.yml infra/compose.yaml
 
 format: $(VENV)/.test ## Put the code into the house's form
 	$(RUN) -m ruff format
