@@ -1,9 +1,12 @@
 """The keeper: does what no single job does, for ever.
 
-Any number may run: each duty takes an advisory lock for its transaction, so that one does it.
+Any number may run. What writes job rows takes an advisory lock for its transaction, so that one
+does it; what touches storage is safe to do twice, and has a loop of its own, so that a slow store
+holds up no rescue.
 """
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,8 +16,14 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from twofold_producer.broker import Bell
+from twofold_producer.garbage import Collector
+from twofold_producer.publisher import Publisher
+from twofold_schema.artifacts import ArtifactUri
 from twofold_schema.database import is_transient
+from twofold_schema.errors import JobError
 from twofold_schema.ledger import reads, runs, sweeps
+from twofold_schema.settings import KeeperSettings
+from twofold_schema.storage.port import Storage
 
 log = structlog.get_logger(__name__)
 
@@ -28,73 +37,112 @@ class Duty:
 
     Attributes:
         name: As it is logged.
-        do: Does it on a connection in a transaction of its own; returns how many rows it concerned.
+        do: Does it; returns how many rows or objects it concerned.
     """
 
     name: str
-    do: Callable[[Connection], int]
+    do: Callable[[], int]
 
 
 class Keeper:
-    """Does every duty in turn until told to stop.
+    """Does every duty in turn.
 
     Args:
-        engine: Of the database.
-        bell: Rung for jobs whose ticket was lost.
-        every_seconds: How often each duty is done.
+        duties: In order.
+        every_seconds: How often each is done.
     """
 
-    def __init__(self, engine: Engine, bell: Bell, *, every_seconds: float) -> None:
-        self._engine = engine
-        self._bell = bell
+    def __init__(self, duties: Sequence[Duty], *, every_seconds: float) -> None:
+        self._duties = duties
         self._every_seconds = every_seconds
-        self._stop = threading.Event()
 
-    @property
-    def duties(self) -> Sequence[Duty]:
-        """Everything the keeper does, in order."""
-        return (
-            Duty("promote", _locked("promote", sweeps.promote)),
-            Duty("expire", _locked("expire", sweeps.expire)),
-            Duty(
-                "rescue",
-                lambda connection: sweeps.rescue(connection, every_seconds=self._every_seconds),
-            ),
-            Duty("ring", _locked("ring", self._ring_lost_tickets)),
-        )
-
-    def run(self) -> None:
-        """Keep; returns after `stop`. An outage of the database is waited out."""
-        while not self._stop.is_set():
+    def run(self, stop: threading.Event) -> None:
+        """Keep until `stop` is set. An outage of the database or of storage is waited out."""
+        while not stop.is_set():
             self.once()
-            self._stop.wait(self._every_seconds)
+            stop.wait(self._every_seconds)
 
     def once(self) -> None:
         """Do every duty once."""
-        for duty in self.duties:
+        for duty in self._duties:
             try:
-                with self._engine.begin() as connection:
-                    count = duty.do(connection)
+                count = duty.do()
             except DBAPIError as error:
                 if not is_transient(error):
                     raise
                 log.warning("database_away", duty=duty.name, error=str(error.orig))
                 continue
+            except JobError as error:
+                log.warning("storage_away", duty=duty.name, code=error.code, error=error.message)
+                continue
             if count:
                 log.info("kept", duty=duty.name, count=count)
 
-    def stop(self) -> None:
-        """Make `run` return soon."""
-        self._stop.set()
 
-    def _ring_lost_tickets(self, connection: Connection) -> int:
+def ledger_duties(engine: Engine, bell: Bell, *, every_seconds: float) -> list[Duty]:
+    """What keeps the rows moving.
+
+    Args:
+        engine: Of the database.
+        bell: Rung for jobs whose ticket was lost.
+        every_seconds: How often they are done.
+    """
+
+    def ring_lost_tickets(connection: Connection) -> int:
         idle = runs.count_idle(connection)
         if not idle:
             return 0
         waiting = reads.count_claimable(connection, older_than=_TICKET_LOST, most=idle)
-        self._bell.ring(waiting)
+        bell.ring(waiting)
         return waiting
 
+    def duty(name: str, do: Callable[[Connection], int]) -> Duty:
+        def in_a_transaction() -> int:
+            with engine.begin() as connection:
+                return do(connection) if sweeps.try_duty(connection, name) else 0
 
-def _locked(name: str, do: Callable[[Connection], int]) -> Callable[[Connection], int]:
-    return lambda connection: do(connection) if sweeps.try_duty(connection, name) else 0
+        return Duty(name, in_a_transaction)
+
+    def rescue() -> int:
+        with engine.begin() as connection:
+            return sweeps.rescue(connection, every_seconds=every_seconds)
+
+    return [
+        duty("promote", sweeps.promote),
+        duty("expire", sweeps.expire),
+        Duty("rescue", rescue),
+        duty("ring", ring_lost_tickets),
+    ]
+
+
+def storage_duties(
+    engine: Engine, storage: Storage, results: ArtifactUri, settings: KeeperSettings
+) -> list[Duty]:
+    """What keeps storage as the rows say.
+
+    Args:
+        engine: Of the database.
+        storage: Of the results.
+        results: Below which garbage is looked for.
+        settings: Of the keeper.
+    """
+    publisher = Publisher(engine, storage)
+    collector = Collector(
+        engine,
+        storage,
+        results,
+        grace=timedelta(hours=settings.collect_after_hours),
+        dry_run=settings.collect_dry_run,
+    )
+    next_round = time.monotonic()
+
+    def collect() -> int:
+        nonlocal next_round
+        if not settings.collect_after_hours or time.monotonic() < next_round:
+            return 0
+        look = collector.look()
+        if look.ended:
+            next_round = time.monotonic() + settings.collect_every_seconds
+        return 0 if settings.collect_dry_run else len(look.garbage)
+
+    return [Duty("publish", publisher.publish), Duty("collect", collect)]

@@ -14,7 +14,7 @@ from tests.house import House, eventually
 
 from twofold_producer.broker import Bell
 from twofold_producer.dev.postgres import Postgres
-from twofold_producer.keeper import Keeper
+from twofold_producer.keeper import Keeper, ledger_duties
 from twofold_schema import database, ticket
 from twofold_schema.job import JobState
 from twofold_schema.ledger import sweeps
@@ -31,9 +31,14 @@ def bell(broker_url: str) -> Bell:
     return Bell(BrokerSettings.model_validate({"broker_url": broker_url}))
 
 
+def keeper_of(engine: Engine, bell: Bell) -> Keeper:
+    """A keeper of rows that finds every lease in order."""
+    return Keeper(ledger_duties(engine, bell, every_seconds=SELDOM), every_seconds=SELDOM)
+
+
 @pytest.fixture
 def keeper(engine: Engine, bell: Bell) -> Keeper:
-    return Keeper(engine, bell, every_seconds=SELDOM)
+    return keeper_of(engine, bell)
 
 
 def states(engine: Engine) -> dict[str, int]:
@@ -135,14 +140,14 @@ class TestOnce:
         ready = threading.Barrier(4)
 
         def keep(_: int) -> None:
-            keeper = Keeper(engine, bell, every_seconds=SELDOM)
+            keeper = keeper_of(engine, bell)
             ready.wait()
             for _ in range(3):
                 keeper.once()
 
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(keep, range(4)))
-        Keeper(engine, bell, every_seconds=SELDOM).once()
+        keeper_of(engine, bell).once()
 
         assert states(engine) == {"queued": count, "expired": 100}
 
@@ -150,9 +155,10 @@ class TestOnce:
         self, engine: Engine, keeper: Keeper
     ) -> None:
         (due,) = submitted(engine, new_job(start_at=PAST))
-        keeper.stop()
+        stop = threading.Event()
+        stop.set()
 
-        keeper.run()
+        keeper.run(stop)
 
         assert job_of(engine, due).state is JobState.SCHEDULED
 
@@ -181,6 +187,8 @@ class TestProcess:
                 "TWOFOLD_DATABASE_URL": settings.database_url.get_secret_value(),
                 "TWOFOLD_BROKER_URL": f"filesystem://{tmp_path}/bell",
                 "TWOFOLD_KEEPER_SECONDS": "0.1",
+                "TWOFOLD_FILE_ROOT": str(tmp_path),
+                "TWOFOLD_RESULTS": f"file://{tmp_path}/results",
             }
             with House(engine=engine, folder=tmp_path, environment=environment) as house:
                 keeper = house.keeper()

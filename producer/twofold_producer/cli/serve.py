@@ -4,12 +4,14 @@ import importlib.util
 import os
 import signal
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import typer
 
 from twofold_producer.broker import Bell
 from twofold_producer.cli.app import out
-from twofold_producer.keeper import Keeper
+from twofold_producer.keeper import Keeper, ledger_duties, storage_duties
 from twofold_schema import database, log
 from twofold_schema.errors import ConfigError
 from twofold_schema.settings import (
@@ -17,7 +19,9 @@ from twofold_schema.settings import (
     DatabaseSettings,
     KeeperSettings,
     LogSettings,
+    StorageSettings,
 )
+from twofold_schema.storage.places import OpenPlaces
 
 database_app = typer.Typer(no_args_is_help=True)
 
@@ -35,17 +39,35 @@ def migrate() -> None:
 
 
 def keeper() -> None:
-    """Promote, expire, rescue, ring lost tickets, until SIGTERM. Run one or more, always."""
+    """Promote, expire, rescue, ring, publish, collect, until SIGTERM. Run one or more, always."""
     log.configure(LogSettings.load())
     settings = KeeperSettings.load()
     engine = database.connect(DatabaseSettings.load())
     bell = Bell(BrokerSettings.load())
-    duty = Keeper(engine, bell, every_seconds=settings.keeper_seconds)
+    places = StorageSettings.load()
+    every = settings.keeper_seconds
+    of_rows = Keeper(ledger_duties(engine, bell, every_seconds=every), every_seconds=every)
+    of_storage = Keeper(
+        storage_duties(engine, OpenPlaces(places), places.results_uri, settings),
+        every_seconds=every,
+    )
+    stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: duty.stop())
-    duty.run()
+        signal.signal(number, lambda *_: stop.set())
+    # A keeper that does half of its duties is no keeper: one that fails ends the other too.
+    with ThreadPoolExecutor(2, "keeper") as pool:
+        kept = [pool.submit(_keep, one, stop) for one in (of_rows, of_storage)]
     bell.close()
     engine.dispose()
+    for one in kept:
+        one.result()
+
+
+def _keep(one: Keeper, stop: threading.Event) -> None:
+    try:
+        one.run(stop)
+    finally:
+        stop.set()
 
 
 def worker(context: typer.Context) -> None:

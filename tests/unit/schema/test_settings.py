@@ -63,6 +63,9 @@ WRONG = [
     (WorkerSettings, "RUN_DEADLINE_SECONDS", "1e9"),
     (WorkerSettings, "STOP_SECONDS", "nan"),
     (KeeperSettings, "KEEPER_SECONDS", "0"),
+    (KeeperSettings, "COLLECT_AFTER_HOURS", "-1"),
+    (KeeperSettings, "COLLECT_EVERY_SECONDS", "0"),
+    (KeeperSettings, "COLLECT_DRY_RUN", "perhaps"),
     (LogSettings, "LOG_LEVEL", "verbose"),
     (LogSettings, "LOG_FORMAT", "xml"),
 ]

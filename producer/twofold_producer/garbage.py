@@ -1,0 +1,122 @@
+"""Results that no row names: of workers that died before they could complete, or came too late.
+
+Only what this database can answer for is ever deleted: an object whose very name its job's row
+would have given to a claim, whose claim is over, and which the row does not name as its result.
+Objects of jobs that the database does not know are left alone, so that a keeper that is pointed
+at an empty database deletes nothing.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from uuid import UUID
+
+import structlog
+from sqlalchemy import Engine
+
+from twofold_schema.artifacts import ArtifactUri, preview_place, result_place
+from twofold_schema.job import Claim, Job, JobState
+from twofold_schema.ledger import objects
+from twofold_schema.storage.port import Entry, Storage
+
+log = structlog.get_logger(__name__)
+
+_UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+# The last part of a claim's names: fence, run, suffix.
+_CLAIM = re.compile(rf"(\d{{1,18}})-({_UUID})\.[a-z.]+")
+_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one look found.
+
+    Attributes:
+        looked_at: How many objects were old enough to be judged.
+        garbage: Those that no row names, in the order of their keys.
+        ended: Whether it was the last page.
+    """
+
+    looked_at: int
+    garbage: tuple[Entry, ...]
+    ended: bool
+
+
+class Collector:
+    """Goes through the objects below a prefix, a page at a time, for ever.
+
+    Args:
+        engine: Of the database.
+        storage: Where the objects lie.
+        prefix: Below which results are stored.
+        grace: Younger objects are left alone.
+        dry_run: Only say what would be deleted.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        storage: Storage,
+        prefix: ArtifactUri,
+        *,
+        grace: timedelta,
+        dry_run: bool = False,
+    ) -> None:
+        self._engine = engine
+        self._storage = storage
+        self._prefix = prefix
+        self._grace = grace
+        self._dry_run = dry_run
+        self._after: ArtifactUri | None = None
+
+    def look(self) -> Look:
+        """Judge the next page, and delete its garbage unless this is a dry run.
+
+        Raises:
+            JobError: Storage is away, or does not let us.
+        """
+        page = list(islice(self._storage.list(self._prefix, after=self._after), _PAGE))
+        before = datetime.now(UTC) - self._grace
+        old = [entry for entry in page if entry.modified_at < before]
+        garbage = tuple(self._unnamed(old))
+        for entry in garbage:
+            log.info("garbage", uri=str(entry.uri), bytes=entry.size, dry_run=self._dry_run)
+            if not self._dry_run:
+                self._storage.delete(entry.uri)
+        ended = len(page) < _PAGE
+        self._after = None if ended else page[-1].uri
+        return Look(len(old), garbage, ended)
+
+    def _unnamed(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        candidates = {
+            entry: ids
+            for entry in entries
+            if _CLAIM.fullmatch(entry.uri.key.rpartition("/")[2]) and (ids := _job_ids(entry.uri))
+        }
+        if not candidates:
+            return
+        with self._engine.connect() as connection:
+            jobs = objects.jobs_of(connection, set().union(*candidates.values()))
+        for entry, ids in candidates.items():
+            if any(is_garbage(entry.uri, jobs[job_id]) for job_id in ids if job_id in jobs):
+                yield entry
+
+
+def is_garbage(uri: ArtifactUri, job: Job) -> bool:
+    """Whether an object belongs to a claim of this job that is over and was not the winner's."""
+    named = _CLAIM.fullmatch(uri.key.rpartition("/")[2])
+    if named is None:
+        return False
+    claim = Claim(job_id=job.id, fence=int(named[1]), run_id=UUID(named[2]))
+    if uri not in {result_place(job, claim), preview_place(job, claim)}:
+        return False
+    under_way = job.state is JobState.RUNNING and job.claim == claim
+    kept = {job.result.uri, job.result.preview} if job.result else set()
+    return not under_way and str(uri) not in kept
+
+
+def _job_ids(uri: ArtifactUri) -> set[UUID]:
+    folder, _, _ = uri.key.rpartition("/")
+    return {UUID(found) for found in re.findall(_UUID, folder)}

@@ -1,0 +1,99 @@
+"""Results under fixed names: copied after completion, looked at again, repaired where stale.
+
+A job's own result is named by its fence and its run, and never changes. A fixed name may be
+written by several jobs, and by a keeper that froze on the way and woke up late. So the copy
+carries the job and the fence that it was made of, a name is written only over older ones, and a
+job counts as published only once a later look has found its name in order.
+"""
+
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID
+
+import structlog
+from sqlalchemy import Engine
+
+from twofold_schema.artifacts import ArtifactUri, publish_place
+from twofold_schema.errors import JobError
+from twofold_schema.job import Job
+from twofold_schema.ledger import objects
+from twofold_schema.storage.port import Storage
+
+log = structlog.get_logger(__name__)
+
+_JOBS_PER_LOOK = 200
+_THREADS = 8
+#: A name that cannot be written is tried again after so many seconds, doubling up to the second.
+_FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
+
+
+class Publisher:
+    """Brings fixed names up to date.
+
+    Args:
+        engine: Of the database.
+        storage: Where results and names lie.
+    """
+
+    def __init__(self, engine: Engine, storage: Storage) -> None:
+        self._engine = engine
+        self._storage = storage
+        self._pauses: dict[UUID, tuple[float, float]] = {}
+
+    def publish(self) -> int:
+        """Look at the names of all jobs that wait for theirs; returns how many were copied."""
+        now = time.monotonic()
+        paused = [job_id for job_id, (until, _) in self._pauses.items() if until > now]
+        with self._engine.connect() as connection:
+            jobs = objects.unpublished(connection, limit=_JOBS_PER_LOOK, but=paused)
+        if not jobs:
+            return 0
+        with ThreadPoolExecutor(_THREADS, "publish") as pool:
+            return sum(pool.map(self._attempt, jobs))
+
+    def _attempt(self, job: Job) -> bool:
+        try:
+            copied = self._bring_up_to_date(job)
+        except JobError as error:
+            _, pause = self._pauses.get(job.id, (0.0, _FIRST_PAUSE / 2))
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            self._pauses[job.id] = (time.monotonic() + pause, pause)
+            log.warning("not_published", job_id=str(job.id), code=error.code, error=error.message)
+            return False
+        self._pauses.pop(job.id, None)
+        return copied
+
+    def _bring_up_to_date(self, job: Job) -> bool:
+        """Mark the job if its name is in order, else copy its result there."""
+        name = publish_place(job)
+        if name is None or job.result is None:
+            return False
+        with self._engine.begin() as connection:
+            if not objects.try_name(connection, name):
+                return False
+            holder = self._storage.read_metadata(name)
+            if holder is not None and _version(holder) >= (job.id, job.fence):
+                objects.mark_published(connection, job.id)
+                return False
+            result = ArtifactUri.parse(job.result.uri)
+            metadata = self._storage.read_metadata(result) or {}
+            self._storage.copy(
+                result,
+                name,
+                content_type=job.result.content_type,
+                metadata={**metadata, "job": str(job.id), "fence": str(job.fence)},
+            )
+        return True
+
+
+def _version(metadata: Mapping[str, str]) -> tuple[UUID, int]:
+    """Which job's result a name holds, and of which fence; job ids are in the order of submits.
+
+    Returns:
+        What is older than every job where the object is none of ours.
+    """
+    try:
+        return UUID(metadata["job"]), int(metadata["fence"])
+    except (KeyError, ValueError):
+        return UUID(int=0), 0

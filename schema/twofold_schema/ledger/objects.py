@@ -1,0 +1,59 @@
+"""What rows say of objects in storage: which results wait for their fixed name, which are named.
+
+The keeper copies, deletes and looks; nothing here touches storage.
+"""
+
+from collections.abc import Collection
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from twofold_schema.artifacts import ArtifactUri
+from twofold_schema.job import Job
+
+# Succeeded jobs whose fixed name was not yet seen to hold their result, oldest first.
+_UNPUBLISHED = text("""
+    SELECT * FROM jobs
+    WHERE state = 'succeeded' AND publish_to IS NOT NULL AND published_at IS NULL
+      AND NOT id = ANY(CAST(:but AS uuid[]))
+    ORDER BY finished_at LIMIT :limit
+""")
+
+# One process at a time looks at a name and copies to it.
+_HOLD_NAME = text("SELECT pg_try_advisory_xact_lock(hashtextextended('twofold.name.' || :uri, 0))")
+
+# The fixed name was seen to hold this job's result, or a newer job's.
+_PUBLISHED = text("""
+    UPDATE jobs SET published_at = clock_timestamp()
+    WHERE id = :id AND state = 'succeeded' AND published_at IS NULL
+""")
+
+_JOBS = text("SELECT * FROM jobs WHERE id = ANY(CAST(:ids AS uuid[]))")
+
+
+def unpublished(connection: Connection, *, limit: int, but: Collection[UUID] = ()) -> list[Job]:
+    """Succeeded jobs that wait for their fixed name, the longest first.
+
+    Args:
+        connection: Of the database.
+        limit: 1 or more.
+        but: Jobs to leave out.
+    """
+    rows = connection.execute(_UNPUBLISHED, {"limit": limit, "but": list(but)}).mappings()
+    return [Job.from_row(row) for row in rows]
+
+
+def try_name(connection: Connection, name: ArtifactUri) -> bool:
+    """Whether this transaction may write under a fixed name; nobody else can until it ends."""
+    return bool(connection.execute(_HOLD_NAME, {"uri": str(name)}).scalar_one())
+
+
+def mark_published(connection: Connection, job_id: UUID) -> None:
+    """Note that a job's fixed name holds its result, or a newer job's. Safe to repeat."""
+    connection.execute(_PUBLISHED, {"id": job_id})
+
+
+def jobs_of(connection: Connection, job_ids: Collection[UUID]) -> dict[UUID, Job]:
+    """Those of these jobs that there are."""
+    rows = connection.execute(_JOBS, {"ids": list(job_ids)}).mappings()
+    return {row["id"]: Job.from_row(row) for row in rows}
