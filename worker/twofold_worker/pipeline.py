@@ -142,11 +142,11 @@ class Pipeline:
             JobError: It is not there, may not be read, or is too long.
         """
         with self.progress.step("fetch"):
-            data = self.storage.read(
+            content = self.storage.read(
                 ArtifactUri.parse(job.source), max_bytes=self.limits.max_source_bytes
             )
         self.watch("fetch", job.id)
-        return data
+        return content.data
 
     def start(self, jobs: Sequence[Job]) -> set[UUID]:
         """Note that the jobs' bytes touch this process now; returns the ids to go on with."""
