@@ -1,8 +1,6 @@
-"""One promise of storage, kept by S3 and by a directory alike."""
+"""What only a server far away can do wrong, and what Twofold makes of it."""
 
-import hashlib
 import json
-import os
 import secrets
 import socket
 import threading
@@ -10,299 +8,168 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from datetime import timedelta
+from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.conformance.stores import put
+from tests.servers.certificates import Certificates
+from tests.servers.scripted import Asked, Reply, Script, error, scripted
 
 from twofold_schema.artifacts import ArtifactUri
-from twofold_schema.errors import (
-    ResultConflict,
-    ResultDenied,
-    SourceDenied,
-    SourceNotFound,
-    SourceTooLarge,
-    StorageUnavailable,
-)
+from twofold_schema.errors import ResultDenied, SourceDenied, SourceNotFound, StorageUnavailable
 from twofold_schema.settings import StorageSettings
-from twofold_schema.storage.directory import DirectoryStorage
-from twofold_schema.storage.places import OpenPlaces
 from twofold_schema.storage.port import Storage
 from twofold_schema.storage.s3 import S3Storage
+from twofold_schema.storage.s3_client import longest_seconds
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-#: What one request may take in these tests, in seconds; three are tried.
-TIMEOUT = 0.5
-#: Tries, and the pauses between them.
-PATIENCE = 3 * TIMEOUT + 4.0
+URI = ArtifactUri("s3", "bucket", "object")
+MINUTE = timedelta(minutes=1)
 
+#: How much later than promised a busy machine may notice, in seconds.
+SLACK = 2.0
 
-class Case:
-    """A storage under test, and the prefix in it that is this test's own."""
-
-    def __init__(self, storage: Storage, prefix: ArtifactUri) -> None:
-        self.storage = storage
-        self.prefix = prefix
-
-    def put(self, name: str, data: bytes) -> ArtifactUri:
-        """Store an object; gives its URI."""
-        uri = self.prefix.child(name)
-        put(self.storage, uri, data)
-        return uri
-
-
-@pytest.fixture(params=["s3", "directory"])
-def case(request: pytest.FixtureRequest) -> Case:
-    if request.param == "directory":
-        root: Path = request.getfixturevalue("tmp_path")
-        return Case(DirectoryStorage(root), ArtifactUri.of_file(root / "prefix"))
-    endpoint: str = request.getfixturevalue("s3_endpoint")
-    bucket: str = request.getfixturevalue("bucket")
-    return Case(S3Storage(at(endpoint)), ArtifactUri("s3", bucket, "prefix"))
+pytestmark = pytest.mark.usefixtures("s3_endpoint")  # for its credentials
 
 
 def at(endpoint: str, **changes: object) -> StorageSettings:
     """Settings for an S3 server that answers fast or not at all."""
-    return StorageSettings.model_validate(
-        {"s3_endpoint_url": endpoint, "s3_timeout_seconds": TIMEOUT} | changes
-    )
+    given = {"s3_endpoint_url": endpoint, "s3_timeout_seconds": 0.5, "s3_attempts": 2}
+    return StorageSettings.model_validate(given | changes)
 
 
-def put(storage: Storage, uri: ArtifactUri, data: bytes) -> None:
-    """Write an object as workers and producers do."""
-    storage.write_once(
-        uri,
-        data,
-        content_type="image/png",
-        sha256=hashlib.sha256(data).hexdigest(),
-        metadata={"job": "1"},
-    )
+def first(replies: list[Reply], then: Reply) -> Script:
+    """Some answers, and another one ever after."""
+    waiting, lock = list(replies), threading.Lock()
+
+    def script(_: Asked) -> Reply:
+        with lock:
+            return waiting.pop(0) if waiting else then
+
+    return script
 
 
-class TestReading:
-    @pytest.mark.parametrize("data", [b"", b"\x00", b"picture" * 10_000])
-    def test_gives_what_was_written(self, case: Case, data: bytes) -> None:
-        uri = case.put("object", data)
-
-        assert case.storage.read(uri, max_bytes=max(len(data), 1)).data == data
-
-    def test_refuses_an_object_that_is_longer_than_allowed(self, case: Case) -> None:
-        uri = case.put("object", b"12345")
-
-        assert case.storage.read(uri, max_bytes=5).data == b"12345"
-        with pytest.raises(SourceTooLarge, match="5 bytes; at most 4"):
-            case.storage.read(uri, max_bytes=4)
-
-    @pytest.mark.parametrize(
-        ("data", "length", "expected"),
-        [
-            (b"12345", 3, b"123"),
-            (b"12345", 5, b"12345"),
-            (b"12345", 6, b"12345"),
-            (b"12345", 1, b"1"),
-            (b"", 3, b""),
-        ],
-    )
-    def test_a_head_has_the_first_bytes_and_the_whole_size(
-        self, case: Case, data: bytes, length: int, expected: bytes
-    ) -> None:
-        uri = case.put("object", data)
-
-        head = case.storage.read_head(uri, length=length)
-
-        assert (head.data, head.size) == (expected, len(data))
-        assert head.complete == (length >= len(data))
-        assert head.version == case.storage.read(uri, max_bytes=10).version
-
-    def test_an_object_that_is_not_there_is_not_found(self, case: Case) -> None:
-        case.put("object", b"12345")
-
-        for name in ("nothing", "object/below"):
-            with pytest.raises(SourceNotFound):
-                case.storage.read(case.prefix.child(name), max_bytes=10)
-            with pytest.raises(SourceNotFound):
-                case.storage.read_head(case.prefix.child(name), length=10)
-
-    def test_a_prefix_is_no_object(self, case: Case) -> None:
-        case.put("folder/object", b"12345")
-
-        with pytest.raises(SourceNotFound):
-            case.storage.read(case.prefix.child("folder"), max_bytes=10)
+FOUND = Reply(200, b"mine", {"ETag": '"1"'})
+SLOW_DOWN = error(503, "SlowDown")
 
 
-class TestWriting:
-    def test_the_same_content_again_is_success(self, case: Case) -> None:
-        uri = case.put("object", b"mine")
-        case.put("object", b"mine")
-
-        assert case.storage.read(uri, max_bytes=10).data == b"mine"
-
-    @pytest.mark.parametrize("other", [b"other", b"", b"mine "])
-    def test_other_content_is_a_conflict_and_changes_nothing(
-        self, case: Case, other: bytes
-    ) -> None:
-        uri = case.put("object", b"mine")
-
-        with pytest.raises(ResultConflict):
-            case.put("object", other)
-        assert case.storage.read(uri, max_bytes=10).data == b"mine"
-
-    def test_of_many_writers_at_once_one_wins_and_all_others_know(self, case: Case) -> None:
-        ready = threading.Barrier(8)
-
-        def write(content: bytes) -> bytes | None:
-            ready.wait()
-            try:
-                case.put("object", content)
-            except ResultConflict:
-                return None
-            return content
-
-        with ThreadPoolExecutor(8) as pool:
-            answers = list(pool.map(write, (b"%d" % number for number in range(8))))
-
-        (winner,) = (answer for answer in answers if answer is not None)
-        assert case.storage.read(case.prefix.child("object"), max_bytes=10).data == winner
-
-    def test_of_many_writers_of_the_same_content_all_win(self, case: Case) -> None:
-        ready = threading.Barrier(8)
-
-        def write(_: int) -> ArtifactUri:
-            ready.wait()
-            return case.put("object", b"ours")
-
-        with ThreadPoolExecutor(8) as pool:
-            (uri,) = set(pool.map(write, range(8)))
-
-        assert case.storage.read(uri, max_bytes=10).data == b"ours"
-
-    @pytest.mark.parametrize(
-        "name", ["größe/猫 🐈.png", "a b+c&d=e#f?g%2fh.png", "[x]/{y}:z;@!$'(),~", "e\u0301"]
-    )
-    def test_any_name_is_kept_as_it_is(self, case: Case, name: str) -> None:
-        uri = case.put(name, b"mine")
-
-        assert case.storage.read(ArtifactUri.parse(str(uri)), max_bytes=10).data == b"mine"
-
-
-class TestDirectory:
-    """What only a directory can do wrong."""
-
-    def test_a_link_that_leads_out_is_denied(self, tmp_path: Path) -> None:
-        root, outside = tmp_path / "root", tmp_path / "outside"
-        root.mkdir()
-        outside.mkdir()
-        (outside / "secret").write_bytes(b"secret")
-        (root / "folder").symlink_to(outside)
-        (root / "file").symlink_to(outside / "secret")
-        (root / "new").symlink_to(outside / "new")
-        storage = DirectoryStorage(root)
-
-        for name in ("folder/secret", "file"):
-            with pytest.raises(SourceDenied):
-                storage.read(ArtifactUri.of_file(root / name), max_bytes=10)
-        for name in ("folder/new", "new"):
-            with pytest.raises(ResultDenied):
-                put(storage, ArtifactUri.of_file(root / name), b"mine")
-        assert [path.name for path in outside.iterdir()] == ["secret"]
-
-    def test_a_link_that_stays_inside_is_followed(self, tmp_path: Path) -> None:
-        (tmp_path / "file").write_bytes(b"mine")
-        (tmp_path / "link").symlink_to("file")
-
-        uri = ArtifactUri.of_file(tmp_path / "link")
-
-        assert DirectoryStorage(tmp_path).read(uri, max_bytes=10).data == b"mine"
-
-    def test_its_root_may_be_a_link(self, tmp_path: Path) -> None:
-        (tmp_path / "real").mkdir()
-        (tmp_path / "link").symlink_to("real")
-        storage = DirectoryStorage(tmp_path / "link")
-
-        put(storage, ArtifactUri.of_file(tmp_path / "link/object"), b"mine")
-
-        assert (tmp_path / "real/object").read_bytes() == b"mine"
-
-    def test_what_is_no_file_is_not_found_and_holds_nobody_up(self, tmp_path: Path) -> None:
-        """A pipe would hold its reader until somebody writes; a loop of links ends nowhere."""
-        os.mkfifo(tmp_path / "pipe")
-        (tmp_path / "loop").symlink_to("loop")
-
-        for name in ("pipe", "loop"):
-            with pytest.raises(SourceNotFound):
-                DirectoryStorage(tmp_path).read(ArtifactUri.of_file(tmp_path / name), max_bytes=10)
-
-    def test_a_folder_or_a_file_in_the_way_is_a_conflict(self, tmp_path: Path) -> None:
-        storage = DirectoryStorage(tmp_path)
-        (tmp_path / "folder").mkdir()
-        (tmp_path / "file").write_bytes(b"other")
-
-        for name in ("folder", "file/below", "file/far/below"):
-            with pytest.raises(ResultConflict):
-                put(storage, ArtifactUri.of_file(tmp_path / name), b"mine")
-
-    def test_nothing_but_the_object_is_left(self, tmp_path: Path) -> None:
-        storage = DirectoryStorage(tmp_path)
-        uri = ArtifactUri.of_file(tmp_path / "object")
-        put(storage, uri, b"mine")
-        with pytest.raises(ResultConflict):
-            put(storage, uri, b"other")
-
-        assert [path.name for path in tmp_path.iterdir()] == ["object"]
-
-
-class TestS3:
-    """What only a server far away can do wrong."""
-
-    def test_a_missing_bucket_is_told_apart_by_who_asks(self, s3_endpoint: str) -> None:
-        storage = S3Storage(at(s3_endpoint))
+class TestRefusals:
+    def test_of_a_missing_bucket_are_told_apart_by_who_asks(self, s3_endpoint: str) -> None:
+        storage = S3Storage(at(s3_endpoint, s3_timeout_seconds=20))
         uri = ArtifactUri("s3", f"twofold-missing-{secrets.token_hex(6)}", "object")
 
         with pytest.raises(SourceNotFound):
             storage.read(uri, max_bytes=10)
         with pytest.raises(SourceNotFound):
             storage.read_head(uri, length=10)
+        with pytest.raises(SourceDenied, match="create its bucket"):
+            list(storage.list(uri))
         with pytest.raises(ResultDenied, match="create its bucket"):
             put(storage, uri, b"mine")
+        with pytest.raises(ResultDenied, match="create its bucket"):
+            storage.delete(uri)
 
-    def test_a_refusal_is_told_apart_by_who_asks(
+    def test_of_access_are_told_apart_by_who_asks(
         self, s3_endpoint: str, s3: "S3Client", bucket: str
     ) -> None:
-        storage = S3Storage(at(s3_endpoint))
-        uri = ArtifactUri("s3", bucket, "object")
+        storage = S3Storage(at(s3_endpoint, s3_timeout_seconds=20))
+        uri, new = (ArtifactUri("s3", bucket, name) for name in ("object", "new"))
         put(storage, uri, b"mine")
-        everything = {
-            "Effect": "Deny",
-            "Principal": "*",
-            "Action": ["s3:GetObject", "s3:PutObject"],
-            "Resource": f"arn:aws:s3:::{bucket}/*",
-        }
-        policy = {"Version": "2012-10-17", "Statement": [everything]}
-        s3.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
+        deny(s3, bucket, "s3:GetObject", "s3:PutObject")
 
         with pytest.raises(SourceDenied, match="grant"):
             storage.read(uri, max_bytes=10)
         with pytest.raises(SourceDenied, match="grant"):
             storage.read_head(uri, length=10)
         with pytest.raises(ResultDenied, match="grant"):
-            put(storage, ArtifactUri("s3", bucket, "new"), b"mine")
+            put(storage, new, b"mine")
 
-    def test_a_result_says_what_it_is(self, s3_endpoint: str, s3: "S3Client", bucket: str) -> None:
-        put(S3Storage(at(s3_endpoint)), ArtifactUri("s3", bucket, "object"), b"mine")
-
-        head = s3.head_object(Bucket=bucket, Key="object")
-
-        assert head["ContentType"] == "image/png"
-        assert head["Metadata"] == {"job": "1", "sha256": hashlib.sha256(b"mine").hexdigest()}
-
-    def test_a_server_that_is_gone_or_never_answers_is_unavailable_in_time(
-        self, s3_endpoint: str
+    def test_of_a_copy_name_the_side_that_is_refused(
+        self, s3_endpoint: str, s3: "S3Client", bucket: str
     ) -> None:
-        uri = ArtifactUri("s3", "bucket", "object")
+        storage = S3Storage(at(s3_endpoint, s3_timeout_seconds=20))
+        uri = ArtifactUri("s3", bucket, "object")
+        put(storage, uri, b"mine")
+        nowhere = ArtifactUri("s3", f"twofold-missing-{secrets.token_hex(6)}", "object")
 
+        with pytest.raises(ResultDenied, match="create its bucket"):
+            storage.copy(uri, nowhere, content_type="image/png", metadata={})
+        with pytest.raises(SourceNotFound):
+            storage.copy(nowhere, uri, content_type="image/png", metadata={})
+        deny(s3, bucket, "s3:PutObject")
+        with pytest.raises(ResultDenied, match="grant"):
+            storage.copy(
+                uri, ArtifactUri("s3", bucket, "new"), content_type="image/png", metadata={}
+            )
+
+    def test_that_hit_everything_are_the_sources_first(self) -> None:
+        with scripted(lambda _: error(403, "AccessDenied")) as server:
+            storage = S3Storage(at(server.url))
+            with pytest.raises(SourceDenied, match="grant"):
+                storage.copy(URI, URI, content_type="image/png", metadata={})
+            with pytest.raises(SourceDenied, match="grant"):
+                storage.read_metadata(URI)
+            with pytest.raises(SourceDenied, match="grant"):
+                list(storage.list(URI))
+            with pytest.raises(ResultDenied, match="grant"):
+                storage.delete(URI)
+
+
+class TestCredentials:
+    @pytest.fixture(autouse=True)
+    def no_credentials(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+    def test_that_are_missing_are_a_refusal_that_says_so(self) -> None:
+        with gone() as url:
+            storage = S3Storage(at(url))
+
+        with pytest.raises(SourceDenied, match="AWS_ACCESS_KEY_ID"):
+            storage.read(URI, max_bytes=10)
+        with pytest.raises(SourceDenied, match="AWS_ACCESS_KEY_ID"):
+            list(storage.list(URI))
+        with pytest.raises(ResultDenied, match="AWS_ACCESS_KEY_ID"):
+            put(storage, URI, b"mine")
+        with pytest.raises(SourceDenied, match="AWS_ACCESS_KEY_ID"):
+            storage.sign_read(URI, expires=MINUTE)
+        with pytest.raises(ResultDenied, match="AWS_ACCESS_KEY_ID"):
+            storage.sign_write(URI, content_type="image/png", expires=MINUTE)
+
+
+class TestSigning:
+    def test_names_the_public_endpoint_and_asks_nobody(self) -> None:
+        with gone() as url:
+            inside = S3Storage(at(url))
+            public = S3Storage(at(url, s3_public_endpoint_url="https://s3.example.com"))
+
+        signed = public.sign_read(URI, expires=MINUTE)
+        assert signed.startswith("https://s3.example.com/bucket/object?X-Amz-Algorithm=AWS4-")
+        assert "X-Amz-Expires=60&" in signed
+        assert inside.sign_read(URI, expires=MINUTE).startswith(f"{url}/bucket/object?")
+        put_url = public.sign_write(URI, content_type="image/png", expires=MINUTE)
+        assert "X-Amz-SignedHeaders=content-type%3Bhost" in put_url
+
+    def test_for_aws_names_the_region(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The endpoint without a region answers with a redirect that the signature forbids."""
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+
+        signed = S3Storage(StorageSettings()).sign_read(URI, expires=MINUTE)
+
+        assert signed.startswith("https://bucket.s3.eu-central-1.amazonaws.com/object?")
+
+
+class TestOutages:
+    def test_end_in_the_stated_time(self) -> None:
         def seconds(url: str, act: Callable[[Storage], object]) -> float:
             storage = S3Storage(at(url))
             began = time.monotonic()
@@ -310,81 +177,201 @@ class TestS3:
                 act(storage)
             return time.monotonic() - began
 
-        with silent() as silent_url, gone() as gone_url, ThreadPoolExecutor(4) as pool:
+        verbs: list[Callable[[Storage], object]] = [
+            lambda storage: storage.read(URI, max_bytes=10),
+            lambda storage: storage.read_metadata(URI),
+            lambda storage: put(storage, URI, b"mine"),
+            lambda storage: storage.copy(URI, URI, content_type="", metadata={}),
+            lambda storage: list(storage.list(URI)),
+            lambda storage: storage.delete(URI),
+        ]
+        with silent() as silent_url, gone() as gone_url, ThreadPoolExecutor(12) as pool:
             waits = [
-                pool.submit(seconds, url, act)
-                for url in (silent_url, gone_url)
-                for act in (
-                    lambda storage: storage.read(uri, max_bytes=10),
-                    lambda storage: put(storage, uri, b"mine"),
-                )
+                pool.submit(seconds, url, verb) for url in (silent_url, gone_url) for verb in verbs
             ]
-            assert max(wait.result() for wait in waits) < PATIENCE
+            assert max(wait.result() for wait in waits) < longest_seconds(at("http://x")) + SLACK
 
     @pytest.mark.parametrize("status", [500, 503])
-    def test_a_server_that_fails_when_asked_who_won_is_unavailable(
-        self, s3_endpoint: str, status: int
-    ) -> None:
-        with answering({"PUT": 412, "HEAD": status}) as url, pytest.raises(StorageUnavailable):
-            put(S3Storage(at(url)), ArtifactUri("s3", "bucket", "object"), b"mine")
+    def test_after_a_write_was_refused_are_unavailable(self, status: int) -> None:
+        def script(asked: Asked) -> Reply:
+            return Reply(412 if asked.method == "PUT" else status)
+
+        with scripted(script) as server, pytest.raises(StorageUnavailable):
+            put(S3Storage(at(server.url)), URI, b"mine")
 
     @pytest.mark.parametrize("stall", [False, True])
-    def test_an_answer_that_is_cut_short_or_stalls_is_unavailable(
-        self, s3_endpoint: str, *, stall: bool
-    ) -> None:
-        uri = ArtifactUri("s3", "bucket", "object")
-        with answering({"GET": 200}, promised=100, stall=stall) as url:
-            storage = S3Storage(at(url))
+    def test_within_an_answer_are_unavailable(self, *, stall: bool) -> None:
+        cut = Reply(200, b"", {"ETag": '"1"'}, promised=100, stall=stall)
+        with scripted(lambda _: cut) as server:
+            storage = S3Storage(at(server.url))
 
             with pytest.raises(StorageUnavailable):
-                storage.read(uri, max_bytes=100)
+                storage.read(URI, max_bytes=100)
             with pytest.raises(StorageUnavailable):
-                storage.read_head(uri, length=100)
+                storage.read_head(URI, length=100)
 
-
-class TestOpenPlaces:
-    def test_sends_each_uri_where_it_belongs(
-        self, s3_endpoint: str, bucket: str, tmp_path: Path
+    def test_of_trust_are_unavailable(
+        self, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        places = OpenPlaces(at(s3_endpoint, buckets=bucket, file_root=tmp_path))
+        """AWS_CA_BUNDLE names whom to trust beside the well-known ones."""
+        with scripted(lambda _: FOUND, certificates) as server:
+            monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
+            with pytest.raises(StorageUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
+                S3Storage(at(server.url)).read(URI, max_bytes=10)
+            monkeypatch.setenv("AWS_CA_BUNDLE", str(certificates.authority))
+            assert S3Storage(at(server.url)).read(URI, max_bytes=10).data == b"mine"
 
-        for uri in (ArtifactUri("s3", bucket, "a"), ArtifactUri.of_file(tmp_path / "a")):
-            put(places, uri, b"mine")
-            assert places.read(uri, max_bytes=10).data == b"mine"
-            assert places.read_head(uri, length=2).data == b"mi"
-        assert (tmp_path / "a").read_bytes() == b"mine"
 
-    def test_refuses_every_other_place_to_read_and_to_write(
-        self, s3_endpoint: str, bucket: str, tmp_path: Path
+class TestRaces:
+    def test_for_a_name_are_asked_again_until_somebody_has_won(self) -> None:
+        """409: two at once. 412 and nothing there: it was deleted meanwhile."""
+        digest = sha256(b"mine").hexdigest()
+        replies = [error(409, "ConditionalRequestConflict"), Reply(404), Reply(412), Reply(404)]
+        with scripted(first(replies, Reply(200))) as server:
+            put(S3Storage(at(server.url)), URI, b"mine")
+            assert [asked.method for asked in server.asked] == ["PUT", "HEAD", "PUT", "HEAD", "PUT"]
+
+        ours = Reply(200, headers={"x-amz-meta-sha256": digest})
+        with scripted(first([Reply(412)], ours)) as server:
+            put(S3Storage(at(server.url)), URI, b"mine")
+
+    def test_without_end_are_unavailable(self) -> None:
+        def script(asked: Asked) -> Reply:
+            return Reply(409 if asked.method == "PUT" else 404)
+
+        with scripted(script) as server, pytest.raises(StorageUnavailable, match="by others"):
+            put(S3Storage(at(server.url)), URI, b"mine")
+
+
+class TestRetries:
+    @pytest.mark.parametrize(
+        ("status", "code"),
+        [
+            (503, "SlowDown"),
+            (503, ""),
+            (429, "TooManyRequests"),
+            (429, ""),
+            (500, "InternalError"),
+            (400, "RequestTimeout"),
+        ],
+    )
+    def test_end_with_success_when_the_server_recovers(self, status: int, code: str) -> None:
+        refused = error(status, code)
+        with scripted(first([refused, refused], FOUND)) as server:
+            storage = S3Storage(at(server.url, s3_attempts=3))
+
+            assert storage.read(URI, max_bytes=10).data == b"mine"
+            assert len(server.asked) == 3
+
+    @pytest.mark.parametrize("attempts", [1, 3])
+    def test_are_counted_and_bounded(self, attempts: int) -> None:
+        with scripted(lambda _: SLOW_DOWN) as server:
+            settings = at(server.url, s3_attempts=attempts)
+            began = time.monotonic()
+
+            with pytest.raises(StorageUnavailable, match="SlowDown"):
+                put(S3Storage(settings), URI, b"mine")
+
+            assert time.monotonic() - began < longest_seconds(settings)
+            assert len(server.asked) == attempts
+
+    def test_come_after_random_pauses(self) -> None:
+        """Or all who were told to slow down would come back together."""
+        places = [ArtifactUri("s3", "bucket", f"{number}") for number in range(12)]
+        with scripted(lambda _: SLOW_DOWN) as server, ThreadPoolExecutor(len(places)) as pool:
+            storage = S3Storage(at(server.url))
+
+            def read(uri: ArtifactUri) -> None:
+                with pytest.raises(StorageUnavailable):
+                    storage.read(uri, max_bytes=10)
+
+            list(pool.map(read, places))
+            pauses = [
+                later.at - earlier.at
+                for uri in places
+                for earlier, later in pairwise(
+                    asked for asked in server.asked if asked.path.endswith(f"/{uri.key}")
+                )
+            ]
+
+        assert len(pauses) == len(places)
+        assert max(pauses) - min(pauses) > 0.2
+        assert max(pauses) < 1 + SLACK
+
+    @pytest.mark.parametrize("code", ["AccessDenied", "NoSuchKey", "SignatureDoesNotMatch"])
+    def test_are_spared_where_they_cannot_help(self, code: str) -> None:
+        with scripted(lambda _: error(404 if code == "NoSuchKey" else 403, code)) as server:
+            with pytest.raises((SourceDenied, SourceNotFound)):
+                S3Storage(at(server.url)).read(URI, max_bytes=10)
+            assert len(server.asked) == 1
+
+
+class TestConnections:
+    def test_are_never_more_than_allowed(self) -> None:
+        limit, readers = 3, 12
+        together = threading.Barrier(limit)
+
+        def script(_: Asked) -> Reply:
+            together.wait(timeout=20)  # only as many as are allowed come together
+            return FOUND
+
+        with scripted(script) as server, ThreadPoolExecutor(readers) as pool:
+            settings = at(server.url, s3_connections=limit, s3_timeout_seconds=20)
+            storage = S3Storage(settings)
+            contents = list(pool.map(lambda _: storage.read(URI, max_bytes=10), range(readers)))
+
+            assert [content.data for content in contents] == [b"mine"] * readers
+            assert server.most_open == limit
+            assert len(server.asked) == readers
+
+    def test_that_are_all_busy_are_waited_for_in_bounds(self) -> None:
+        with gone() as url:
+            storage = S3Storage(at(url, s3_connections=1, s3_timeout_seconds=0.1, s3_attempts=1))
+
+        with storage._connections.one(URI):
+            with pytest.raises(StorageUnavailable, match="TWOFOLD_S3_CONNECTIONS"):
+                storage.read(URI, max_bytes=10)
+            with pytest.raises(StorageUnavailable, match="TWOFOLD_S3_CONNECTIONS"):
+                list(storage.list(URI))
+
+
+class TestChecksums:
+    def test_go_as_a_trailer_over_tls_unless_required(
+        self, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Also objects that are there, and that the process may read."""
-        root = tmp_path / "root"
-        root.mkdir()
-        S3Storage(at(s3_endpoint)).write_once(
-            ArtifactUri("s3", bucket, "object"),
-            b"mine",
-            content_type="image/png",
-            sha256="",
-            metadata={},
-        )
-        (tmp_path / "object").write_bytes(b"mine")
-        places = OpenPlaces(at(s3_endpoint, file_root=root))
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(certificates.authority))
+        with scripted(lambda _: Reply(200), certificates) as server:
+            for checksums in ("when_supported", "when_required"):
+                put(S3Storage(at(server.url, s3_checksums=checksums)), URI, b"mine")
+            supported, required = (asked.headers for asked in server.asked)
 
-        for uri in (ArtifactUri("s3", bucket, "object"), ArtifactUri.of_file(tmp_path / "object")):
-            with pytest.raises(SourceDenied, match="TWOFOLD_"):
-                places.read(uri, max_bytes=10)
-            with pytest.raises(SourceDenied, match="TWOFOLD_"):
-                places.read_head(uri, length=10)
-            with pytest.raises(ResultDenied, match="TWOFOLD_"):
-                put(places, uri, b"mine")
+        assert supported["x-amz-trailer"] == "x-amz-checksum-crc32"
+        assert supported["content-encoding"] == "aws-chunked"
+        assert supported["x-amz-content-sha256"] == "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
+        assert not {"x-amz-trailer", "content-encoding", "x-amz-sdk-checksum-algorithm"} & {
+            *required
+        }
 
-    def test_files_are_closed_where_no_folder_is_named(
-        self, s3_endpoint: str, tmp_path: Path
-    ) -> None:
-        (tmp_path / "object").write_bytes(b"mine")
+    def test_that_do_not_fit_are_unavailable_unless_required_only(self) -> None:
+        """What was damaged on its way is read again."""
+        damaged = Reply(200, b"mine", {"ETag": '"1"', "x-amz-checksum-crc32": "AAAAAA=="})
+        with scripted(lambda _: damaged) as server:
+            with pytest.raises(StorageUnavailable, match="checksum"):
+                S3Storage(at(server.url)).read(URI, max_bytes=10)
+            lenient = S3Storage(at(server.url, s3_checksums="when_required"))
+            assert lenient.read(URI, max_bytes=10).data == b"mine"
 
-        with pytest.raises(SourceDenied, match="TWOFOLD_FILE_ROOT"):
-            OpenPlaces(at(s3_endpoint)).read(ArtifactUri.of_file(tmp_path / "object"), max_bytes=9)
+
+def deny(s3: "S3Client", bucket: str, *actions: str) -> None:
+    """Forbid everybody some actions on a bucket's objects."""
+    everything = {
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": list(actions),
+        "Resource": f"arn:aws:s3:::{bucket}/*",
+    }
+    policy = {"Version": "2012-10-17", "Statement": [everything]}
+    s3.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
 
 
 @contextmanager
@@ -400,34 +387,3 @@ def gone() -> Iterator[str]:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
-
-
-@contextmanager
-def answering(statuses: dict[str, int], *, promised: int = 0, stall: bool = False) -> Iterator[str]:
-    """The URL of a server that gives each method a status, and no byte of what it promises.
-
-    It hangs up then, or with `stall` waits until its client does.
-    """
-
-    class Handler(BaseHTTPRequestHandler):
-        def answer(self) -> None:
-            self.send_response(statuses[self.command])
-            self.send_header("Content-Length", str(promised))
-            self.send_header("Connection", "close")
-            self.end_headers()
-            if stall:
-                self.rfile.read(1)
-
-        do_GET = do_PUT = do_HEAD = answer  # noqa: N815 - named by the library
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
