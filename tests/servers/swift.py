@@ -6,14 +6,15 @@ import socket
 import subprocess
 import sys
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
 from tests.house import ROOT, eventually
 from tests.servers.certificates import HOST, Certificates
 
@@ -32,12 +33,15 @@ user = {user}
 swift_dir = {folder}
 workers = 0
 log_level = WARNING
+conn_timeout = 20
+node_timeout = 60
 """
 
 _BACKEND = """devices = {folder}/devices
 mount_check = false
 disable_fallocate = true
 fallocate_reserve = 0
+container_update_timeout = 60
 [pipeline:main]
 pipeline = {kind}-server
 [app:{kind}-server]
@@ -49,6 +53,7 @@ pipeline = catch_errors gatekeeper s3api tempauth copy slo dlo versioned_writes 
 [app:proxy-server]
 use = egg:swift#proxy
 account_autocreate = true
+error_suppression_limit = 10000
 [filter:s3api]
 use = egg:swift#s3api
 location = {region}
@@ -77,6 +82,7 @@ class Swift:
         self.secret = os.urandom(12).hex()
         self._certificates = certificates
         self._processes = ExitStack()
+        self._running: list[Lifeline] = []
         self._folder = Path(tempfile.mkdtemp(prefix="twofold-swift-", dir=_with_attributes()))
         self._guard = Lifeline.start((), log=self._folder / "lifeline.log", remove=[self._folder])
         with ExitStack() as undo:
@@ -123,6 +129,7 @@ class Swift:
         subprocess.run([*rings, *ports], cwd=ROOT, env=_environment(), check=True)
 
     def _come_up(self) -> None:
+        self._running = []
         for name in self._ports:
             kind = name.partition("-")[0]
             start = _START.format(package=_PACKAGES.get(kind, kind))
@@ -134,18 +141,27 @@ class Swift:
                 hold=[self._guard.fileno()],
             )
             self._processes.callback(process.stop)
+            self._running.append(process)
         eventually(lambda: all(map(self._answers, (self.http, self.https))), why=self.last_words)
 
     def _answers(self, url: str) -> bool:
-        """Whether the whole way to a disk answers: a listing of buckets that nobody may read."""
-        request = urllib.request.Request(f"{url}/v1/AUTH_test")
-        with suppress(urllib.error.URLError, OSError):
-            try:
-                urllib.request.urlopen(
-                    request, timeout=5, context=self._certificates.trusting()
-                ).close()
-            except urllib.error.HTTPError as answer:
-                return answer.code == 401
+        """Whether the whole way to the disk works: a bucket can be made and written."""
+        if any(process.poll() is not None for process in self._running):
+            raise AssertionError(self.last_words())
+        client = boto3.Session().client(
+            "s3",
+            endpoint_url=url,
+            region_name=REGION,
+            verify=str(self._certificates.authority),
+            aws_access_key_id="test:owner",
+            aws_secret_access_key=self.secret,
+            config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}),
+        )
+        with closing(client), suppress(BotoCoreError, ClientError):
+            with suppress(client.exceptions.BucketAlreadyOwnedByYou):
+                client.create_bucket(Bucket="twofold-ready")
+            client.put_object(Bucket="twofold-ready", Key="ready", Body=b"")
+            return True
         return False
 
     def last_words(self) -> str:
