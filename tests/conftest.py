@@ -2,8 +2,6 @@
 
 import os
 import secrets
-import socket
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,9 +12,9 @@ import redis
 from botocore.config import Config
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.engine import make_url
-from tests.house import House, eventually
+from tests.house import House
+from tests.servers.moto import Moto
 
-from twofold_producer.dev.lifeline import Lifeline
 from twofold_producer.dev.postgres import Postgres
 from twofold_producer.dev.redis import Redis
 from twofold_schema import database
@@ -85,26 +83,22 @@ def broker_url(redis_server_url: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The server in S3_ENDPOINT_URL, else moto's, started for this run."""
+def moto() -> Iterator[Moto]:
+    """Moto's S3, started for this run."""
+    with Moto() as moto:
+        yield moto
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The server in S3_ENDPOINT_URL, else moto's."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             if name not in os.environ:
                 patch.setenv(name, "testing")
-        if "AWS_REGION" not in os.environ:
+        if "AWS_DEFAULT_REGION" not in os.environ:
             patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        if url := os.environ.get("S3_ENDPOINT_URL"):
-            yield url
-            return
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        log = tmp_path_factory.mktemp("moto") / "log"
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-        with Lifeline.start(command, log=log):
-            url = f"http://127.0.0.1:{port}"
-            eventually(lambda: _listens(port), why=log.read_text)
-            yield url
+        yield os.environ.get("S3_ENDPOINT_URL") or request.getfixturevalue("moto").url
 
 
 @pytest.fixture
@@ -159,11 +153,6 @@ def house(
         },
     ) as house:
         yield house
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def settings_for(server_url: str, name: str) -> DatabaseSettings:

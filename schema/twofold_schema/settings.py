@@ -18,6 +18,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 
@@ -30,6 +31,8 @@ _FILE = "_FILE"
 
 #: From here on Pillow has doubts of its own.
 _PILLOW_MAX_PIXELS = 89_478_485
+
+_MIN_SECRET_LENGTH = 16
 
 Seconds = Annotated[float, Field(gt=0, le=7 * 24 * 3600)]
 
@@ -148,16 +151,33 @@ class StorageSettings(Settings):
         buckets: Comma-separated S3 buckets that jobs may read from and write to, besides those of
             `results` and `uploads`.
         file_root: A folder that serves as object store; `file:///…` is refused elsewhere.
+        file_url: Where the route that serves signed URLs of files begins; empty for no such URLs.
+        file_url_secret: What those URLs are signed with; 16 characters or more.
         s3_endpoint_url: Of an S3-compatible server; empty for AWS.
-        s3_timeout_seconds: What one request to S3 may take.
+        s3_public_endpoint_url: Where those who are given signed URLs reach the same server; empty
+            for `s3_endpoint_url`.
+        s3_timeout_seconds: How long S3 may be silent in one try of a request.
+        s3_attempts: How often a request to S3 is tried, with growing random pauses in between.
+        s3_connections: Requests to S3 that a process has open at once.
+        s3_checksums: `when_supported` sends and checks a checksum of every object, `when_required`
+            only where S3 demands one; for servers that refuse the first.
+        s3_conditional_writes: Whether the server refuses to create a key twice; if not, Twofold
+            looks before it writes.
     """
 
     results: str = "s3://twofold/results"
     uploads: str = "s3://twofold/uploads"
     buckets: str = ""
     file_root: Path | None = None
+    file_url: str | None = None
+    file_url_secret: Annotated[SecretStr | None, Field(validate_default=True)] = None
     s3_endpoint_url: str | None = None
+    s3_public_endpoint_url: str | None = None
     s3_timeout_seconds: Seconds = 60.0
+    s3_attempts: Annotated[int, Field(ge=1, le=20)] = 5
+    s3_connections: Annotated[int, Field(ge=1, le=1000)] = 64
+    s3_checksums: Literal["when_supported", "when_required"] = "when_supported"
+    s3_conditional_writes: bool = True
 
     @field_validator("results", "uploads")
     @classmethod
@@ -167,12 +187,21 @@ class StorageSettings(Settings):
         except InvalidUri as invalid:
             raise ValueError(invalid.message) from None
 
-    @field_validator("s3_endpoint_url")
+    @field_validator("file_url", "s3_endpoint_url", "s3_public_endpoint_url")
     @classmethod
     def _is_http(cls, url: str | None) -> str | None:
         if url is not None and not re.match(r"https?://[^/]", url):
             raise ValueError("write http://host:port or https://host")
         return url
+
+    @field_validator("file_url_secret")
+    @classmethod
+    def _is_long(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if secret is None and info.data.get("file_url") is not None:
+            raise ValueError("is needed where TWOFOLD_FILE_URL is set; set it to a random text")
+        if secret is not None and len(secret.get_secret_value()) < _MIN_SECRET_LENGTH:
+            raise ValueError(f"write {_MIN_SECRET_LENGTH} random characters or more")
+        return secret
 
     @field_validator("file_root")
     @classmethod

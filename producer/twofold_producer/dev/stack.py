@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from twofold_producer.dev import STAND_IN
+from twofold_producer.dev.files import FileServer
 from twofold_producer.dev.lifeline import Lifeline
 from twofold_producer.dev.postgres import Postgres
 from twofold_producer.dev.redis import Redis
@@ -105,10 +106,13 @@ class Stack:
         postgres = self._parts.enter_context(Postgres.start(keep))
         on_step("Redis")
         store = (self.folder / "store").resolve()
+        files = self._parts.enter_context(FileServer(store))
         self.environment = {
             f"{PREFIX}DATABASE_URL": postgres.url.replace("postgresql+psycopg", "postgresql"),
             f"{PREFIX}BROKER_URL": self._broker_url(),
             f"{PREFIX}FILE_ROOT": str(store),
+            f"{PREFIX}FILE_URL": files.route.url,
+            f"{PREFIX}FILE_URL_SECRET": files.route.secret,
             f"{PREFIX}UPLOADS": str(ArtifactUri.of_file(store / "uploads")),
             f"{PREFIX}RESULTS": str(ArtifactUri.of_file(store / "results")),
         }

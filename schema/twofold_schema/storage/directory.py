@@ -1,10 +1,14 @@
 """A directory as object store, for one machine: development, tests, or a shared disk."""
 
 import hashlib
+import io
 import os
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import BinaryIO
 
 from twofold_schema.artifacts import ArtifactUri
 from twofold_schema.errors import (
@@ -13,9 +17,35 @@ from twofold_schema.errors import (
     SourceDenied,
     SourceNotFound,
     SourceTooLarge,
-    StorageUnavailable,
 )
-from twofold_schema.storage.port import Content
+from twofold_schema.storage.directory_errors import reading, writing
+from twofold_schema.storage.folders import files_below, is_hidden
+from twofold_schema.storage.parts import version_of, whole
+from twofold_schema.storage.port import Capabilities, Content, Entry
+from twofold_schema.storage.sidecars import Sidecar, Sidecars
+from twofold_schema.storage.signing import SignedRoute
+
+_NO_ROUTE = (
+    "{uri} cannot be given a URL: files have none unless TWOFOLD_FILE_URL and "
+    "TWOFOLD_FILE_URL_SECRET are set."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """A file to read from.
+
+    Attributes:
+        file: At its start.
+        size: In bytes.
+        version: As in `Content`.
+        path: Where it really lies.
+    """
+
+    file: BinaryIO
+    size: int
+    version: str
+    path: Path
 
 
 class DirectoryStorage:
@@ -25,8 +55,16 @@ class DirectoryStorage:
         root: The folder, resolved.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, route: SignedRoute | None = None) -> None:
+        """Serve a folder; without a route nothing can be signed."""
         self.root = root.resolve()
+        self._route = route
+        self._sidecars = Sidecars(self.root)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """A link is made by one only; URLs need a route."""
+        return Capabilities(atomic_create=True, signed_urls=self._route is not None)
 
     def read(self, uri: ArtifactUri, *, max_bytes: int) -> Content:
         """A whole file; see `Storage.read`."""
@@ -39,56 +77,159 @@ class DirectoryStorage:
 
     def read_head(self, uri: ArtifactUri, *, length: int) -> Content:
         """The first bytes of a file; see `Storage.read_head`."""
+        with self.opened(uri) as found, reading(uri):
+            return Content(found.file.read(length), found.size, found.version)
+
+    def read_metadata(self, uri: ArtifactUri) -> Mapping[str, str] | None:
+        """What is kept with a file; see `Storage.read_metadata`. Files made by hand have none."""
+        sidecar = self.read_sidecar(uri)
+        return None if sidecar is None else sidecar.metadata
+
+    def read_sidecar(self, uri: ArtifactUri) -> Sidecar | None:
+        """Media type and metadata of a file; None for no file. Raises as `read_metadata`."""
         try:
-            with self._file(uri).open("rb") as file:
-                found = os.fstat(file.fileno())
-                version = f"{found.st_mtime_ns}-{found.st_size}"
-                return Content(file.read(length), found.st_size, version)
-        except FileNotFoundError:
-            raise SourceNotFound(f"{uri} does not exist; store it, then retry the job.") from None
-        except PermissionError:
-            raise SourceDenied(f"The worker may not read {uri}; grant it read access.") from None
-        except OSError as error:
-            raise StorageUnavailable(f"{uri} cannot be read now: {error.strerror}.") from error
+            with self.opened(uri) as found, reading(uri):
+                return self._sidecars.find(found.path, found.version)
+        except SourceNotFound:
+            return None
+
+    @contextmanager
+    def opened(self, uri: ArtifactUri) -> Iterator[OpenFile]:
+        """A file, open inside the block; raises as `read` before it begins."""
+        with reading(uri):
+            path = self._inside(uri)
+            if not path.is_file():
+                # Opening a pipe would wait for its writer.
+                raise FileNotFoundError
+            file = path.open("rb")
+        with file:
+            found = os.fstat(file.fileno())
+            yield OpenFile(file, found.st_size, version_of(found), path)
 
     def write_once(
         self,
         uri: ArtifactUri,
         data: bytes,
         *,
-        content_type: str,  # noqa: ARG002 - a file has a name for that
+        content_type: str,
         sha256: str,
-        metadata: Mapping[str, str],  # noqa: ARG002 - files carry none
+        metadata: Mapping[str, str],
     ) -> None:
         """Store a file where none is; see `Storage.write_once`."""
-        try:
+        sidecar = Sidecar(content_type, {**metadata, "sha256": sha256})
+        with writing(uri):
             path = self._inside(uri)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".part-") as part:
-                part.write(data)
-                part.flush()
-                os.fsync(part.fileno())
-                os.fchmod(part.fileno(), 0o644)
-                # A link, unlike a rename, fails where a file is: whole, or not at all.
-                os.link(part.name, path)
-        except (FileExistsError, NotADirectoryError):
-            if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-                raise ResultConflict(f"Another file lies at {uri}.") from None
-        except PermissionError:
-            raise ResultDenied(f"The worker may not write {uri}; grant it write access.") from None
-        except OSError as error:
-            raise StorageUnavailable(f"{uri} cannot be written now: {error.strerror}.") from error
+            try:
+                with whole(path.parent, io.BytesIO(data)) as (part, version):
+                    # A link, unlike a rename, fails where a file is: whole, or not at all.
+                    os.link(part, path)
+            except (FileExistsError, NotADirectoryError):
+                version = _expect(uri, path, sha256)
+                if self._sidecars.find(path, version).metadata:
+                    return
+            # After the file: a crash in between leaves one without metadata, not a lie.
+            self._sidecars.keep(path, version, sidecar)
 
-    def _file(self, uri: ArtifactUri) -> Path:
-        path = self._inside(uri)
-        if not path.is_file():
-            # Opening a pipe would wait for its writer.
-            raise FileNotFoundError
-        return path
+    def copy(
+        self,
+        source: ArtifactUri,
+        target: ArtifactUri,
+        *,
+        content_type: str,
+        metadata: Mapping[str, str],
+    ) -> None:
+        """Copy a file; readers of the target see the old or the new one. See `Storage.copy`."""
+        with self.opened(source) as found:
+            self.replace(target, found.file, content_type=content_type, metadata=metadata)
+
+    def replace(
+        self,
+        uri: ArtifactUri,
+        data: BinaryIO,
+        *,
+        content_type: str,
+        metadata: Mapping[str, str],
+    ) -> None:
+        """Store a file over whatever lies there, as a PUT to a signed URL does.
+
+        Raises:
+            ResultDenied: It may not be written, or a folder lies there.
+            StorageUnavailable: The disk is full, say.
+        """
+        with writing(uri):
+            path = self._inside(uri)
+            try:
+                with whole(path.parent, data) as (part, version):
+                    part.replace(path)
+            except (IsADirectoryError, NotADirectoryError, FileExistsError):
+                raise ResultDenied(
+                    f"{uri} cannot be written: a folder lies there, or a file where a folder must "
+                    "be; remove it or use another name."
+                ) from None
+            self._sidecars.keep(path, version, Sidecar(content_type, metadata))
+
+    def list(self, prefix: ArtifactUri, *, after: ArtifactUri | None = None) -> Iterator[Entry]:
+        """The files below a folder; see `Storage.list`."""
+        key = prefix.key.rstrip("/") + "/"
+        behind = after.key if after else ""
+        with reading(prefix):
+            folder = self._inside(prefix)
+            for name, found in files_below(folder, root=self.root, key=key, after=behind):
+                yield Entry(
+                    uri=ArtifactUri("file", "", name),
+                    size=found.st_size,
+                    modified_at=datetime.fromtimestamp(found.st_mtime, UTC),
+                )
+
+    def delete(self, uri: ArtifactUri) -> None:
+        """Remove a file, and the folders that it leaves empty; see `Storage.delete`.
+
+        The sidecar goes first: what a crash in between leaves is a file, which listings show and
+        the next sweep removes. A sidecar without a file would stay for ever.
+        """
+        with writing(uri):
+            path = self._inside(uri)
+            # A link goes itself; what it leads to stays, with its sidecar.
+            own = Path(os.path.realpath(uri.path.parent)) / uri.path.name
+            if own.is_dir() and not own.is_symlink():
+                return
+            if not own.is_symlink():
+                self._sidecars.remove(path)
+            with suppress(FileNotFoundError, NotADirectoryError):
+                own.unlink()
+            with suppress(OSError):  # the first that is not empty
+                for folder in own.relative_to(self.root).parents[:-1]:
+                    (self.root / folder).rmdir()
+
+    def sign_read(self, uri: ArtifactUri, *, expires: timedelta) -> str:
+        """A URL of the route; see `Storage.sign_read`."""
+        if self._route is None:
+            raise SourceDenied(_NO_ROUTE.format(uri=uri))
+        with reading(uri):
+            path = self._inside(uri).relative_to(self.root)
+        return self._route.sign("GET", path.as_posix(), expires=expires)
+
+    def sign_write(self, uri: ArtifactUri, *, content_type: str, expires: timedelta) -> str:
+        """A URL of the route; see `Storage.sign_write`."""
+        if self._route is None:
+            raise ResultDenied(_NO_ROUTE.format(uri=uri))
+        with writing(uri):
+            path = self._inside(uri).relative_to(self.root)
+        return self._route.sign("PUT", path.as_posix(), expires=expires, content_type=content_type)
 
     def _inside(self, uri: ArtifactUri) -> Path:
         # Not Path.resolve: before Python 3.13 it raises RuntimeError on a loop of links.
         path = Path(os.path.realpath(uri.path))
-        if not path.is_relative_to(self.root):
+        if not path.is_relative_to(self.root) or is_hidden(path, self.root):
             raise PermissionError
         return path
+
+
+def _expect(uri: ArtifactUri, path: Path, sha256: str) -> str:
+    """The version of the file that lies there, if it has this content."""
+    if path.is_file():
+        with path.open("rb") as file:
+            version = version_of(os.fstat(file.fileno()))
+            if hashlib.file_digest(file, "sha256").hexdigest() == sha256:
+                return version
+    raise ResultConflict(f"Another file lies at {uri}; write under another name.")

@@ -7,6 +7,8 @@ from typing import Protocol
 
 from twofold_schema.artifacts import ArtifactUri
 
+_LONGEST_SIGNED = 7 * 24 * 3600
+
 
 @dataclass(frozen=True, slots=True)
 class Content:
@@ -149,13 +151,36 @@ class Storage(Protocol):
     def sign_read(self, uri: ArtifactUri, *, expires: timedelta) -> str:
         """A URL with which anybody can GET the object for a while; it need not exist yet.
 
+        Args:
+            uri: What.
+            expires: From one second to seven days.
+
         Raises:
             SourceDenied: There is nothing to sign with.
+            ValueError: It would expire too soon or too late.
         """
 
     def sign_write(self, uri: ArtifactUri, *, content_type: str, expires: timedelta) -> str:
-        """A URL with which anybody can PUT an object of this media type for a while.
+        """A URL with which anybody can PUT an object of this media type, over what lies there.
+
+        Args:
+            uri: Where.
+            content_type: What the PUT must say that it brings.
+            expires: From one second to seven days.
 
         Raises:
             ResultDenied: There is nothing to sign with.
+            ValueError: It would expire too soon or too late.
         """
+
+
+def whole_seconds(expires: timedelta) -> int:
+    """How long a signed URL lives.
+
+    Raises:
+        ValueError: It is not from one second to seven days, which is what S3 allows.
+    """
+    seconds = int(expires.total_seconds())
+    if not 1 <= seconds <= _LONGEST_SIGNED:
+        raise ValueError("a signed URL lives from one second to seven days")
+    return seconds

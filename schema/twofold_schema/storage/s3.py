@@ -1,75 +1,66 @@
 """S3 and what speaks like it."""
 
-from collections.abc import Callable, Mapping
-from contextlib import closing
-from typing import TypeVar
+import hashlib
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from datetime import timedelta
+from typing import Any
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    CredentialRetrievalError,
-    NoCredentialsError,
-)
+from botocore.exceptions import ClientError
 
 from twofold_schema.artifacts import ArtifactUri
 from twofold_schema.errors import (
     ResultConflict,
-    ResultDenied,
-    SourceDenied,
     SourceNotFound,
     SourceTooLarge,
     StorageUnavailable,
 )
 from twofold_schema.settings import StorageSettings
-from twofold_schema.storage.port import Content
+from twofold_schema.storage.port import Capabilities, Content, Entry, whole_seconds
+from twofold_schema.storage.s3_client import Connections, connect, longest_seconds
+from twofold_schema.storage.s3_errors import (
+    DENIED,
+    EMPTY_OBJECT,
+    MISSING,
+    TAKEN,
+    code,
+    listing,
+    reading,
+    writing,
+)
 
-Answer = TypeVar("Answer")
-
-# botocore raises its own errors, and lets some of the system's through.
-_UNREACHABLE: tuple[type[Exception], ...] = (BotoCoreError, OSError)
-
-_MISSING = {"NoSuchKey", "NoSuchBucket", "404"}
-_DENIED = {
-    "AccessDenied",
-    "AllAccessDisabled",
-    "ExpiredToken",
-    "InvalidAccessKeyId",
-    "InvalidToken",
-    "SignatureDoesNotMatch",
-    "403",
-}
-_EXISTS = {"PreconditionFailed", "412"}
-_EMPTY_OBJECT = {"InvalidRange", "416"}
 #: What an empty object's ETag is: the answer that there is no such range has none.
 _EMPTY_ETAG = '"d41d8cd98f00b204e9800998ecf8427e"'
-#: Two writers of one key at once; whoever asks again learns who won.
-_RACING = {"ConditionalRequestConflict", "409"}
 _RACES = 5
+_PAGE_SIZE = 1000
 
 
 class S3Storage:
-    """`Storage` over S3. Credentials come from where boto3 looks for them; threads may share it."""
+    """`Storage` over S3. Credentials come from where boto3 looks for them; threads may share it.
 
-    def __init__(self, settings: StorageSettings) -> None:
-        self._client = boto3.client(
-            "s3",
-            endpoint_url=settings.s3_endpoint_url,
-            config=Config(
-                connect_timeout=min(10.0, settings.s3_timeout_seconds),
-                read_timeout=settings.s3_timeout_seconds,
-                retries={"mode": "standard", "total_max_attempts": 3},
-                max_pool_connections=64,
-                # Other servers than AWS seldom have a host name for every bucket.
-                s3={"addressing_style": "path" if settings.s3_endpoint_url else "auto"},
-            ),
-        )
+    A request takes `s3_client.longest_seconds` at most while S3 is silent or refuses, and waits
+    as long for a free connection before. `read`, `read_head`, `read_metadata`, `delete` and each
+    page of `list` are one request, `copy` is two at most; `write_once` begins nothing more once
+    that long has passed, and ends after five times that at most.
+    """
+
+    def __init__(self, settings: StorageSettings, *, page_size: int = _PAGE_SIZE) -> None:
+        """Connect to nothing yet; `page_size` is that of listings, in keys, 1000 at most."""
+        self._client, self._signer = connect(settings)
+        self._connections = Connections(settings)
+        self._conditional = settings.s3_conditional_writes
+        self._seconds = longest_seconds(settings)
+        self._page_size = page_size
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Whether creating is atomic is a setting: servers do not say."""
+        return Capabilities(atomic_create=self._conditional, signed_urls=True)
 
     def read(self, uri: ArtifactUri, *, max_bytes: int) -> Content:
         """A whole object; see `Storage.read`."""
-
-        def get() -> Content:
+        with self._reading(uri):
             answer = self._client.get_object(Bucket=uri.bucket, Key=uri.key)
             # Not `with answer["Body"]`: that gives urllib3's stream, whose errors are its own.
             with closing(answer["Body"]) as body:
@@ -80,18 +71,15 @@ class S3Storage:
                     )
                 return Content(body.read(), size, answer["ETag"])
 
-        return _reading(uri, get)
-
     def read_head(self, uri: ArtifactUri, *, length: int) -> Content:
         """The first bytes of an object; see `Storage.read_head`."""
-
-        def get() -> Content:
+        with self._reading(uri):
             try:
                 answer = self._client.get_object(
                     Bucket=uri.bucket, Key=uri.key, Range=f"bytes=0-{length - 1}"
                 )
             except ClientError as error:
-                if _code(error) in _EMPTY_OBJECT:
+                if code(error) in EMPTY_OBJECT:
                     return Content(b"", 0, _EMPTY_ETAG)
                 raise
             with closing(answer["Body"]) as body:
@@ -99,7 +87,14 @@ class S3Storage:
             size = answer.get("ContentRange", "").rpartition("/")[2]
             return Content(data, int(size) if size.isdigit() else len(data), answer["ETag"])
 
-        return _reading(uri, get)
+    def read_metadata(self, uri: ArtifactUri) -> Mapping[str, str] | None:
+        """What is kept with an object; see `Storage.read_metadata`."""
+        try:
+            with self._reading(uri):
+                found = self._client.head_object(Bucket=uri.bucket, Key=uri.key)
+        except SourceNotFound:
+            return None
+        return _in_lower_case(found["Metadata"])
 
     def write_once(
         self,
@@ -111,68 +106,138 @@ class S3Storage:
         metadata: Mapping[str, str],
     ) -> None:
         """Store an object where none is; see `Storage.write_once`."""
-
-        def put() -> None:
-            self._client.put_object(
-                Bucket=uri.bucket,
-                Key=uri.key,
-                Body=data,
-                ContentType=content_type,
-                Metadata={**metadata, "sha256": sha256},
-                IfNoneMatch="*",
-            )
-
+        request: dict[str, Any] = {
+            "Body": data,
+            "ContentType": content_type,
+            "Metadata": {**metadata, "sha256": sha256},
+        }
+        if self._conditional:
+            request["IfNoneMatch"] = "*"
+        begun = time.monotonic()
         for _ in range(_RACES):
-            try:
-                return _writing(uri, put)
-            except ClientError as error:
-                if _code(error) in _EXISTS:
-                    return self._expect(uri, sha256)
+            if not self._conditional and self._holds(uri, data, sha256):
+                return
+            if self._put(uri, request) or self._holds(uri, data, sha256):
+                return
+            if time.monotonic() - begun > self._seconds:
+                break
         raise StorageUnavailable(f"{uri} is being written by others; try again.")
 
-    def _expect(self, uri: ArtifactUri, sha256: str) -> None:
-        found = _writing(
-            uri, lambda: self._client.head_object(Bucket=uri.bucket, Key=uri.key)["Metadata"]
-        )
-        if found.get("sha256") != sha256:
-            raise ResultConflict(f"Another object lies at {uri}.")
+    def copy(
+        self,
+        source: ArtifactUri,
+        target: ArtifactUri,
+        *,
+        content_type: str,
+        metadata: Mapping[str, str],
+    ) -> None:
+        """Copy an object on the server; see `Storage.copy`."""
+        with self._writing(target):
+            try:
+                self._client.copy_object(
+                    Bucket=target.bucket,
+                    Key=target.key,
+                    CopySource={"Bucket": source.bucket, "Key": source.key},
+                    ContentType=content_type,
+                    Metadata=dict(metadata),
+                    MetadataDirective="REPLACE",
+                )
+            except ClientError as error:
+                if code(error) not in DENIED | MISSING:
+                    raise
+                refused = error
+            else:
+                return
+        # S3 does not say which of the two it refuses: if the source can be read, the target.
+        with self._reading(source):
+            self._client.head_object(Bucket=source.bucket, Key=source.key)
+        with writing(target):
+            raise refused
+
+    def list(self, prefix: ArtifactUri, *, after: ArtifactUri | None = None) -> Iterator[Entry]:
+        """The objects below a prefix; see `Storage.list`."""
+        below = prefix.key.rstrip("/") + "/"
+        place: dict[str, Any] = {} if after is None else {"StartAfter": after.key}
+        while True:
+            with self._connections.one(prefix), listing(prefix):
+                page = self._client.list_objects_v2(
+                    Bucket=prefix.bucket, Prefix=below, MaxKeys=self._page_size, **place
+                )
+            for found in page.get("Contents", ()):
+                if found["Key"] != below:  # what consoles leave to show a folder
+                    uri = ArtifactUri(prefix.scheme, prefix.bucket, found["Key"])
+                    yield Entry(uri=uri, size=found["Size"], modified_at=found["LastModified"])
+            if not page.get("IsTruncated"):
+                return
+            place = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def delete(self, uri: ArtifactUri) -> None:
+        """Remove an object; see `Storage.delete`."""
+        with self._writing(uri):
+            try:
+                self._client.delete_object(Bucket=uri.bucket, Key=uri.key)
+            except ClientError as error:
+                if code(error) != "NoSuchKey":
+                    raise
+
+    def sign_read(self, uri: ArtifactUri, *, expires: timedelta) -> str:
+        """A URL to GET an object from, at the public endpoint; see `Storage.sign_read`."""
+        seconds = whole_seconds(expires)
+        with reading(uri):
+            return self._signer.generate_presigned_url(
+                "get_object", Params={"Bucket": uri.bucket, "Key": uri.key}, ExpiresIn=seconds
+            )
+
+    def sign_write(self, uri: ArtifactUri, *, content_type: str, expires: timedelta) -> str:
+        """A URL to PUT an object to, at the public endpoint; see `Storage.sign_write`."""
+        seconds = whole_seconds(expires)
+        with writing(uri):
+            return self._signer.generate_presigned_url(
+                "put_object",
+                Params={"Bucket": uri.bucket, "Key": uri.key, "ContentType": content_type},
+                ExpiresIn=seconds,
+            )
+
+    def _put(self, uri: ArtifactUri, request: Mapping[str, Any]) -> bool:
+        """Whether the object was stored; not where another lies or is being written."""
+        with self._writing(uri):
+            try:
+                self._client.put_object(Bucket=uri.bucket, Key=uri.key, **request)
+            except ClientError as error:
+                if code(error) in TAKEN:
+                    return False
+                raise
+        return True
+
+    def _holds(self, uri: ArtifactUri, data: bytes, sha256: str) -> bool:
+        """Whether an object of this content lies there; False for none."""
+        with self._writing(uri):
+            try:
+                found = self._client.head_object(Bucket=uri.bucket, Key=uri.key)
+            except ClientError as error:
+                if code(error) in MISSING:
+                    return False
+                raise
+            kept = _in_lower_case(found["Metadata"]).get("sha256")
+            if kept is None and found["ContentLength"] == len(data):
+                # Somebody else's, or a copy.
+                answer = self._client.get_object(Bucket=uri.bucket, Key=uri.key)
+                with closing(answer["Body"]) as body:
+                    kept = hashlib.sha256(body.read()).hexdigest()
+        if kept != sha256:
+            raise ResultConflict(f"Another object lies at {uri}; write under another name.")
+        return True
+
+    @contextmanager
+    def _reading(self, uri: ArtifactUri) -> Iterator[None]:
+        with self._connections.one(uri), reading(uri):
+            yield
+
+    @contextmanager
+    def _writing(self, uri: ArtifactUri) -> Iterator[None]:
+        with self._connections.one(uri), writing(uri):
+            yield
 
 
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
-
-
-def _reading(uri: ArtifactUri, call: Callable[[], Answer]) -> Answer:
-    try:
-        return call()
-    except ClientError as error:
-        code = _code(error)
-        if code in _MISSING:
-            raise SourceNotFound(f"{uri} does not exist; upload it, then retry the job.") from None
-        if code in _DENIED:
-            raise SourceDenied(
-                f"The worker may not read {uri} ({code}); grant it read access."
-            ) from None
-        raise StorageUnavailable(f"{uri} cannot be read now: {error}") from error
-    except (NoCredentialsError, CredentialRetrievalError) as error:
-        raise SourceDenied(f"There are no credentials to read {uri} with: {error}") from error
-    except _UNREACHABLE as error:
-        raise StorageUnavailable(f"{uri} cannot be read now: {error}") from error
-
-
-def _writing(uri: ArtifactUri, call: Callable[[], Answer]) -> Answer:
-    try:
-        return call()
-    except ClientError as error:
-        if _code(error) in _DENIED | _MISSING:
-            raise ResultDenied(
-                f"{uri} cannot be written ({_code(error)}); create its bucket and grant the "
-                "worker write access."
-            ) from None
-        if _code(error) in _EXISTS | _RACING:
-            raise
-        raise StorageUnavailable(f"{uri} cannot be written now: {error}") from error
-    except (NoCredentialsError, CredentialRetrievalError) as error:
-        raise ResultDenied(f"There are no credentials to write {uri} with: {error}") from error
-    except _UNREACHABLE as error:
-        raise StorageUnavailable(f"{uri} cannot be written now: {error}") from error
+def _in_lower_case(metadata: Mapping[str, str]) -> dict[str, str]:
+    return {name.lower(): text for name, text in metadata.items()}

@@ -44,6 +44,13 @@ WRONG = [
     (StorageSettings, "S3_ENDPOINT_URL", "localhost:9000"),
     (StorageSettings, "S3_ENDPOINT_URL", "http://"),
     (StorageSettings, "S3_TIMEOUT_SECONDS", "nan"),
+    (StorageSettings, "S3_PUBLIC_ENDPOINT_URL", "s3.example.com"),
+    (StorageSettings, "S3_ATTEMPTS", "0"),
+    (StorageSettings, "S3_CONNECTIONS", "0"),
+    (StorageSettings, "S3_CHECKSUMS", "never"),
+    (StorageSettings, "S3_CONDITIONAL_WRITES", "perhaps"),
+    (StorageSettings, "FILE_URL", "/files"),
+    (StorageSettings, "FILE_URL_SECRET", "short"),
     (LimitSettings, "MAX_SIDE", "1.5"),
     (LimitSettings, "MAX_PIXELS", "100000000"),
     (LimitSettings, "MAX_SOURCE_BYTES", "0"),
@@ -92,6 +99,14 @@ class TestWrongSettings:
 
         assert "TWOFOLD_MAX_SIDE" in refused.value.message
         assert "TWOFOLD_KEY_DAYS" in refused.value.message
+
+    def test_signed_urls_of_files_need_a_secret(self) -> None:
+        environment = {"TWOFOLD_FILE_URL": "http://127.0.0.1:8000/files"}
+
+        with pytest.raises(ConfigError, match="TWOFOLD_FILE_URL_SECRET is wrong: .* random"):
+            StorageSettings.load(environment)
+        environment["TWOFOLD_FILE_URL_SECRET"] = "s" * 16
+        assert StorageSettings.load(environment).file_url
 
     def test_a_missing_one_is_named(self) -> None:
         with pytest.raises(ConfigError, match="TWOFOLD_DATABASE_URL is not set"):
