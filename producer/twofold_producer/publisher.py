@@ -13,8 +13,10 @@ from uuid import UUID
 
 import structlog
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 
 from twofold_schema.artifacts import ArtifactUri, publish_place
+from twofold_schema.database import persevere
 from twofold_schema.errors import JobError
 from twofold_schema.job import Job
 from twofold_schema.ledger import objects
@@ -67,24 +69,37 @@ class Publisher:
     def _bring_up_to_date(self, job: Job) -> bool:
         """Mark the job if its name is in order, else copy its result there."""
         name = publish_place(job)
-        if name is None or job.result is None:
+        if name is None or job.publish_to is None or job.result is None:
             return False
-        with self._engine.begin() as connection:
-            if not objects.try_name(connection, name):
-                return False
-            holder = self._storage.read_metadata(name)
-            if holder is not None and _version(holder) >= (job.id, job.fence):
-                objects.mark_published(connection, job.id)
-                return False
-            result = ArtifactUri.parse(job.result.uri)
-            metadata = self._storage.read_metadata(result) or {}
-            self._storage.copy(
-                result,
-                name,
-                content_type=job.result.content_type,
-                metadata={**metadata, "job": str(job.id), "fence": str(job.fence)},
-            )
+        copying = False
+        try:
+            with self._engine.begin() as connection:
+                if not objects.try_name(connection, name):
+                    return False
+                holder = self._storage.read_metadata(name)
+                if holder is not None and _version(holder) >= (job.id, job.fence):
+                    objects.mark_published(connection, job.id)
+                    return False
+                copying = True
+                self._copy(job, ArtifactUri.parse(job.result.uri), name, job.result.content_type)
+        except DBAPIError:
+            if copying:
+                # The name was no longer ours when the copy landed: it may lie over a newer one.
+                self._look_again(job.publish_to)
+            raise
         return True
+
+    def _copy(self, job: Job, result: ArtifactUri, name: ArtifactUri, content_type: str) -> None:
+        metadata = self._storage.read_metadata(result) or {}
+        whose = {"job": str(job.id), "fence": str(job.fence)}
+        self._storage.copy(result, name, content_type=content_type, metadata={**metadata, **whose})
+
+    def _look_again(self, publish_to: str) -> None:
+        persevere(
+            self._engine,
+            lambda connection: objects.look_again(connection, publish_to),
+            waiting=lambda error: log.warning("database_away", error=str(error.orig)),
+        )
 
 
 def _version(metadata: Mapping[str, str]) -> tuple[UUID, int]:

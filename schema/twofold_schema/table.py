@@ -178,6 +178,7 @@ jobs = Table(
             "state = 'succeeded' AND publish_to IS NOT NULL AND published_at IS NULL"
         ),
     ),
+    Index("jobs_publish_to", "publish_to", "id", postgresql_where=text("publish_to IS NOT NULL")),
     Index("jobs_submission", "submission_id", "id"),
     Index("jobs_tenant", "tenant", "id"),
 )

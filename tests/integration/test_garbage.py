@@ -169,7 +169,8 @@ def test_it_goes_page_by_page_and_round_and_round(
 @given(fence=st.integers(1, 5), held=st.integers(1, 5), same_run=st.booleans())
 def test_exactly_the_running_claim_is_under_way(fence: int, held: int, *, same_run: bool) -> None:
     job = held_job(fence=held)
-    claim = Claim(job_id=job.id, fence=fence, run_id=job.run_id if same_run else new_id())
+    run_id = job.claim.run_id if same_run else new_id()
+    claim = Claim(job_id=job.id, fence=fence, run_id=run_id)
     for place in (result_place(job, claim), preview_place(job, claim)):
         assert is_garbage(place, job) == (not (fence == held and same_run))
 

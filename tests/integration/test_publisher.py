@@ -1,13 +1,14 @@
 """Results under fixed names: the winner's, in the end, whatever dies or wakes up late."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
 from tests.factories import job_of, new_job, submitted
 from tests.house import House, eventually
 from tests.inputs.files import saved, scene
@@ -103,13 +104,22 @@ def test_of_several_jobs_with_one_name_the_one_submitted_last_has_it(
     assert all(job_of(shop.engine, job.id).published_at for job in jobs)
 
 
-def test_a_stale_copy_that_landed_late_is_repaired(workshop: Make) -> None:
-    """A keeper froze before its copy left; its name has long been another job's."""
+def until_published(shop: Workshop, jobs: Sequence[Job]) -> None:
+    """Look, as a keeper does, until every job counts as published."""
+    publisher = Publisher(shop.engine, shop.storage)
+    for _ in range(20):
+        publisher.publish()
+        if all(job_of(shop.engine, job.id).published_at for job in jobs):
+            return
+    raise AssertionError("not published")
+
+
+def test_a_stale_copy_is_repaired(workshop: Make) -> None:
+    """It landed between the copy of the newer job and the look that would have found it."""
     with workshop() as shop:
         old, new = finished(shop, count=2)
     name = publish_place(old)
-    publisher = Publisher(shop.engine, shop.storage)
-    publisher.publish()
+    Publisher(shop.engine, shop.storage).publish()
     assert old.result is not None
     assert name is not None
     shop.storage.copy(
@@ -119,11 +129,40 @@ def test_a_stale_copy_that_landed_late_is_repaired(workshop: Make) -> None:
         metadata={"job": str(old.id), "fence": "1"},
     )
 
-    while publisher.publish():
-        pass
+    until_published(shop, [old, new])
 
     assert content(shop, name) == shop.file(new)
-    assert all(job_of(shop.engine, job.id).published_at for job in (old, new))
+
+
+def test_a_keeper_that_froze_before_its_copy_landed_has_the_name_looked_at_again(
+    workshop: Make,
+) -> None:
+    """Meanwhile its transaction was ended, and the name became a newer job's, for good."""
+    with workshop() as shop:
+        (old,) = finished(shop)
+        (new,) = finished(shop)
+
+    def copy(source: ArtifactUri, target: ArtifactUri, **options: object) -> None:
+        with shop.engine.begin() as connection:
+            connection.execute(
+                text(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = "
+                    "current_database() AND state = 'idle in transaction'"
+                )
+            )
+        until_published(shop, [old, new])
+        shop.storage.copy(source, target, **options)  # type: ignore[arg-type]
+
+    frozen: Storage = Wrapped(shop.storage, copy=copy)  # type: ignore[assignment]
+    late = Publisher(shop.engine, frozen)
+    late._pauses = {new.id: (float("inf"), 0.0)}
+    with pytest.raises(DBAPIError):
+        late.publish()
+    assert content(shop, publish_place(old)) == shop.file(old), "the stale copy has landed"
+
+    until_published(shop, [old, new])
+
+    assert content(shop, publish_place(old)) == shop.file(new)
 
 
 def test_what_lay_there_of_no_job_is_replaced(workshop: Make) -> None:
@@ -159,9 +198,9 @@ def test_of_many_keepers_one_at_a_time_writes_a_name(workshop: Make) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(keep, range(4)))
+    until_published(shop, jobs)
 
     assert content(shop, publish_place(jobs[0])) == shop.file(jobs[-1])
-    assert all(job_of(shop.engine, job.id).published_at for job in jobs)
 
 
 def test_a_name_that_cannot_be_written_waits_and_holds_nobody_up(workshop: Make) -> None:

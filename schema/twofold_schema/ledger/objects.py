@@ -28,6 +28,14 @@ _PUBLISHED = text("""
     WHERE id = :id AND state = 'succeeded' AND published_at IS NULL
 """)
 
+# Of the jobs that want one name the newest, which should have it, is to be looked at again.
+_LOOK_AGAIN = text("""
+    UPDATE jobs SET published_at = NULL
+    WHERE state = 'succeeded' AND id = (
+        SELECT id FROM jobs WHERE publish_to = :publish_to AND state = 'succeeded'
+        ORDER BY id DESC LIMIT 1)
+""")
+
 _JOBS = text("SELECT * FROM jobs WHERE id = ANY(CAST(:ids AS uuid[]))")
 
 
@@ -51,6 +59,11 @@ def try_name(connection: Connection, name: ArtifactUri) -> bool:
 def mark_published(connection: Connection, job_id: UUID) -> None:
     """Note that a job's fixed name holds its result, or a newer job's. Safe to repeat."""
     connection.execute(_PUBLISHED, {"id": job_id})
+
+
+def look_again(connection: Connection, publish_to: str) -> None:
+    """Let the name that some jobs want be looked at once more. Safe to repeat."""
+    connection.execute(_LOOK_AGAIN, {"publish_to": publish_to})
 
 
 def jobs_of(connection: Connection, job_ids: Collection[UUID]) -> dict[UUID, Job]:

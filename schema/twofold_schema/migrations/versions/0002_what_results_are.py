@@ -32,9 +32,17 @@ def upgrade() -> None:
             "state = 'succeeded' AND publish_to IS NOT NULL AND published_at IS NULL"
         ),
     )
+    op.create_index(
+        "jobs_publish_to",
+        "jobs",
+        ["publish_to", "id"],
+        unique=False,
+        postgresql_where=sa.text("publish_to IS NOT NULL"),
+    )
 
 
 def downgrade() -> None:
+    op.drop_index("jobs_publish_to", "jobs")
     op.drop_index("jobs_unpublished", "jobs")
     for column in ("published_at", "publish_to", "output", "source_version"):
         op.drop_column("jobs", column)
