@@ -99,7 +99,7 @@ class TestWrongSettings:
     def test_signed_urls_of_files_need_a_secret(self) -> None:
         environment = {"TWOFOLD_FILE_URL": "http://127.0.0.1:8000/files"}
 
-        with pytest.raises(ConfigError, match="TWOFOLD_FILE_URL_SECRET is wrong: .* random"):
+        with pytest.raises(ConfigError, match=r"TWOFOLD_FILE_URL_SECRET is wrong: .* random"):
             StorageSettings.load(environment)
         environment["TWOFOLD_FILE_URL_SECRET"] = "s" * 16
         assert StorageSettings.load(environment).file_url
