@@ -1,16 +1,22 @@
 """`twofold demo` and `twofold dev`: everything on one machine, and nothing left of it."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import psutil
 import pytest
 from PIL import Image
 from tests.house import ROOT, eventually
 from tests.pictures import encoded
+
+from twofold_schema.settings import StorageSettings
+from twofold_schema.storage.places import OpenPlaces
 
 TWOFOLD = [sys.executable, "-m", "twofold_producer"]
 
@@ -49,6 +55,7 @@ def test_nothing_of_dev_is_left_when_it_ends(tmp_path: Path, number: signal.Sign
     with said.open("w") as output:
         dev = subprocess.Popen([*TWOFOLD, "dev"], cwd=ROOT, stdout=output, stderr=output)
     eventually(lambda: "Ctrl-C ends" in said.read_text(), within=120, why=said.read_text)
+    assert _over_signed_urls(said.read_text(), b"mine") == b"mine"
     parts = psutil.Process(dev.pid).children(recursive=True)
     assert {"postgres", "redis-server"} <= {part.name() for part in parts}
 
@@ -58,6 +65,21 @@ def test_nothing_of_dev_is_left_when_it_ends(tmp_path: Path, number: signal.Sign
     assert status == (0 if number == signal.SIGINT else -number)
     _, left = psutil.wait_procs(parts, timeout=90)
     assert not left
+
+
+def _over_signed_urls(said: str, data: bytes) -> bytes:
+    """What comes back of an upload, both with nothing but a URL."""
+    exported = dict(re.findall(r"^  export (TWOFOLD_\w+)=(\S+)$", said, re.MULTILINE))
+    settings = StorageSettings.load(exported)
+    places, uri = OpenPlaces(settings), settings.uploads_uri.child("a b.png")
+    minute = timedelta(minutes=1)
+    write = places.sign_write(uri, content_type="image/png", expires=minute)
+    put = Request(write, data, {"Content-Type": "image/png"}, method="PUT")
+    with urlopen(put, timeout=20) as answer:
+        assert answer.status == 200
+    with urlopen(places.sign_read(uri, expires=minute), timeout=20) as answer:
+        content: bytes = answer.read()
+        return content
 
 
 def _size(path: Path) -> tuple[int, int]:
