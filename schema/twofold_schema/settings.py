@@ -173,7 +173,7 @@ class StorageSettings(Settings):
     file_url_secret: Annotated[SecretStr | None, Field(validate_default=True)] = None
     s3_endpoint_url: str | None = None
     s3_public_endpoint_url: str | None = None
-    s3_timeout_seconds: Seconds = 60.0
+    s3_timeout_seconds: Seconds = 20.0
     s3_attempts: Annotated[int, Field(ge=1, le=20)] = 5
     s3_connections: Annotated[int, Field(ge=1, le=1000)] = 64
     s3_checksums: Literal["when_supported", "when_required"] = "when_supported"

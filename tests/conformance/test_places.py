@@ -11,7 +11,7 @@ from twofold_schema.artifacts import ArtifactUri
 from twofold_schema.errors import ResultDenied, SourceDenied
 from twofold_schema.settings import StorageSettings
 from twofold_schema.storage.places import OpenPlaces
-from twofold_schema.storage.port import Capabilities, Storage
+from twofold_schema.storage.port import Storage
 from twofold_schema.storage.s3 import S3Storage
 
 MINUTE = timedelta(minutes=1)
@@ -123,11 +123,25 @@ class TestCapabilities:
         signed = {"file_url": "http://127.0.0.1:1", "file_url_secret": "s" * 16}
         looking = {"s3_conditional_writes": False}
 
-        def able(settings: Mapping[str, object]) -> Capabilities:
-            return OpenPlaces(StorageSettings.model_validate(settings)).capabilities
+        def able(settings: Mapping[str, object]) -> tuple[bool, bool]:
+            """Whether names are created atomically, and URLs can be signed."""
+            found = OpenPlaces(StorageSettings.model_validate(settings)).capabilities
+            return found.atomic_create, found.signed_urls
 
-        assert able({}) == Capabilities(atomic_create=True, signed_urls=True)
-        assert able(looking) == Capabilities(atomic_create=False, signed_urls=True)
-        assert able({"file_root": tmp_path}) == Capabilities(atomic_create=True, signed_urls=False)
-        assert able(files | looking) == Capabilities(atomic_create=True, signed_urls=False)
-        assert able(files | signed) == Capabilities(atomic_create=True, signed_urls=True)
+        assert able({}) == (True, True)
+        assert able(looking) == (False, True)
+        assert able({"file_root": tmp_path}) == (True, False)
+        assert able(files | looking) == (True, False)
+        assert able(files | signed) == (True, True)
+
+    def test_say_how_long_a_call_may_wait_in_vain(self, tmp_path: Path) -> None:
+        quick = {"s3_timeout_seconds": 1, "s3_attempts": 1}
+        files = {"results": tmp_path.as_uri(), "uploads": tmp_path.as_uri(), "file_root": tmp_path}
+
+        def silence(settings: Mapping[str, object]) -> float:
+            return OpenPlaces(StorageSettings.model_validate(settings)).capabilities.silence_seconds
+
+        assert silence(quick) == 2 * (1 + 1)
+        assert silence(quick | {"file_root": tmp_path}) == silence(quick)
+        assert silence(files) == 0
+        assert silence({}) > 2 * 5 * 20

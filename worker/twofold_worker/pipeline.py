@@ -126,7 +126,7 @@ class Pipeline:
             JobError: The source is not there, neither a picture nor latents, or too large.
         """
         place, length = ArtifactUri.parse(job.source), HEAD_BYTES
-        with self.progress.step("measure") as advance:
+        with self.progress.step("measure", silence=self._silence) as advance:
             while True:
                 head = self.storage.read_head(place, length=length)
                 advance()
@@ -167,7 +167,7 @@ class Pipeline:
         Raises:
             JobError: It is not there, may not be read, or is too long.
         """
-        with self.progress.step("fetch"):
+        with self.progress.step("fetch", silence=self._silence):
             content = self.storage.read(
                 ArtifactUri.parse(job.source), max_bytes=self.limits.max_source_bytes
             )
@@ -333,7 +333,7 @@ class Pipeline:
             "seed": str(stored.seed),
             "steps": str(stored.steps),
         }
-        with self.progress.step("store"):
+        with self.progress.step("store", silence=self._silence) as advance:
             if encoded.preview:
                 self.storage.write_once(
                     preview,
@@ -342,6 +342,7 @@ class Pipeline:
                     sha256=hashlib.sha256(encoded.preview).hexdigest(),
                     metadata=metadata,
                 )
+                advance()
             self.storage.write_once(
                 place,
                 encoded.data,
@@ -365,6 +366,10 @@ class Pipeline:
         for outcome in ended:
             self.watch("settle", outcome.claim.job_id)
         self.holdings.drop(outcome.claim for outcome in ended)
+
+    @property
+    def _silence(self) -> float:
+        return self.storage.capabilities.silence_seconds
 
     def _write(self, write: Callable[[Connection], Answer]) -> Answer:
         with self.progress.step("ledger") as advance:

@@ -13,8 +13,9 @@ PATIENCE = 10
 class Step:
     """One piece of work of a stage, from its begin, or from its last advance, until its end."""
 
-    def __init__(self, stage: str, clock: Callable[[], float]) -> None:
+    def __init__(self, stage: str, silence: float, clock: Callable[[], float]) -> None:
         self.stage = stage
+        self.silence = silence
         self.since = clock()
 
 
@@ -34,9 +35,15 @@ class Progress:
         self._slowest: dict[str, float] = defaultdict(float)
 
     @contextmanager
-    def step(self, stage: str) -> Iterator[Callable[[], None]]:
-        """Work on one thing; call what is yielded whenever a part of it is done."""
-        step = Step(stage, self._clock)
+    def step(self, stage: str, *, silence: float = 0.0) -> Iterator[Callable[[], None]]:
+        """Work on one thing; call what is yielded whenever a part of it is done.
+
+        Args:
+            stage: Whose work it is.
+            silence: What it may wait in vain for somebody else, in seconds, on top of its bound:
+                a store that is away is no hang of this process.
+        """
+        step = Step(stage, silence, self._clock)
         with self._lock:
             self._open.add(step)
         try:
@@ -50,13 +57,15 @@ class Progress:
         """The stages with a step that is over its bound."""
         now = self._clock()
         with self._lock:
-            return sorted({s.stage for s in self._open if now - s.since > self._bound(s.stage)})
+            return sorted({s.stage for s in self._open if now - s.since > self._bound(s)})
 
-    def _bound(self, stage: str) -> float:
-        return max(self._least_bound, PATIENCE * self._slowest[stage])
+    def _bound(self, step: Step) -> float:
+        return step.silence + max(self._least_bound, PATIENCE * self._slowest[step.stage])
 
     def _advance(self, step: Step) -> None:
         now = self._clock()
         with self._lock:
-            self._slowest[step.stage] = max(self._slowest[step.stage], now - step.since)
+            # Without the silence: an outage of a store must not make its stage's bound longer.
+            own = now - step.since - step.silence
+            self._slowest[step.stage] = max(self._slowest[step.stage], own)
             step.since = now

@@ -64,7 +64,9 @@ class DirectoryStorage:
     @property
     def capabilities(self) -> Capabilities:
         """A link is made by one only; URLs need a route."""
-        return Capabilities(atomic_create=True, signed_urls=self._route is not None)
+        return Capabilities(
+            atomic_create=True, signed_urls=self._route is not None, silence_seconds=0.0
+        )
 
     def read(self, uri: ArtifactUri, *, max_bytes: int) -> Content:
         """A whole file; see `Storage.read`."""

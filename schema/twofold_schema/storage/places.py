@@ -34,6 +34,9 @@ class OpenPlaces:
         return Capabilities(
             atomic_create=all(store.capabilities.atomic_create for store in stores),
             signed_urls=all(store.capabilities.signed_urls for store in stores),
+            silence_seconds=max(
+                (store.capabilities.silence_seconds for store in stores), default=0
+            ),
         )
 
     def read(self, uri: ArtifactUri, *, max_bytes: int) -> Content:

@@ -53,10 +53,13 @@ class Capabilities:
             False, `write_once` looks before it writes: names that hold fence and run, or the
             content's own digest, need no more.
         signed_urls: Whether `sign_read` and `sign_write` work.
+        silence_seconds: How long one call may take at most while the store is silent or refuses:
+            whoever watches over its caller must not take that for a hang.
     """
 
     atomic_create: bool
     signed_urls: bool
+    silence_seconds: float
 
 
 class Storage(Protocol):

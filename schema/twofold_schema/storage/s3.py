@@ -56,7 +56,12 @@ class S3Storage:
     @property
     def capabilities(self) -> Capabilities:
         """Whether creating is atomic is a setting: servers do not say."""
-        return Capabilities(atomic_create=self._conditional, signed_urls=True)
+        return Capabilities(
+            atomic_create=self._conditional,
+            signed_urls=True,
+            # Waiting for a connection, then for an answer.
+            silence_seconds=2 * self._seconds,
+        )
 
     def read(self, uri: ArtifactUri, *, max_bytes: int) -> Content:
         """A whole object; see `Storage.read`."""

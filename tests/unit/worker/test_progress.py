@@ -133,3 +133,23 @@ def test_stages_are_named_once_and_in_order(
         open_steps.enter_context(progress.step(stage))
     clock += LEAST + 1
     assert progress.stalled() == ["fetch", "store"]
+
+
+def test_a_step_that_waits_for_a_silent_store_may_do_so_on_top(
+    progress: Progress, clock: Clock
+) -> None:
+    """And its neighbours of the same stage no longer than before."""
+    with progress.step("fetch", silence=300.0):
+        clock += LEAST + 300.0
+        assert progress.stalled() == []
+        with progress.step("decode"):
+            clock += LEAST + 0.25
+            assert progress.stalled() == ["decode", "fetch"]
+
+
+def test_a_silence_that_ended_makes_no_later_step_longer(progress: Progress, clock: Clock) -> None:
+    with progress.step("fetch", silence=300.0):
+        clock += 290.0
+    with progress.step("fetch"):
+        clock += LEAST + 0.25
+        assert progress.stalled() == ["fetch"]
