@@ -32,7 +32,7 @@ class ResultFormat(StrEnum):
 
     #: Lossless, read everywhere.
     PNG = "png"
-    #: Lossless and a quarter smaller.
+    #: Lossless and a fifth smaller.
     WEBP_LOSSLESS = "webp-lossless"
     #: Lossy, with transparency; `quality` says how.
     WEBP = "webp"

@@ -55,6 +55,10 @@ def _bad(name: str, what: str, make: Callable[[], bytes], code: str, note: str =
     return Input(name, what, make, code, note=note)
 
 
+def _few_colours() -> Image.Image:
+    return _scene().quantize(8, dither=Image.Dither.NONE)
+
+
 def _wide(channels: int) -> bytes:
     """A 16-bit PNG of one or three channels."""
     image = np.asarray(_scene().convert("L") if channels == 1 else _scene())
@@ -105,7 +109,7 @@ GOOD_PICTURES = [
     _good(
         "png-palette-alpha",
         "PNG with a palette and a transparent colour",
-        lambda: saved(_scene().convert("P"), "PNG", transparency=3),
+        lambda: saved(_few_colours(), "PNG", transparency=_few_colours().getpixel((90, 32))),
         "transparency is kept",
     ),
     _good("png-16-bit-grey", "PNG, grey, 16 bits", lambda: _wide(1), "rounded to 8 bits"),
@@ -247,7 +251,8 @@ BAD = [
     _bad("jpeg-cut", "JPEG cut short", lambda: _cut(saved(_scene(), "JPEG")), "corrupt_source"),
     _bad("webp-cut", "WebP cut short", lambda: _cut(saved(_scene(), "WEBP")), "corrupt_source"),
     _bad("png-bomb", "a PNG of 20 KB that unpacks to half a gigabyte",
-         lambda: saved(Image.new("RGB", (13_000, 13_000)), "PNG"), "too_large"),
+         lambda: saved(Image.new("RGB", (13_000, 13_000)), "PNG"), "too_large",
+         "refused from its header"),
     _bad("webp-bomb", "a WebP of 30 bytes that says it is 16384x16384",
          lambda: files.webp_canvas(16_384, 16_384), "too_large"),
     _bad("png-text-bomb", "PNG with a text that unpacks to 50 MB",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sqlalchemy import text
 from tests.factories import job_of
+from tests.inputs import page
 from tests.inputs.catalogue import CATALOGUE, Input
 from tests.inputs.files import latents, npy, saved
 from tests.pictures import encoded, picture
@@ -18,6 +19,8 @@ from twofold_schema.errors import JobError
 from twofold_schema.job import JobState, Parameters
 from twofold_schema.ledger import requests
 from twofold_worker.upscaler.port import Made, Slot
+
+AGAIN = "write it anew: python -m tests.inputs.page"
 
 
 class Counting(NearestUpscaler):
@@ -50,6 +53,12 @@ def test_every_kind_of_input_ends_as_the_catalogue_says(workshop: Make, one: Inp
             [one.comes_to],
         )
         assert device.slots == []
+    assert page.row(one, job) in page.block(page.PAGE.read_text(encoding="utf-8")), AGAIN
+
+
+def test_the_page_has_a_row_for_every_input_and_no_more() -> None:
+    rows = page.block(page.PAGE.read_text(encoding="utf-8")).splitlines()
+    assert [row.split(" | ")[0] for row in rows] == [f"| {one.what}" for one in CATALOGUE], AGAIN
 
 
 def test_a_picture_with_four_channels_is_never_taken_for_latents(workshop: Make) -> None:

@@ -112,7 +112,10 @@ def encode(values: NDArray[np.float32], *, width: int, height: int) -> bytes:
 def _explain_values(stored: NDArray[Any]) -> str:
     broken = int(stored.size - np.isfinite(stored).sum())
     if broken:
-        return f"The latents have {broken} values that are NaN or infinite; make them anew."
+        return (
+            f"The latents have values that are NaN or infinite, {broken} of {stored.size}; make "
+            "them anew."
+        )
     return (
         f"The latents have values up to {float(np.abs(stored).max()):.3g}; those of Stable "
         "Diffusion 1 and 2 stay below 10. Submit what its pipeline returns, as it is."
@@ -232,4 +235,6 @@ def _sides(shape: object) -> tuple[int, int]:
 
 
 def _refuse_dtype(dtype: object) -> NoReturn:
-    raise InvalidLatents(f"The latents are {dtype}; store float16, bfloat16, float32 or float64.")
+    # Without NumPy's signs of the byte order, one of which is the bar of tables.
+    name = str(dtype).lstrip("<>=|")
+    raise InvalidLatents(f"The latents are {name}; store float16, bfloat16, float32 or float64.")

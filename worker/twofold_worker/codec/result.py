@@ -59,7 +59,7 @@ def encode(pixels: NDArray[np.uint8], output: Output) -> bytes:
     """Encode uint8 [h, w, 3], or [h, w, 4] with alpha, as a picture of the wanted kind.
 
     Speed is chosen over size: PNG level 1 takes a quarter of the default's time for files about a
-    sixth larger, lossless WebP with the least effort half of that for files a quarter smaller.
+    sixth larger, lossless WebP with the least effort half of that for files a fifth smaller.
 
     Raises:
         ValueError: The kind is no picture's.
