@@ -79,6 +79,15 @@ class DirectoryStorage:
         except OSError as error:
             raise StorageUnavailable(f"{uri} cannot be written now: {error.strerror}.") from error
 
+    def delete(self, uri: ArtifactUri) -> None:
+        """Remove a file; see `Storage.delete`."""
+        try:
+            self._inside(uri).unlink(missing_ok=True)
+        except PermissionError:
+            raise ResultDenied(f"The worker may not remove {uri}; grant it write access.") from None
+        except OSError as error:
+            raise StorageUnavailable(f"{uri} cannot be removed now: {error.strerror}.") from error
+
     def _file(self, uri: ArtifactUri) -> Path:
         path = self._inside(uri)
         if not path.is_file():

@@ -130,6 +130,10 @@ class S3Storage:
                     return self._expect(uri, sha256)
         raise StorageUnavailable(f"{uri} is being written by others; try again.")
 
+    def delete(self, uri: ArtifactUri) -> None:
+        """Remove an object; see `Storage.delete`."""
+        _writing(uri, lambda: self._client.delete_object(Bucket=uri.bucket, Key=uri.key))
+
     def _expect(self, uri: ArtifactUri, sha256: str) -> None:
         found = _writing(
             uri, lambda: self._client.head_object(Bucket=uri.bucket, Key=uri.key)["Metadata"]
