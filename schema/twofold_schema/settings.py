@@ -232,7 +232,8 @@ class WorkerSettings(Settings):
 
     Attributes:
         model: A folder, or the id of a model on the Hugging Face hub.
-        model_revision: The hub commit; ignored for a folder.
+        model_revision: The hub's commit. For a folder, `sha256:` and the 16 digits that `twofold
+            doctor` prints, if its files shall be compared with them; a commit says nothing there.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         dtype: `auto` is bfloat16 on a GPU and float32 on a CPU.
         processes: Worker processes to keep; 0 for one per visible GPU, else one.
