@@ -2,6 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 import boto3
@@ -47,6 +50,21 @@ _EMPTY_ETAG = '"d41d8cd98f00b204e9800998ecf8427e"'
 #: Two writers of one key at once; whoever asks again learns who won.
 _RACING = {"ConditionalRequestConflict", "409"}
 _RACES = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bucket:
+    """What S3 says of a bucket.
+
+    Attributes:
+        found: Whether there is such a bucket.
+        listable: Whether it may be listed. Objects may be readable all the same.
+        clock: S3's, in whole seconds; None if it does not say.
+    """
+
+    found: bool
+    listable: bool
+    clock: datetime | None
 
 
 class S3Storage:
@@ -133,6 +151,32 @@ class S3Storage:
     def delete(self, uri: ArtifactUri) -> None:
         """Remove an object; see `Storage.delete`."""
         _writing(uri, lambda: self._client.delete_object(Bucket=uri.bucket, Key=uri.key))
+
+    def ask_bucket(self, bucket: str) -> Bucket:
+        """Whether a bucket is there, as far as these credentials may know.
+
+        Raises:
+            SourceDenied: There are no credentials.
+            StorageUnavailable: S3 did not answer in time.
+        """
+
+        def ask() -> Bucket:
+            refusal: str | None = None
+            try:
+                headers = self._client.head_bucket(Bucket=bucket)["ResponseMetadata"]["HTTPHeaders"]
+            except ClientError as error:
+                # The answer to a HEAD says no more than its status.
+                refusal = _code(error)
+                if refusal not in {"403", "404"}:
+                    raise
+                headers = error.response["ResponseMetadata"]["HTTPHeaders"]
+            return Bucket(
+                found=refusal != "404",
+                listable=refusal is None,
+                clock=parsedate_to_datetime(headers["date"]) if "date" in headers else None,
+            )
+
+        return _reading(ArtifactUri("s3", bucket, ""), ask)
 
     def _expect(self, uri: ArtifactUri, sha256: str) -> None:
         found = _writing(
