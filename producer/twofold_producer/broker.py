@@ -1,9 +1,14 @@
 """The bell: sends tickets over Celery. Ringing never raises and never waits for the broker."""
 
+import tempfile
 import threading
+from dataclasses import dataclass
+from pathlib import Path
 
+import redis
 import structlog
 from celery import Celery
+from kombu import Connection
 from kombu.exceptions import KombuError, OperationalError
 
 from twofold_schema import ticket
@@ -13,6 +18,59 @@ log = structlog.get_logger(__name__)
 
 #: A process that ends waits this long for tickets that are on their way, in seconds.
 FAREWELL_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedisServer:
+    """A Redis server that carries tickets.
+
+    Attributes:
+        version: As it says.
+        eviction: What it does when its memory is full: `noeviction`, `allkeys-lru`, …
+    """
+
+    version: str
+    eviction: str
+
+
+def ask_redis(settings: BrokerSettings, *, timeout_seconds: float) -> RedisServer:
+    """Ask Redis what it is, and write and remove a key of a moment.
+
+    Args:
+        settings: Of a Redis.
+        timeout_seconds: What one step may take; silence ends after a few.
+
+    Raises:
+        redis.RedisError: It is away, or refuses something.
+        ValueError: The URL cannot be taken apart.
+    """
+    patience = {"socket_connect_timeout": timeout_seconds, "socket_timeout": timeout_seconds}
+    options = {**settings.transport_options, **patience, "max_retries": 0}
+    # Through kombu, which reads the URL in its own way, as every ticket does.
+    with Connection(settings.url, transport_options=options) as connection:
+        client: redis.Redis = connection.channel().client  # type: ignore[attr-defined]  # Redis's
+        told = client.info()
+        key = f"{ticket.QUEUE}.doctor"
+        client.set(key, "", ex=10)
+        client.delete(key)
+    return RedisServer(
+        version=str(told.get("redis_version", "?")),
+        eviction=str(told.get("maxmemory_policy", "noeviction")),
+    )
+
+
+def ask_folder(settings: BrokerSettings) -> Path:
+    """Write and remove a file where a folder's tickets go.
+
+    Raises:
+        OSError: The folder is not there, or may not be written.
+    """
+    queue = Path(str(settings.transport_options["data_folder_in"]))
+    control = Path(str(settings.transport_options["control_folder"]))
+    for folder in (queue, control):
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-"):
+            pass
+    return queue.parent
 
 
 class Bell:

@@ -5,6 +5,7 @@ Nothing here keeps state in a session, so that pgbouncer may stand between.
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -117,3 +118,29 @@ def migrate(settings: DatabaseSettings, revision: str = "head") -> None:
     from alembic import command
 
     command.upgrade(alembic_config(settings), revision)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revision:
+    """How far a database's schema is.
+
+    Attributes:
+        here: The newest revision that this version knows.
+        there: The database's; None for a database that was never migrated.
+        known: Whether this version knows the database's revision.
+    """
+
+    here: str
+    there: str | None
+    known: bool
+
+
+def revision(settings: DatabaseSettings, connection: Connection) -> Revision:
+    """Compare a database with this version."""
+    from alembic.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    scripts = ScriptDirectory.from_config(alembic_config(settings))
+    there = MigrationContext.configure(connection).get_current_revision()
+    known = there in {script.revision for script in scripts.walk_revisions()}
+    return Revision(here=str(scripts.get_current_head()), there=there, known=known)

@@ -27,7 +27,9 @@ from twofold_schema.errors import ConfigError, InvalidUri
 from twofold_schema.lanes import SizeLimits
 
 PREFIX = "TWOFOLD_"
-_FILE = "_FILE"
+FILE = "_FILE"
+#: What is wrong with a name that no part knows.
+UNKNOWN = "is not a setting of Twofold; correct its name or unset it."
 
 #: From here on Pillow has doubts of its own.
 _PILLOW_MAX_PIXELS = 89_478_485
@@ -61,17 +63,20 @@ class Settings(BaseModel):
             ConfigError: A value is wrong or missing, or a `TWOFOLD_` name is unknown; the message
                 names the variable.
         """
-        environment = os.environ if environment is None else environment
-        _refuse_unknown(environment)
+        environment = process_environment() if environment is None else environment
+        for variable in unknown(environment):
+            raise ConfigError(f"{variable} {UNKNOWN}")
         given = {
             name: text
             for name in cls.model_fields
-            if (text := _read(environment, PREFIX + name.upper())) is not None
+            if (text := read(environment, PREFIX + name.upper())) is not None
         }
         try:
             return cls.model_validate(given)
         except ValidationError as invalid:
-            raise ConfigError(_explain(invalid)) from None
+            raise ConfigError(
+                " ".join(f"{variable} {fault}" for variable, fault in explain(invalid).items())
+            ) from None
 
 
 class DatabaseSettings(Settings):
@@ -256,7 +261,8 @@ class WorkerSettings(Settings):
 
     Attributes:
         model: A folder, or the id of a model on the Hugging Face hub.
-        model_revision: The hub commit; ignored for a folder.
+        model_revision: The hub's commit. For a folder, `sha256:` and the 16 digits that `twofold
+            doctor` prints, if its files shall be compared with them; a commit says nothing there.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         dtype: `auto` is bfloat16 on a GPU and float32 on a CPU.
         processes: Worker processes to keep; 0 for one per visible GPU, else one.
@@ -328,40 +334,49 @@ PARTS: tuple[type[Settings], ...] = (
 )
 
 
-def _read(environment: Mapping[str, str], variable: str) -> str | None:
-    direct, path = environment.get(variable), environment.get(variable + _FILE)
+def process_environment() -> Mapping[str, str]:
+    """The environment of this process."""
+    return os.environ
+
+
+def read(environment: Mapping[str, str], variable: str) -> str | None:
+    """The text of a variable, or of the file that it names; None for neither.
+
+    Raises:
+        ConfigError: Both are set, or the file cannot be read.
+    """
+    direct, path = environment.get(variable), environment.get(variable + FILE)
     if direct is not None and path is not None:
-        raise ConfigError(f"{variable} and {variable}{_FILE} are both set; unset one of them.")
+        raise ConfigError(f"{variable} and {variable}{FILE} are both set; unset one of them.")
     if path is None:
         return direct or None
     try:
         return Path(path).read_text(encoding="utf-8").strip()
     except OSError as unreadable:
         raise ConfigError(
-            f"{variable}{_FILE} names a file that cannot be read: {unreadable}"
+            f"{variable}{FILE} names a file that cannot be read: {unreadable}"
         ) from None
     except UnicodeDecodeError:
         # Without the cause, which quotes the secret.
-        raise ConfigError(f"{variable}{_FILE} names a file that is not UTF-8 text.") from None
+        raise ConfigError(f"{variable}{FILE} names a file that is not UTF-8 text.") from None
 
 
-def _refuse_unknown(environment: Mapping[str, str]) -> None:
+def unknown(environment: Mapping[str, str]) -> list[str]:
+    """The `TWOFOLD_` variables that no part knows."""
     known = {PREFIX + name.upper() for part in PARTS for name in part.model_fields}
-    known |= {name + _FILE for name in known}
-    for variable in environment:
-        if variable.startswith(PREFIX) and variable not in known:
-            raise ConfigError(
-                f"{variable} is not a setting of Twofold; correct its name or unset it."
-            )
+    known |= {name + FILE for name in known}
+    return [name for name in environment if name.startswith(PREFIX) and name not in known]
 
 
-def _explain(invalid: ValidationError) -> str:
-    faults = []
+def explain(invalid: ValidationError) -> dict[str, str]:
+    """What is wrong with which variable."""
+    faults: dict[str, str] = {}
     for fault in invalid.errors(include_input=False, include_url=False):
         variable = PREFIX + str(fault["loc"][0]).upper() if fault["loc"] else PREFIX
-        reason = "is not set" if fault["type"] == "missing" else f"is wrong: {fault['msg']}"
-        faults.append(f"{variable} {reason}.")
-    return " ".join(faults)
+        reason = fault["msg"].removeprefix("Value error, ").rstrip(".")
+        missing = fault["type"] == "missing"
+        faults.setdefault(variable, "is not set." if missing else f"is wrong: {reason}.")
+    return faults
 
 
 def describe(part: type[Settings]) -> list[tuple[str, Any]]:

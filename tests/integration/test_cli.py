@@ -233,6 +233,40 @@ class TestServing:
         assert "hunter2" not in ended.stderr
 
 
+class TestSettings:
+    def test_shows_each_masked_and_where_it_comes_from(self, house: House, tmp_path: Path) -> None:
+        file = tmp_path / "url"
+        file.write_text("redis://:hunter2hunter2@redis:6379/0", encoding="utf-8")
+        environment = {k: v for k, v in house.environment.items() if k != "TWOFOLD_BROKER_URL"}
+        shell = Shell(environment | {"TWOFOLD_BROKER_URL_FILE": str(file)}, tmp_path)
+
+        ended = shell("config", "show")
+
+        rows = {line.split()[0]: line.split()[1:] for line in ended.stdout.splitlines()}
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert rows["TWOFOLD_BROKER_URL"] == ["redis://:***@redis:6379/0", "file", str(file)]
+        assert rows["TWOFOLD_LEASE_SECONDS"] == ["4.0", "environment"]
+        assert rows["TWOFOLD_MAX_ATTEMPTS"] == ["3", "default"]
+
+    def test_a_wrong_one_is_shown_as_wrong_and_ends_with_2(self, twofold: Shell) -> None:
+        ended = twofold(
+            "config",
+            "show",
+            "-o",
+            "json",
+            TWOFOLD_MAX_SIDE="0",
+            TWOFOLD_DATABASE_URL="mysql://user:hunter2@host/name",
+        )
+
+        rows = {row["variable"]: row for row in json.loads(ended.stdout)}
+        assert ended.returncode == 2
+        assert rows["TWOFOLD_MAX_SIDE"]["value"] == "0"
+        assert "greater than" in rows["TWOFOLD_MAX_SIDE"]["fault"]
+        assert rows["TWOFOLD_DATABASE_URL"]["value"] == "***"
+        assert "TWOFOLD_DATABASE_URL is wrong: write postgresql://" in ended.stderr
+        assert "hunter2" not in ended.stdout + ended.stderr
+
+
 def test_a_database_that_is_away_is_one_line_and_no_traceback() -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "twofold_producer", "jobs", "list"],

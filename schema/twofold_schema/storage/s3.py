@@ -18,6 +18,7 @@ from twofold_schema.errors import (
 )
 from twofold_schema.settings import StorageSettings
 from twofold_schema.storage.port import Capabilities, Content, Entry, whole_seconds
+from twofold_schema.storage.s3_bucket import Bucket, ask_bucket
 from twofold_schema.storage.s3_client import Connections, connect, longest_seconds
 from twofold_schema.storage.s3_errors import (
     DENIED,
@@ -184,6 +185,10 @@ class S3Storage:
             except ClientError as error:
                 if code(error) != "NoSuchKey":
                     raise
+
+    def ask_bucket(self, name: str) -> Bucket:
+        """Whether a bucket is there; see `s3_bucket.ask_bucket`."""
+        return ask_bucket(self._client, name)
 
     def sign_read(self, uri: ArtifactUri, *, expires: timedelta) -> str:
         """A URL to GET an object from, at the public endpoint; see `Storage.sign_read`."""

@@ -14,7 +14,7 @@ from PIL import Image
 
 from twofold_schema.errors import JobError, NotFinite
 from twofold_schema.lanes import LATTICE, PIXELS_PER_LATENT
-from twofold_worker.upscaler import weights
+from twofold_worker.upscaler import provenance, weights
 from twofold_worker.upscaler.port import BatchTooLarge, DeviceLost, Latents, Made, Pixels, Slot
 from twofold_worker.upscaler.standin import is_stand_in
 
@@ -56,19 +56,24 @@ class DiffusionUpscaler:
         Args:
             model: A local folder, or a hub id (fetched unless it is in the hub's cache).
             revision: The hub commit; a model that changes under a running fleet would break what
-                `reproducible` promises. Ignored for folders.
+                `reproducible` promises. Of a folder the digest, if it shall be compared; a commit
+                is ignored there.
             device: "auto" (CUDA where there is one, else the CPU) or a name known to torch.
             dtype: "float32", "bfloat16", "float16", or "auto": float32 on the CPU, bfloat16 on
                 CUDA, float16 where bfloat16 is not native.
 
         Raises:
-            ConfigError: A value is not known here, or the model is missing or damaged.
+            ConfigError: A value is not known here, or the model is missing, damaged or another one.
             torch.OutOfMemoryError: The weights do not fit the device.
         """
         place = weights.device_named(device)
         number = weights.dtype_named(dtype, place)
         local = Path(model).is_dir()
         folder = Path(model).resolve() if local else weights.fetch(model, revision)
+        # The hub's cache names a snapshot's folder by its commit.
+        found = provenance.digest(provenance.hashes(folder)) if local else folder.name
+        if local:
+            provenance.check(folder, found, revision)
         if place.type == "cpu":
             # Kernels split a batch among their threads. With another number of them than a power
             # of two, a picture was seen to depend on its slot.
@@ -80,8 +85,7 @@ class DiffusionUpscaler:
         return cls(
             pipeline.to(place),
             name="stand-in" if is_stand_in(folder) else folder.name if local else model,
-            # The hub's cache names a snapshot's folder by its commit.
-            revision=weights.digest(folder) if local else folder.name,
+            revision=found,
         )
 
     def warm_up(self) -> None:

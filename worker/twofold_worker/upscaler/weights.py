@@ -3,7 +3,6 @@
 # diffusers calls itself typed and mostly is not.
 # mypy: disable-error-code="no-untyped-call"
 
-import hashlib
 import re
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -62,6 +61,25 @@ def dtype_named(name: str, device: torch.device) -> torch.dtype:
     return _DTYPES[name]
 
 
+def cached(model: str, revision: str | None) -> Path | None:
+    """The folder of a hub model in the hub's cache; None if it is not in there.
+
+    Raises:
+        ConfigError: The revision is no commit.
+    """
+    try:
+        return _snapshot(model, _commit(model, revision), local_files_only=True)
+    except FileNotFoundError:
+        return None
+
+
+def offline() -> bool:
+    """Whether HF_HUB_OFFLINE forbids to ask the hub."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
 def fetch(model: str, revision: str | None) -> Path:
     """The folder of a hub model in the hub's cache, named by its commit; fetched if need be.
 
@@ -70,26 +88,11 @@ def fetch(model: str, revision: str | None) -> Path:
     Raises:
         ConfigError: The revision is no commit, or neither the cache nor the hub has it.
     """
-    if revision is None or not _COMMIT.fullmatch(revision):
-        raise ConfigError(
-            f"TWOFOLD_MODEL is {model!r}, which is no folder here, so TWOFOLD_MODEL_REVISION must "
-            f"pin a commit of the hub, 40 hex digits; it is {revision!r}."
-        )
-    from diffusers import DiffusionPipeline
+    commit = _commit(model, revision)
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # renamed by versions
 
-    def snapshot(*, local_files_only: bool) -> Path:
-        return Path(
-            DiffusionPipeline.download(
-                model, revision=revision, use_safetensors=True, local_files_only=local_files_only
-            )
-        )
-
     try:
-        try:
-            return snapshot(local_files_only=True)
-        except FileNotFoundError:
-            return snapshot(local_files_only=False)
+        return cached(model, commit) or _snapshot(model, commit, local_files_only=False)
     except (OSError, ValueError, httpx.HTTPError) as error:
         raise ConfigError(
             f"TWOFOLD_MODEL is {model!r} at TWOFOLD_MODEL_REVISION {revision!r}: there is no such "
@@ -98,11 +101,45 @@ def fetch(model: str, revision: str | None) -> Path:
         ) from error
 
 
-def assemble(folder: Path, dtype: torch.dtype) -> Pipeline:
+def _commit(model: str, revision: str | None) -> str:
+    if revision is None or not _COMMIT.fullmatch(revision):
+        raise ConfigError(
+            f"TWOFOLD_MODEL is {model!r}, which is no folder here, so TWOFOLD_MODEL_REVISION must "
+            f"pin a commit of the hub, 40 hex digits; it is {revision!r}."
+        )
+    return revision
+
+
+def _snapshot(model: str, commit: str, *, local_files_only: bool) -> Path:
+    from diffusers import DiffusionPipeline
+
+    return Path(
+        DiffusionPipeline.download(
+            model, revision=commit, use_safetensors=True, local_files_only=local_files_only
+        )
+    )
+
+
+def inspect(folder: Path) -> None:
+    """See whether a pipeline folder is whole, reading no more of its weights than their names.
+
+    Raises:
+        ConfigError: As `assemble`.
+    """
+    assemble(folder, torch.float32, weightless=True)
+
+
+def assemble(folder: Path, dtype: torch.dtype, *, weightless: bool = False) -> Pipeline:
     """Load a pipeline folder on the CPU, whole or not at all.
 
     The models are loaded one by one, because the pipeline's own loader leaves tensors that the
     files lack unset or random, with a warning at most.
+
+    Args:
+        folder: Of the pipeline.
+        dtype: Of its numbers.
+        weightless: See only whether all fits together: of each tensor no more than its name and
+            shape is read, and the pipeline cannot be run.
 
     Raises:
         ConfigError: A file is missing, damaged, of another model, or not safetensors.
@@ -116,11 +153,12 @@ def assemble(folder: Path, dtype: torch.dtype) -> Pipeline:
 
     kinds = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
     how = {"use_safetensors": True, "local_files_only": True, "dtype": dtype}
+    place = {"device_map": torch.device("meta")} if weightless else {}
     parts = {}
     try:
         for part, kind in kinds.items():
             parts[part], found = kind.from_pretrained(
-                folder, subfolder=part, output_loading_info=True, **how
+                folder, subfolder=part, output_loading_info=True, **how, **place
             )
             if found["missing_keys"]:
                 raise ValueError(f"{part} lacks {min(found['missing_keys'])}")
@@ -136,14 +174,3 @@ def assemble(folder: Path, dtype: torch.dtype) -> Pipeline:
             f"fetch it again or name another. ({error})"
         ) from error
     return pipeline
-
-
-def digest(folder: Path) -> str:
-    """`sha256:` and 16 hex digits over each file's relative name and content, in order."""
-    total = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256")
-            total.update(path.relative_to(folder).as_posix().encode() + b"\0" + content.digest())
-    return f"sha256:{total.hexdigest()[:16]}"

@@ -1,0 +1,110 @@
+"""The checks of what runs: the keeper, the workers of the fleet, the worker of this host."""
+
+import socket
+from collections.abc import Iterator
+from datetime import timedelta
+
+from twofold_producer.doctor.configuration import needed
+from twofold_producer.doctor.database import asking
+from twofold_schema import findings
+from twofold_schema.effective import Effective
+from twofold_schema.findings import Finding
+from twofold_schema.ledger import reads, vitals
+from twofold_schema.settings import KeeperSettings
+
+KEEPER = "keeper"
+WORKERS = "workers"
+WORKER = "worker"
+
+#: A keeper that is busy, or between two hosts, may be late this often.
+_LATE_LOOKS = 10
+_LATE_SECONDS = 30.0
+_COUNTED = 1000
+
+_RUN_KEEPER = "Run `twofold keeper`: one or more, always."
+_RUN_WORKER = "Run `twofold worker` on a GPU host."
+
+
+def check_keeper(settings: Effective) -> Iterator[Finding]:
+    """Whether somebody promotes, expires and rescues."""
+    every = needed(settings, KeeperSettings).keeper_seconds
+    patience = timedelta(seconds=max(_LATE_LOOKS * every, _LATE_SECONDS))
+    with asking(settings) as connection:
+        pulse = vitals.pulse(connection)
+        workers = bool(vitals.crews(connection))
+    if pulse.age is None:
+        yield findings.failed(KEEPER, "Nobody has ever looked after the jobs.", _RUN_KEEPER)
+    elif pulse.age > patience:
+        yield findings.failed(
+            KEEPER, f"Nobody has looked after the jobs for {_span(pulse.age)}.", _RUN_KEEPER
+        )
+    elif pulse.overdue is not None and pulse.overdue > patience:
+        yield findings.failed(
+            KEEPER,
+            f"A job has waited {_span(pulse.overdue)} to be promoted or expired: workers rescue, "
+            "but no keeper runs, or it does not keep up.",
+            _RUN_KEEPER,
+        )
+    else:
+        who = "A keeper or worker" if workers else "A keeper"
+        yield findings.ok(KEEPER, f"{who} looked {_span(pulse.age)} ago; nothing is overdue.")
+
+
+def check_workers(settings: Effective) -> Iterator[Finding]:
+    """Who works, with which model."""
+    with asking(settings) as connection:
+        crews = vitals.crews(connection)
+        waiting = reads.count_claimable(connection, older_than=timedelta(0), most=_COUNTED)
+    wait = f"{waiting if waiting < _COUNTED else f'{_COUNTED} or more'} queued"
+    if not crews and waiting:
+        yield findings.warning(WORKERS, f"No worker is live, and jobs wait: {wait}.", _RUN_WORKER)
+        return
+    if not crews:
+        yield findings.ok(WORKERS, "No worker is live, and no job waits.")
+        return
+    live = "; ".join(_named(crew) for crew in crews)
+    models = {(crew.model, crew.model_revision) for crew in crews}
+    if len(models) > 1:
+        yield findings.warning(
+            WORKERS,
+            f"Live workers have different models, so that the same job gets different pictures: "
+            f"{live}.",
+            "Set one TWOFOLD_MODEL and TWOFOLD_MODEL_REVISION for the whole fleet.",
+        )
+    else:
+        yield findings.ok(WORKERS, f"{live}; {wait}.")
+
+
+def check_worker(settings: Effective) -> Iterator[Finding]:
+    """Whether a worker of this host holds a lease: what a container's health check asks."""
+    host = socket.gethostname()
+    with asking(settings) as connection:
+        crews = vitals.crews(connection, host=host)
+    if crews:
+        yield findings.ok(WORKER, f"On this host: {'; '.join(_named(crew) for crew in crews)}.")
+    else:
+        yield findings.skipped(
+            WORKER,
+            f"No worker of this host ({host}) holds a lease.",
+            "If there should be one: run `twofold worker` here, or read its log.",
+        )
+
+
+def _named(crew: vitals.Crew) -> str:
+    workers = "worker" if crew.runs == 1 else "workers"
+    revision = crew.model_revision[: len("sha256:") + 16]
+    return (
+        f"{crew.runs} {workers} on {crew.device} with {crew.model} {revision} "
+        f"(Twofold {crew.version}), {crew.holding} jobs in hand"
+    )
+
+
+def _span(time: timedelta) -> str:
+    seconds = max(0.0, time.total_seconds())
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 2 * 3600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.0f} h"
