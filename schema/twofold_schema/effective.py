@@ -7,13 +7,14 @@ import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Self, TypeVar
+from typing import Self, TypeVar, get_args
 
 from pydantic import SecretStr, ValidationError
 
+from twofold_schema.environment import FILE, PREFIX, UNKNOWN, Settings, explain, read, unknown
 from twofold_schema.errors import ConfigError
 from twofold_schema.masking import MASK, masked_url, scrub
-from twofold_schema.settings import FILE, PARTS, PREFIX, UNKNOWN, Settings, explain, read, unknown
+from twofold_schema.settings import PARTS
 
 Part = TypeVar("Part", bound=Settings)
 
@@ -158,7 +159,8 @@ def _value(reading: _Reading, name: str, *, wrong: bool) -> str | int | float | 
 def _is_secret(part: type[Settings], name: str, text: str) -> bool:
     """Whether it is one by its kind, or looks like a URL with a password, wherever it stands."""
     looks = "@" in text and not text.startswith(("s3://", "file://"))
-    return part.model_fields[name].annotation is SecretStr or looks
+    kind = part.model_fields[name].annotation
+    return SecretStr in (kind, *get_args(kind)) or looks
 
 
 def _stranger(variable: str) -> Setting:

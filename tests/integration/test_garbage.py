@@ -203,3 +203,22 @@ def test_a_running_keeper_collects(house: House, tmp_path: Path) -> None:
         lambda: {str(entry.uri) for entry in producer.storage.list(prefix)} == expected,
         why=house.logs,
     )
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_the_command_lists_what_it_deletes_or_would(house: House, *, dry_run: bool) -> None:
+    producer = house.producer()
+    house.worker()
+    job = producer.wait(producer.submit(encoded()).job_id, timeout=60)
+    zombie = result_place(job, Claim(job_id=job.id, fence=9, run_id=new_id()))
+    producer.storage.write_once(zombie, b"x", content_type="image/png", sha256="", metadata={})
+    prefix = ArtifactUri.parse(job.output_prefix)
+    before = {entry.uri for entry in producer.storage.list(prefix)}
+
+    command = ["collect", "--older-than", "0", *(["--dry-run"] if dry_run else [])]
+    ended = house.process(["-m", "twofold_producer", *command])
+
+    assert ended.wait(60) == 0, house.logs()
+    assert f"{zombie}\n" in house.logs()
+    after = {entry.uri for entry in producer.storage.list(prefix)}
+    assert after == (before if dry_run else before - {zombie})

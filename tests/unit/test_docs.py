@@ -4,7 +4,8 @@ import inspect
 import re
 from pathlib import Path
 
-from twofold_schema.settings import PARTS, Settings, describe
+from twofold_schema.environment import Settings, describe
+from twofold_schema.settings import PARTS
 
 SETTINGS = Path(__file__).parents[2] / "docs" / "04-settings.md"
 

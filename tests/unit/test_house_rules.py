@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from twofold_schema import errors
+from twofold_schema.environment import PREFIX
 from twofold_schema.job import TRANSITIONS
-from twofold_schema.settings import PARTS, PREFIX
+from twofold_schema.settings import PARTS
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDERS = ("schema", "producer", "worker", "tests", "benchmarks")

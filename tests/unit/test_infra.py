@@ -10,7 +10,9 @@ import pytest
 import yaml
 from infra import write_secrets
 
-from twofold_schema.settings import PARTS, PREFIX, DatabaseSettings, WorkerSettings
+from twofold_producer.doctor.checks import CheckName
+from twofold_schema.environment import PREFIX
+from twofold_schema.settings import PARTS, DatabaseSettings, WorkerSettings
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(path for path in (ROOT / "infra").iterdir() if path.is_file())
@@ -101,6 +103,12 @@ def test_ports_are_published_to_this_host_only() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", ())]
     assert ports
     assert all(re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port) for port in ports)
+
+
+def test_health_checks_ask_the_doctor_for_what_it_knows() -> None:
+    tests = [service.get("healthcheck", {}).get("test", []) for service in OURS.values()]
+    asked = {test[-1] for test in tests if test[1:3] == ["twofold", "doctor"]}
+    assert asked == {CheckName.KEEPER, CheckName.WORKER}
 
 
 def test_processes_may_end_by_themselves_before_they_are_killed() -> None:

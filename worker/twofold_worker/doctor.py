@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Final
 
 from twofold_schema import findings
 from twofold_schema.effective import Effective
+from twofold_schema.environment import process_environment
 from twofold_schema.errors import ConfigError
 from twofold_schema.findings import Finding
-from twofold_schema.settings import WorkerSettings, process_environment
+from twofold_schema.settings import WorkerSettings
 from twofold_worker.upscaler import provenance
 from twofold_worker.upscaler.standin import is_stand_in
 

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from twofold_producer.cli.app import err, out
 from twofold_schema.effective import Effective, Setting
-from twofold_schema.settings import process_environment
+from twofold_schema.environment import process_environment
 
 EXIT_WRONG_SETTING = 2
 

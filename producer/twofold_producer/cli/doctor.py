@@ -15,8 +15,8 @@ from rich.text import Text
 from twofold_producer.cli.app import err, out
 from twofold_producer.doctor.checks import CheckName, examine
 from twofold_schema.effective import Effective
+from twofold_schema.environment import process_environment
 from twofold_schema.findings import Finding, Status
-from twofold_schema.settings import process_environment
 
 EXIT_UNWELL = 1
 

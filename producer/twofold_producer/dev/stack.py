@@ -19,9 +19,10 @@ from twofold_producer.dev.postgres import Postgres
 from twofold_producer.dev.redis import Redis
 from twofold_schema import database
 from twofold_schema.artifacts import ArtifactUri
+from twofold_schema.environment import PREFIX
 from twofold_schema.errors import ConfigError
 from twofold_schema.ledger import runs
-from twofold_schema.settings import PREFIX, DatabaseSettings
+from twofold_schema.settings import DatabaseSettings
 
 _READY_SECONDS = 300.0
 _LOG_TAIL = 2000

@@ -7,9 +7,9 @@ from typing import TypeVar
 from twofold_producer.doctor.examination import Blocked
 from twofold_schema import findings
 from twofold_schema.effective import Effective, Origin
+from twofold_schema.environment import Settings
 from twofold_schema.errors import ConfigError
 from twofold_schema.findings import Finding
-from twofold_schema.settings import Settings
 
 NAME = "settings"
 

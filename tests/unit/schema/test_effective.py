@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twofold_schema.effective import Effective, Origin, Setting
+from twofold_schema.environment import PREFIX
 from twofold_schema.errors import ConfigError
 from twofold_schema.settings import (
     PARTS,
-    PREFIX,
     BrokerSettings,
     DatabaseSettings,
     LimitSettings,
@@ -54,6 +54,20 @@ def test_a_value_says_where_it_comes_from(tmp_path: Path) -> None:
 def test_a_secret_keeps_the_shape_that_it_was_given() -> None:
     assert of()["DATABASE_URL"].value == "postgresql://user:***@host:5432/name"
     assert of()["BROKER_URL"].value == "rediss://:***@host:6379/0"
+
+
+def test_a_secret_that_may_be_absent_is_one_all_the_same() -> None:
+    """Also while it is wrong, and when another part's fault quotes it."""
+    right = of(FILE_URL="http://127.0.0.1:1", FILE_URL_SECRET="hunter2hunter2hunter2")
+    wrong = of(FILE_URL="http://127.0.0.1:1", FILE_URL_SECRET="hunter2")
+
+    assert (right["FILE_URL_SECRET"].value, right["FILE_URL_SECRET"].fault) == ("***", None)
+    assert wrong["FILE_URL_SECRET"].value == "***"
+    assert wrong["FILE_URL_SECRET"].fault
+    assert (
+        "hunter2hunter2hunter2"
+        in Effective.of(COMPLETE | {"TWOFOLD_FILE_URL_SECRET": "hunter2hunter2hunter2"}).secrets
+    )
 
 
 def test_every_fault_is_said_at_once() -> None:

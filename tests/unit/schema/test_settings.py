@@ -6,19 +6,17 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from twofold_schema.environment import PREFIX, Settings, describe
 from twofold_schema.errors import ConfigError
 from twofold_schema.settings import (
     PARTS,
-    PREFIX,
     BrokerSettings,
     DatabaseSettings,
     KeeperSettings,
     LimitSettings,
     LogSettings,
-    Settings,
     StorageSettings,
     WorkerSettings,
-    describe,
 )
 
 SECRET = "hunter2"
