@@ -100,7 +100,7 @@ def test_the_guard_sees_whoever_does(tmp_path: Path) -> None:
         *(fault.split(" reads ") for fault in faults if " reads " in fault), strict=True
     )
     assert what[:4] == ("ONE", "TWO", "THREE", "the whole environment")
-    assert set(who) == {"twofold_naughty", "twofold_schema.settings"}
+    assert set(who) == {"twofold_naughty", "twofold_schema.environment"}
     assert any(fault.startswith("socket.connect") for fault in faults)
     assert any(fault.startswith("socket.getaddrinfo") for fault in faults)
 
