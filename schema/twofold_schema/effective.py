@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Self, TypeVar
+from typing import Self, TypeVar, get_args
 
 from pydantic import SecretStr, ValidationError
 
@@ -158,7 +158,8 @@ def _value(reading: _Reading, name: str, *, wrong: bool) -> str | int | float | 
 def _is_secret(part: type[Settings], name: str, text: str) -> bool:
     """Whether it is one by its kind, or looks like a URL with a password, wherever it stands."""
     looks = "@" in text and not text.startswith(("s3://", "file://"))
-    return part.model_fields[name].annotation is SecretStr or looks
+    kind = part.model_fields[name].annotation
+    return kind is SecretStr or SecretStr in get_args(kind) or looks
 
 
 def _stranger(variable: str) -> Setting:

@@ -56,6 +56,22 @@ def test_a_secret_keeps_the_shape_that_it_was_given() -> None:
     assert of()["BROKER_URL"].value == "rediss://:***@host:6379/0"
 
 
+@pytest.mark.parametrize("results", ["s3://results/here", "nowhere"])
+def test_an_optional_secret_is_one_whatever_else_is_wrong(results: str) -> None:
+    environment = {
+        "TWOFOLD_FILE_URL": "http://127.0.0.1/files",
+        "TWOFOLD_FILE_URL_SECRET": "hunter2hunter2hunter2",
+        "TWOFOLD_RESULTS": results,
+    }
+    effective = Effective.of(COMPLETE | environment)
+
+    values = {one.variable: one.value for one in effective.settings}
+    assert values["TWOFOLD_FILE_URL_SECRET"] == "***"
+    assert "hunter2hunter2hunter2" in effective.secrets
+    assert of(FILE_URL_SECRET="short")["FILE_URL_SECRET"].value == "***"
+    assert of()["FILE_URL_SECRET"].value is None
+
+
 def test_every_fault_is_said_at_once() -> None:
     effective = Effective.of(
         {
