@@ -6,6 +6,7 @@
 """
 
 import re
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from twofold_producer.request import JobRequest, Source, is_uri
@@ -48,7 +49,7 @@ def published(request: JobRequest, prefix: ArtifactUri) -> ArtifactUri | None:
     name = _filled(request.publish_as, request, "publish_as")
     suffix = request.output_format.suffix
     place = prefix.child(name if name.endswith(suffix) else name + suffix)
-    _check(ArtifactUri.parse(str(place).replace(JOB, _LONGEST_ID)))
+    _check(replace(place, key=place.key.replace(JOB, _LONGEST_ID)))
     if is_uri(request.source) and ArtifactUri.parse(str(request.source)) == place:
         raise InvalidParameter(
             f"publish_as would overwrite the source {place}; choose another name or prefix."

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Self
 from urllib.parse import quote, unquote
@@ -130,7 +130,9 @@ def publish_place(job: Job) -> ArtifactUri | None:
     """The name to which the result is copied once the job has succeeded, if it wants one."""
     if job.publish_to is None:
         return None
-    return ArtifactUri.parse(job.publish_to.replace(JOB, str(job.id)))
+    # Read first: braces are percent-encoded in the URI of a file.
+    place = ArtifactUri.parse(job.publish_to)
+    return replace(place, key=place.key.replace(JOB, str(job.id)))
 
 
 def upload_place(uploads: ArtifactUri, sha256: str) -> ArtifactUri:
