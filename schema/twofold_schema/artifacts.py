@@ -15,6 +15,12 @@ JOB = "{job}"
 
 PREVIEW_SUFFIX = ".preview.webp"
 
+_UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+#: The id of a job, or of a run, somewhere in a name.
+ID = re.compile(_UUID)
+#: The last part of a claim's names: fence, run, suffix.
+CLAIM_FILE = re.compile(rf"(\d{{1,18}})-({_UUID})\.[a-z.]+")
+
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _MAX_KEY_BYTES = 1024
 
@@ -124,6 +130,12 @@ def result_place(job: Job, claim: Claim) -> ArtifactUri:
 def preview_place(job: Job, claim: Claim) -> ArtifactUri:
     """Where a claim stores the small picture of its result."""
     return _of_claim(job, claim, PREVIEW_SUFFIX)
+
+
+def looks_claimed(uri: ArtifactUri) -> bool:
+    """Whether a name has the shape of those that claims store under: an id, then fence and run."""
+    folder, _, name = uri.key.rpartition("/")
+    return CLAIM_FILE.fullmatch(name) is not None and ID.search(folder) is not None
 
 
 def publish_place(job: Job) -> ArtifactUri | None:

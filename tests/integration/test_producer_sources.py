@@ -16,6 +16,7 @@ from tests.house import House
 from tests.inputs.files import bfloat16, chunk, latents, npy, safetensors, saved, scene
 from tests.pictures import encoded, picture
 
+from twofold_producer import names
 from twofold_producer.producer import Producer
 from twofold_producer.request import JobRequest
 from twofold_schema import lanes
@@ -387,6 +388,8 @@ class TestNames:
             {"publish_as": "{stem}"},
             {"publish_as": "{key}"},
             {"publish_as": "{nothing}"},
+            {"publish_as": "{ job }"},
+            {"publish_as": "{job:>40}"},
             {"publish_as": ""},
             {"output_format": "tiff"},
             {"output_quality": 0},
@@ -409,6 +412,23 @@ class TestNames:
         options: dict[str, Any] = {parameter: name}
         with pytest.raises((InvalidUri, InvalidParameter)):
             guard.submit(encoded(), **options)
+
+    @pytest.mark.parametrize(
+        "name", [f"{new_id()}/1-{new_id()}", "{job}/1-{job}", f"x/{new_id()}/1-{new_id()}.preview"]
+    )
+    def test_a_name_that_a_claim_may_have_is_refused(self, guard: Producer, name: str) -> None:
+        """It would lie over another job's result, and be collected as a dead claim's."""
+        with pytest.raises(InvalidParameter, match="publish_as"):
+            guard.submit("s3://twofold/cat.webp", publish_as=name, output_format="webp")
+
+    @pytest.mark.parametrize("source", ["in/cat.png", "in//cat.png", "./in/./cat.png"])
+    def test_a_file_is_never_overwritten_however_it_is_written(
+        self, tmp_path: Path, source: str
+    ) -> None:
+        folder = ArtifactUri.of_file(tmp_path)
+        request = JobRequest.of(f"{folder}/{source}", {"publish_as": "{stem}"})
+        with pytest.raises(InvalidParameter, match="overwrite"):
+            names.published(request, folder.child("in"))
 
     def test_a_source_is_never_overwritten(self, producer: Producer, bucket: str) -> None:
         with pytest.raises(InvalidParameter, match="overwrite"):
