@@ -104,12 +104,16 @@ class Collector:
 
 
 def is_garbage(uri: ArtifactUri, job: Job) -> bool:
-    """Whether an object belongs to a claim of this job that is over and was not the winner's."""
+    """Whether an object belongs to a claim of this job that is over and was not the winner's.
+
+    A fence above the row's is of a future that this database has not seen: it was copied or
+    restored, and another one may name the object.
+    """
     named = CLAIM_FILE.fullmatch(uri.key.rpartition("/")[2])
     if named is None:
         return False
     claim = Claim(job_id=job.id, fence=int(named[1]), run_id=UUID(named[2]))
-    if uri not in {result_place(job, claim), preview_place(job, claim)}:
+    if claim.fence > job.fence or uri not in {result_place(job, claim), preview_place(job, claim)}:
         return False
     under_way = job.state is JobState.RUNNING and job.claim == claim
     kept = {job.result.uri, job.result.preview} if job.result else set()
