@@ -23,6 +23,7 @@ from twofold_schema.artifacts import (
     preview_place,
     result_place,
 )
+from twofold_schema.errors import ResultDenied
 from twofold_schema.job import Claim, Job, JobState
 from twofold_schema.ledger import objects
 from twofold_schema.storage.port import Entry, Storage
@@ -87,10 +88,18 @@ class Collector:
         for entry in garbage:
             log.info("garbage", uri=str(entry.uri), bytes=entry.size, dry_run=self._dry_run)
             if not self._dry_run:
-                self._storage.delete(entry.uri)
+                self._delete(entry.uri)
         ended = len(page) < _PAGE
         self._after = None if ended else page[-1].uri
         return Look(len(old), garbage, ended)
+
+    def _delete(self, uri: ArtifactUri) -> None:
+        try:
+            self._storage.delete(uri)
+        except ResultDenied:
+            # It may be kept for ever, by a lock say: the next look goes on behind it.
+            self._after = uri
+            raise
 
     def _unnamed(self, entries: Iterable[Entry]) -> Iterator[Entry]:
         candidates = {entry: _ids(entry.uri) for entry in entries if looks_claimed(entry.uri)}

@@ -1,5 +1,6 @@
 """What no row names is collected, and nothing else, whatever lies beside it."""
 
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
@@ -14,10 +15,14 @@ from tests.pictures import encoded
 from tests.workshop import Make, Workshop
 
 from twofold_producer.garbage import Collector, is_garbage
+from twofold_producer.keeper import Keeper, storage_duties
 from twofold_schema.artifacts import ArtifactUri, preview_place, result_place
+from twofold_schema.errors import ResultDenied
 from twofold_schema.ids import new_id
 from twofold_schema.job import Claim, JobState, Output
 from twofold_schema.ledger import outcomes
+from twofold_schema.settings import KeeperSettings
+from twofold_schema.storage.port import Entry, Storage
 
 NO_GRACE = timedelta(seconds=-60)  # also what was written this very moment
 
@@ -177,6 +182,74 @@ def test_it_goes_page_by_page_and_round_and_round(
     assert [look.ended for look in looks] == [False, False, True]
     assert {entry.uri for look in looks for entry in look.garbage} == zombies
     assert collects.look().garbage == ()
+
+
+class Refusing:
+    """A store that deletes nothing but what it is told to, and counts who asks for a listing."""
+
+    def __init__(self, storage: Storage, *, keeps: set[ArtifactUri]) -> None:
+        self._storage = storage
+        self._keeps = keeps
+        self.listings = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._storage, name)
+
+    def list(self, prefix: ArtifactUri, *, after: ArtifactUri | None = None) -> Iterator[Entry]:
+        self.listings += 1
+        return self._storage.list(prefix, after=after)
+
+    def delete(self, uri: ArtifactUri) -> None:
+        if uri in self._keeps:
+            raise ResultDenied
+        self._storage.delete(uri)
+
+
+def zombies_of(shop: Workshop, count: int) -> list[ArtifactUri]:
+    """What dead claims left, in the order of the keys."""
+    (job,) = shop.wait_settled(shop.submit(encoded()))
+    return sorted(
+        (
+            put(shop, result_place(job, Claim(job_id=job.id, fence=job.fence, run_id=new_id())))
+            for _ in range(count)
+        ),
+        key=str,
+    )
+
+
+def test_what_may_not_be_deleted_holds_nothing_else_up(workshop: Make) -> None:
+    with workshop() as shop:
+        first, locked, last = zombies_of(shop, 3)
+    store: Storage = Refusing(shop.storage, keeps={locked})  # type: ignore[assignment]
+    prefix = ArtifactUri.parse(shop.results)
+    collects = Collector(shop.engine, store, prefix, grace=NO_GRACE)
+
+    with pytest.raises(ResultDenied):
+        collects.look()
+    look = collects.look()
+
+    assert [entry.uri for entry in look.garbage] == [last]
+    assert left(shop) & {first, locked, last} == {locked}
+
+
+def test_a_store_that_refuses_is_not_asked_every_second(workshop: Make) -> None:
+    """Listings cost money, and warnings attention."""
+    with workshop() as shop:
+        zombies = zombies_of(shop, 2)
+    store = Refusing(shop.storage, keeps=set(zombies))
+    settings = KeeperSettings(collect_after_hours=1e-9)
+    duties = storage_duties(
+        shop.engine,
+        store,  # type: ignore[arg-type]
+        ArtifactUri.parse(shop.results),
+        settings,
+    )
+    keeper = Keeper(duties, every_seconds=1)
+
+    for _ in range(3):
+        keeper.once()
+
+    assert store.listings == 1
 
 
 @given(fence=st.integers(1, 5), held=st.integers(1, 5), same_run=st.booleans())
