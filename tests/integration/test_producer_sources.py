@@ -1,6 +1,7 @@
 """What the Python door takes and refuses, and what it writes down of it."""
 
 import io
+import os
 import struct
 import zlib
 from contextlib import suppress
@@ -124,6 +125,33 @@ class TestSources:
 
         assert count_jobs(house) == 0
         assert house.rows("SELECT * FROM job_keys") == []
+
+
+class TestOddSources:
+    """What is no source is named; what is one by another name is taken."""
+
+    @pytest.mark.parametrize("source", [None, 3, [b"x"], {"a": 1}, io.BytesIO(b"x")])
+    def test_what_is_no_source_is_said_in_one_sentence(
+        self, guard: Producer, source: object
+    ) -> None:
+        with pytest.raises(InvalidParameter) as refused:
+            guard.submit(source)  # type: ignore[arg-type]
+
+        assert refused.value.message == (
+            f"The job was not accepted: source: a {type(source).__name__} is no source; give a "
+            "URI, a path, a file's bytes, a PIL image, or latents as a tensor or array."
+        )
+
+    @pytest.mark.parametrize("kind", [bytearray, memoryview])
+    def test_bytes_of_any_kind_are_bytes(self, kind: type[Any]) -> None:
+        """Text among them is not taken for a path."""
+        assert JobRequest.of(kind(b"cat.png")).source == b"cat.png"
+
+    def test_whatever_stands_for_a_path_is_one(self, tmp_path: Path) -> None:
+        with os.scandir(tmp_path.parent) as entries:
+            entry = next(entries)
+
+        assert JobRequest.of(entry).source == Path(entry)  # type: ignore[arg-type]
 
 
 class TestRefusals:
