@@ -6,7 +6,6 @@ Objects of jobs that the database does not know are left alone, so that a keeper
 at an empty database deletes nothing.
 """
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,16 +15,21 @@ from uuid import UUID
 import structlog
 from sqlalchemy import Engine
 
-from twofold_schema.artifacts import ArtifactUri, preview_place, result_place
+from twofold_schema.artifacts import (
+    CLAIM_FILE,
+    ID,
+    ArtifactUri,
+    looks_claimed,
+    preview_place,
+    result_place,
+)
+from twofold_schema.errors import ResultDenied
 from twofold_schema.job import Claim, Job, JobState
 from twofold_schema.ledger import objects
 from twofold_schema.storage.port import Entry, Storage
 
 log = structlog.get_logger(__name__)
 
-_UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-# The last part of a claim's names: fence, run, suffix.
-_CLAIM = re.compile(rf"(\d{{1,18}})-({_UUID})\.[a-z.]+")
 _PAGE = 1000
 
 
@@ -84,17 +88,21 @@ class Collector:
         for entry in garbage:
             log.info("garbage", uri=str(entry.uri), bytes=entry.size, dry_run=self._dry_run)
             if not self._dry_run:
-                self._storage.delete(entry.uri)
+                self._delete(entry.uri)
         ended = len(page) < _PAGE
         self._after = None if ended else page[-1].uri
         return Look(len(old), garbage, ended)
 
+    def _delete(self, uri: ArtifactUri) -> None:
+        try:
+            self._storage.delete(uri)
+        except ResultDenied:
+            # It may be kept for ever, by a lock say: the next look goes on behind it.
+            self._after = uri
+            raise
+
     def _unnamed(self, entries: Iterable[Entry]) -> Iterator[Entry]:
-        candidates = {
-            entry: ids
-            for entry in entries
-            if _CLAIM.fullmatch(entry.uri.key.rpartition("/")[2]) and (ids := _job_ids(entry.uri))
-        }
+        candidates = {entry: _ids(entry.uri) for entry in entries if looks_claimed(entry.uri)}
         if not candidates:
             return
         with self._engine.connect() as connection:
@@ -105,18 +113,22 @@ class Collector:
 
 
 def is_garbage(uri: ArtifactUri, job: Job) -> bool:
-    """Whether an object belongs to a claim of this job that is over and was not the winner's."""
-    named = _CLAIM.fullmatch(uri.key.rpartition("/")[2])
+    """Whether an object belongs to a claim of this job that is over and was not the winner's.
+
+    A fence above the row's is of a future that this database has not seen: it was copied or
+    restored, and another one may name the object.
+    """
+    named = CLAIM_FILE.fullmatch(uri.key.rpartition("/")[2])
     if named is None:
         return False
     claim = Claim(job_id=job.id, fence=int(named[1]), run_id=UUID(named[2]))
-    if uri not in {result_place(job, claim), preview_place(job, claim)}:
+    if claim.fence > job.fence or uri not in {result_place(job, claim), preview_place(job, claim)}:
         return False
     under_way = job.state is JobState.RUNNING and job.claim == claim
     kept = {job.result.uri, job.result.preview} if job.result else set()
     return not under_way and str(uri) not in kept
 
 
-def _job_ids(uri: ArtifactUri) -> set[UUID]:
+def _ids(uri: ArtifactUri) -> set[UUID]:
     folder, _, _ = uri.key.rpartition("/")
-    return {UUID(found) for found in re.findall(_UUID, folder)}
+    return {UUID(found) for found in ID.findall(folder)}

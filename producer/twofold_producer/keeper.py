@@ -30,6 +30,9 @@ log = structlog.get_logger(__name__)
 #: A job that waited this long beside an idle run has lost its ticket.
 _TICKET_LOST = timedelta(seconds=2)
 
+#: A store that refused to list or to delete is asked again after so long.
+_COLLECT_AGAIN_SECONDS = 60.0
+
 
 @dataclass(frozen=True, slots=True)
 class Duty:
@@ -140,7 +143,12 @@ def storage_duties(
         nonlocal next_round
         if not settings.collect_after_hours or time.monotonic() < next_round:
             return 0
-        look = collector.look()
+        try:
+            look = collector.look()
+        except JobError:
+            # Who may not list or delete now may not a second later either.
+            next_round = time.monotonic() + _COLLECT_AGAIN_SECONDS
+            raise
         if look.ended:
             next_round = time.monotonic() + settings.collect_every_seconds
         return 0 if settings.collect_dry_run else len(look.garbage)

@@ -6,14 +6,16 @@
 """
 
 import re
+from dataclasses import replace
 from pathlib import PurePosixPath
+from uuid import UUID
 
 from twofold_producer.request import JobRequest, Source, is_uri
-from twofold_schema.artifacts import JOB, PREVIEW_SUFFIX, ArtifactUri
+from twofold_schema.artifacts import JOB, PREVIEW_SUFFIX, ArtifactUri, looks_claimed
 from twofold_schema.errors import InvalidParameter, InvalidUri
 
-_PLACEHOLDER = re.compile(r"\{(\w*)\}")
-_LONGEST_ID = "0" * 36
+_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+_LONGEST_ID = str(UUID(int=0))
 # Fence, run and suffix, as a claim adds them.
 _LONGEST_FILE = f"{'9' * 12}-{_LONGEST_ID}{PREVIEW_SUFFIX}"
 
@@ -40,7 +42,8 @@ def published(request: JobRequest, prefix: ArtifactUri) -> ArtifactUri | None:
     """The place to which the result is copied; only `{job}` is left to be filled in.
 
     Raises:
-        InvalidParameter: The template asks for what there is not, or names the source.
+        InvalidParameter: The template asks for what there is not, or names the source, or what
+            only a claim may write.
         InvalidUri: It makes no good place.
     """
     if request.publish_as is None:
@@ -48,8 +51,14 @@ def published(request: JobRequest, prefix: ArtifactUri) -> ArtifactUri | None:
     name = _filled(request.publish_as, request, "publish_as")
     suffix = request.output_format.suffix
     place = prefix.child(name if name.endswith(suffix) else name + suffix)
-    _check(ArtifactUri.parse(str(place).replace(JOB, _LONGEST_ID)))
-    if is_uri(request.source) and ArtifactUri.parse(str(request.source)) == place:
+    named = replace(place, key=place.key.replace(JOB, _LONGEST_ID))
+    _check(named)
+    if looks_claimed(named):
+        raise InvalidParameter(
+            f"publish_as makes {place}, a name like those under which workers store: it could be "
+            "another job's result, or be collected. Choose one without fence and run."
+        )
+    if is_uri(request.source) and _is_same(ArtifactUri.parse(str(request.source)), place):
         raise InvalidParameter(
             f"publish_as would overwrite the source {place}; choose another name or prefix."
         )
@@ -81,6 +90,11 @@ def _stem(source: Source) -> str | None:
         return None
     key = ArtifactUri.parse(source).key if is_uri(source) else str(source)
     return PurePosixPath(key).stem or None
+
+
+def _is_same(one: ArtifactUri, other: ArtifactUri) -> bool:
+    """Whether two URIs name one object: a path may be written in several ways, a key in one."""
+    return one == other or (one.scheme == other.scheme == "file" and one.path == other.path)
 
 
 def _check(place: ArtifactUri) -> None:

@@ -25,7 +25,8 @@ from twofold_schema.storage.port import Storage
 log = structlog.get_logger(__name__)
 
 _JOBS_PER_LOOK = 200
-_THREADS = 8
+#: Each holds a connection while it copies; the smallest pool has as many.
+_THREADS = 4
 #: A name that cannot be written is tried again after so many seconds, doubling up to the second.
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
 

@@ -1,5 +1,6 @@
 """What a caller asks for, checked before anything is read or written."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeAlias
@@ -8,6 +9,7 @@ from PIL import Image
 from pydantic import (
     AfterValidator,
     AwareDatetime,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -33,6 +35,20 @@ def _limited(metadata: Mapping[str, str]) -> Mapping[str, str]:
         if not 1 <= len(encodable(name)) <= _MAX_NAME or len(encodable(value)) > _MAX_VALUE:
             raise ValueError(f"names up to {_MAX_NAME} and values up to {_MAX_VALUE} characters")
     return metadata
+
+
+def _known(source: object) -> object:
+    """A source, or a sentence for whoever gives something else: what pydantic says is for us."""
+    if isinstance(source, (bytearray, memoryview)):
+        return bytes(source)
+    if isinstance(source, (str, Path, bytes, Image.Image, Tensor)):
+        return source
+    if isinstance(source, os.PathLike):
+        return Path(source)
+    raise ValueError(
+        f"a {type(source).__name__} is no source; give a URI, a path, a file's bytes, a PIL image, "
+        "or latents as a tensor or array"
+    )
 
 
 class JobRequest(Parameters):
@@ -66,7 +82,7 @@ class JobRequest(Parameters):
         frozen=True, extra="forbid", arbitrary_types_allowed=True, protected_namespaces=()
     )
 
-    source: Source
+    source: Annotated[Source, BeforeValidator(_known)]
     key: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(encodable)] | None = (
         None
     )
@@ -117,7 +133,8 @@ class JobRequest(Parameters):
             return cls.model_validate({"source": asked, **(options or {})})
         except ValidationError as invalid:
             faults = (
-                f"{'.'.join(str(part) for part in fault['loc']) or 'request'}: {fault['msg']}"
+                f"{'.'.join(str(part) for part in fault['loc']) or 'request'}: "
+                f"{fault['msg'].removeprefix('Value error, ')}"
                 for fault in invalid.errors(include_url=False, include_input=False)
             )
             raise InvalidParameter(f"The job was not accepted: {'; '.join(faults)}.") from None

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Self
 from urllib.parse import quote, unquote
@@ -14,6 +14,12 @@ from twofold_schema.job import Claim, Job
 JOB = "{job}"
 
 PREVIEW_SUFFIX = ".preview.webp"
+
+_UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+#: The id of a job, or of a run, somewhere in a name.
+ID = re.compile(_UUID)
+#: The last part of a claim's names: fence, run, suffix.
+CLAIM_FILE = re.compile(rf"(\d{{1,18}})-({_UUID})\.[a-z.]+")
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _MAX_KEY_BYTES = 1024
@@ -126,11 +132,19 @@ def preview_place(job: Job, claim: Claim) -> ArtifactUri:
     return _of_claim(job, claim, PREVIEW_SUFFIX)
 
 
+def looks_claimed(uri: ArtifactUri) -> bool:
+    """Whether a name has the shape of those that claims store under: an id, then fence and run."""
+    folder, _, name = uri.key.rpartition("/")
+    return CLAIM_FILE.fullmatch(name) is not None and ID.search(folder) is not None
+
+
 def publish_place(job: Job) -> ArtifactUri | None:
     """The name to which the result is copied once the job has succeeded, if it wants one."""
     if job.publish_to is None:
         return None
-    return ArtifactUri.parse(job.publish_to.replace(JOB, str(job.id)))
+    # Read first: braces are percent-encoded in the URI of a file.
+    place = ArtifactUri.parse(job.publish_to)
+    return replace(place, key=place.key.replace(JOB, str(job.id)))
 
 
 def upload_place(uploads: ArtifactUri, sha256: str) -> ArtifactUri:

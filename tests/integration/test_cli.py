@@ -1,5 +1,6 @@
 """The command line as a shell sees it: what goes where, and how it ends."""
 
+import io
 import json
 import os
 import subprocess
@@ -10,11 +11,13 @@ from typing import TypeAlias
 from uuid import UUID
 
 import pytest
+from rich.console import Console
 from sqlalchemy import text
 from tests.factories import begun, claimed, job_of, new_job, result_of, submitted
 from tests.house import House
 from tests.pictures import encoded
 
+from twofold_producer.cli import jobs
 from twofold_schema.artifacts import ArtifactUri
 from twofold_schema.errors import CorruptSource
 from twofold_schema.ids import new_id
@@ -152,6 +155,19 @@ class TestLooking:
 
         assert ended.stderr == f"More: twofold jobs list --before {failed[1]}\n"
         assert [line.split()[0] for line in ended.stdout.splitlines()] == ["id", failed[1]]
+
+    def test_a_terminal_of_80_columns_shows_how_each_job_is(
+        self, house: House, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """However long the names of sources are: these give way."""
+        job = job_of(house.engine, complete(house, "cat" * 100))
+        console = Console(file=io.StringIO(), width=80)
+        monkeypatch.setattr(jobs, "out", console)
+
+        jobs._print([job], jobs.Output.TABLE)
+
+        shown = console.file.getvalue()  # type: ignore[attr-defined]
+        assert all(word in shown for word in (str(job.id), "succeeded", "1/3", "…"))
 
     def test_gets_all_there_is_to_know(self, house: House, twofold: Shell) -> None:
         job_id = complete(house)

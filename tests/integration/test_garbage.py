@@ -1,5 +1,6 @@
 """What no row names is collected, and nothing else, whatever lies beside it."""
 
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
@@ -14,10 +15,14 @@ from tests.pictures import encoded
 from tests.workshop import Make, Workshop
 
 from twofold_producer.garbage import Collector, is_garbage
+from twofold_producer.keeper import Keeper, storage_duties
 from twofold_schema.artifacts import ArtifactUri, preview_place, result_place
+from twofold_schema.errors import ResultDenied
 from twofold_schema.ids import new_id
 from twofold_schema.job import Claim, JobState, Output
 from twofold_schema.ledger import outcomes
+from twofold_schema.settings import KeeperSettings
+from twofold_schema.storage.port import Entry, Storage
 
 NO_GRACE = timedelta(seconds=-60)  # also what was written this very moment
 
@@ -60,7 +65,7 @@ def test_a_zombies_results_go_and_the_winners_stay(workshop: Make) -> None:
 def test_a_dry_run_says_it_and_deletes_nothing(workshop: Make) -> None:
     with workshop() as shop:
         (job,) = shop.wait_settled(shop.submit(encoded()))
-    zombie = put(shop, result_place(job, Claim(job_id=job.id, fence=9, run_id=new_id())))
+    zombie = put(shop, result_place(job, Claim(job_id=job.id, fence=job.fence, run_id=new_id())))
     before = left(shop)
 
     look = collector(shop, dry_run=True).look()
@@ -72,7 +77,7 @@ def test_a_dry_run_says_it_and_deletes_nothing(workshop: Make) -> None:
 def test_what_is_young_is_left_alone(workshop: Make) -> None:
     with workshop() as shop:
         (job,) = shop.wait_settled(shop.submit(encoded()))
-    put(shop, result_place(job, Claim(job_id=job.id, fence=9, run_id=new_id())))
+    put(shop, result_place(job, Claim(job_id=job.id, fence=job.fence, run_id=new_id())))
 
     look = collector(shop, grace=timedelta(hours=1)).look()
 
@@ -103,6 +108,18 @@ def test_what_is_none_of_ours_is_left_alone(workshop: Make) -> None:
 
     assert look.garbage == ()
     assert left(shop) == strangers | kept_by(shop, job.id)
+
+
+def test_what_a_copy_of_the_database_has_not_seen_is_left_alone(
+    workshop: Make, engine: Engine
+) -> None:
+    """Yesterday's copy, kept elsewhere over the same bucket, knows the job only as queued."""
+    shop = workshop()
+    (job_id,) = shop.submit(encoded())
+    job = job_of(engine, job_id)
+    put(shop, result_place(job, Claim(job_id=job.id, fence=job.fence + 1, run_id=new_id())))
+
+    assert collector(shop).look().garbage == ()
 
 
 def test_what_a_run_is_about_to_name_is_left_alone(workshop: Make, engine: Engine) -> None:
@@ -143,7 +160,7 @@ def test_results_in_folders_of_their_own_are_found(workshop: Make) -> None:
     with workshop() as shop:
         name = f"cats/{new_id()}/{{job}} x2"
         (job,) = shop.wait_settled(shop.submit(encoded(), output=Output(name=name)))
-    zombie = put(shop, result_place(job, Claim(job_id=job.id, fence=9, run_id=new_id())))
+    zombie = put(shop, result_place(job, Claim(job_id=job.id, fence=job.fence, run_id=new_id())))
 
     assert [entry.uri for entry in collector(shop).look().garbage] == [zombie]
 
@@ -155,7 +172,8 @@ def test_it_goes_page_by_page_and_round_and_round(
     with workshop() as shop:
         jobs = shop.wait_settled(shop.submit(*[encoded(seed=seed) for seed in range(3)]))
     zombies = {
-        put(shop, result_place(job, Claim(job_id=job.id, fence=9, run_id=new_id()))) for job in jobs
+        put(shop, result_place(job, Claim(job_id=job.id, fence=job.fence, run_id=new_id())))
+        for job in jobs
     }
     collects = collector(shop)
 
@@ -166,13 +184,81 @@ def test_it_goes_page_by_page_and_round_and_round(
     assert collects.look().garbage == ()
 
 
+class Refusing:
+    """A store that deletes nothing but what it is told to, and counts who asks for a listing."""
+
+    def __init__(self, storage: Storage, *, keeps: set[ArtifactUri]) -> None:
+        self._storage = storage
+        self._keeps = keeps
+        self.listings = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._storage, name)
+
+    def list(self, prefix: ArtifactUri, *, after: ArtifactUri | None = None) -> Iterator[Entry]:
+        self.listings += 1
+        return self._storage.list(prefix, after=after)
+
+    def delete(self, uri: ArtifactUri) -> None:
+        if uri in self._keeps:
+            raise ResultDenied
+        self._storage.delete(uri)
+
+
+def zombies_of(shop: Workshop, count: int) -> list[ArtifactUri]:
+    """What dead claims left, in the order of the keys."""
+    (job,) = shop.wait_settled(shop.submit(encoded()))
+    return sorted(
+        (
+            put(shop, result_place(job, Claim(job_id=job.id, fence=job.fence, run_id=new_id())))
+            for _ in range(count)
+        ),
+        key=str,
+    )
+
+
+def test_what_may_not_be_deleted_holds_nothing_else_up(workshop: Make) -> None:
+    with workshop() as shop:
+        first, locked, last = zombies_of(shop, 3)
+    store: Storage = Refusing(shop.storage, keeps={locked})  # type: ignore[assignment]
+    prefix = ArtifactUri.parse(shop.results)
+    collects = Collector(shop.engine, store, prefix, grace=NO_GRACE)
+
+    with pytest.raises(ResultDenied):
+        collects.look()
+    look = collects.look()
+
+    assert [entry.uri for entry in look.garbage] == [last]
+    assert left(shop) & {first, locked, last} == {locked}
+
+
+def test_a_store_that_refuses_is_not_asked_every_second(workshop: Make) -> None:
+    """Listings cost money, and warnings attention."""
+    with workshop() as shop:
+        zombies = zombies_of(shop, 2)
+    store = Refusing(shop.storage, keeps=set(zombies))
+    settings = KeeperSettings(collect_after_hours=1e-9)
+    duties = storage_duties(
+        shop.engine,
+        store,  # type: ignore[arg-type]
+        ArtifactUri.parse(shop.results),
+        settings,
+    )
+    keeper = Keeper(duties, every_seconds=1)
+
+    for _ in range(3):
+        keeper.once()
+
+    assert store.listings == 1
+
+
 @given(fence=st.integers(1, 5), held=st.integers(1, 5), same_run=st.booleans())
 def test_exactly_the_running_claim_is_under_way(fence: int, held: int, *, same_run: bool) -> None:
     job = held_job(fence=held)
     run_id = job.claim.run_id if same_run else new_id()
     claim = Claim(job_id=job.id, fence=fence, run_id=run_id)
     for place in (result_place(job, claim), preview_place(job, claim)):
-        assert is_garbage(place, job) == (not (fence == held and same_run))
+        assert is_garbage(place, job) == (fence <= held and not (fence == held and same_run))
 
 
 @given(state=st.sampled_from(JobState), fence=st.integers(1, 3))
@@ -192,7 +278,7 @@ def test_a_running_keeper_collects(house: House, tmp_path: Path) -> None:
     producer = house.producer()
     house.worker()
     job = producer.wait(producer.submit(encoded()).job_id, timeout=60)
-    zombie = result_place(job, Claim(job_id=job.id, fence=9, run_id=new_id()))
+    zombie = result_place(job, Claim(job_id=job.id, fence=job.fence, run_id=new_id()))
     producer.storage.write_once(zombie, b"x", content_type="image/png", sha256="", metadata={})
     house.keeper()
 

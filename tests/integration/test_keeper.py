@@ -1,5 +1,6 @@
 """The keeper does what no single job does, in any number, through any outage."""
 
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -177,6 +178,28 @@ class TestProcess:
         eventually(lambda: job_of(house.engine, late).state is JobState.EXPIRED, why=house.logs)
         house.signal(second, "TERM")
         assert second.wait(10) == 0
+
+    @pytest.mark.parametrize("fails", [False, True])
+    def test_ends_soon_though_storage_is_silent(
+        self, house: House, engine: Engine, *, fails: bool
+    ) -> None:
+        """With all of it, also when the loop that rescues has failed and another must take over."""
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            port = silent.getsockname()[1]
+            house.environment |= {
+                "TWOFOLD_S3_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+                "TWOFOLD_DATABASE_TIMEOUT_SECONDS": "1",
+            }
+            keeper = house.keeper()
+            asked, _ = silent.accept()
+            with asked:
+                if fails:
+                    with engine.begin() as connection:
+                        connection.execute(text("ALTER TABLE jobs RENAME TO lost"))
+                else:
+                    house.signal(keeper, "TERM")
+
+                assert keeper.wait(15) == (1 if fails else 0), house.logs()
 
     def test_outlives_an_outage_of_the_database(self, tmp_path: Path) -> None:
         with Postgres.start() as server:

@@ -1,6 +1,7 @@
 """What the Python door takes and refuses, and what it writes down of it."""
 
 import io
+import os
 import struct
 import zlib
 from contextlib import suppress
@@ -16,6 +17,7 @@ from tests.house import House
 from tests.inputs.files import bfloat16, chunk, latents, npy, safetensors, saved, scene
 from tests.pictures import encoded, picture
 
+from twofold_producer import names
 from twofold_producer.producer import Producer
 from twofold_producer.request import JobRequest
 from twofold_schema import lanes
@@ -123,6 +125,33 @@ class TestSources:
 
         assert count_jobs(house) == 0
         assert house.rows("SELECT * FROM job_keys") == []
+
+
+class TestOddSources:
+    """What is no source is named; what is one by another name is taken."""
+
+    @pytest.mark.parametrize("source", [None, 3, [b"x"], {"a": 1}, io.BytesIO(b"x")])
+    def test_what_is_no_source_is_said_in_one_sentence(
+        self, guard: Producer, source: object
+    ) -> None:
+        with pytest.raises(InvalidParameter) as refused:
+            guard.submit(source)  # type: ignore[arg-type]
+
+        assert refused.value.message == (
+            f"The job was not accepted: source: a {type(source).__name__} is no source; give a "
+            "URI, a path, a file's bytes, a PIL image, or latents as a tensor or array."
+        )
+
+    @pytest.mark.parametrize("kind", [bytearray, memoryview])
+    def test_bytes_of_any_kind_are_bytes(self, kind: type[Any]) -> None:
+        """Text among them is not taken for a path."""
+        assert JobRequest.of(kind(b"cat.png")).source == b"cat.png"
+
+    def test_whatever_stands_for_a_path_is_one(self, tmp_path: Path) -> None:
+        with os.scandir(tmp_path.parent) as entries:
+            entry = next(entries)
+
+        assert JobRequest.of(entry).source == Path(entry)  # type: ignore[arg-type]
 
 
 class TestRefusals:
@@ -387,6 +416,8 @@ class TestNames:
             {"publish_as": "{stem}"},
             {"publish_as": "{key}"},
             {"publish_as": "{nothing}"},
+            {"publish_as": "{ job }"},
+            {"publish_as": "{job:>40}"},
             {"publish_as": ""},
             {"output_format": "tiff"},
             {"output_quality": 0},
@@ -409,6 +440,23 @@ class TestNames:
         options: dict[str, Any] = {parameter: name}
         with pytest.raises((InvalidUri, InvalidParameter)):
             guard.submit(encoded(), **options)
+
+    @pytest.mark.parametrize(
+        "name", [f"{new_id()}/1-{new_id()}", "{job}/1-{job}", f"x/{new_id()}/1-{new_id()}.preview"]
+    )
+    def test_a_name_that_a_claim_may_have_is_refused(self, guard: Producer, name: str) -> None:
+        """It would lie over another job's result, and be collected as a dead claim's."""
+        with pytest.raises(InvalidParameter, match="publish_as"):
+            guard.submit("s3://twofold/cat.webp", publish_as=name, output_format="webp")
+
+    @pytest.mark.parametrize("source", ["in/cat.png", "in//cat.png", "./in/./cat.png"])
+    def test_a_file_is_never_overwritten_however_it_is_written(
+        self, tmp_path: Path, source: str
+    ) -> None:
+        folder = ArtifactUri.of_file(tmp_path)
+        request = JobRequest.of(f"{folder}/{source}", {"publish_as": "{stem}"})
+        with pytest.raises(InvalidParameter, match="overwrite"):
+            names.published(request, folder.child("in"))
 
     def test_a_source_is_never_overwritten(self, producer: Producer, bucket: str) -> None:
         with pytest.raises(InvalidParameter, match="overwrite"):

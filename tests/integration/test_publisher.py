@@ -1,6 +1,7 @@
 """Results under fixed names: the winner's, in the end, whatever dies or wakes up late."""
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,10 +17,12 @@ from tests.pictures import encoded
 from tests.workshop import Make, Workshop
 
 from twofold_producer.publisher import Publisher
+from twofold_schema import database
 from twofold_schema.artifacts import ArtifactUri, publish_place
 from twofold_schema.errors import ResultDenied
 from twofold_schema.job import Job, Output
 from twofold_schema.ledger import objects
+from twofold_schema.settings import DatabaseSettings
 from twofold_schema.storage.port import Storage
 
 
@@ -224,6 +227,25 @@ def test_a_name_that_cannot_be_written_waits_and_holds_nobody_up(workshop: Make)
     assert job_of(shop.engine, free.id).published_at is not None
     assert job_of(shop.engine, stuck.id).published_at is None
     assert Publisher(shop.engine, shop.storage).publish() == 1
+
+
+def test_the_smallest_pool_has_connections_for_every_copy(workshop: Make, house: House) -> None:
+    """However long a slow store keeps them."""
+    with workshop() as shop:
+        job_ids = [finished(shop, name=f"{number}.png")[0].id for number in range(8)]
+    settings = DatabaseSettings.load(house.environment | {"TWOFOLD_DATABASE_POOL_SIZE": "1"})
+    engine = database.connect(settings)
+    engine.pool._timeout = 0.1  # type: ignore[attr-defined] # 30 s, where nobody waits
+
+    def copy(*arguments: object, **options: object) -> None:
+        time.sleep(0.5)
+        shop.storage.copy(*arguments, **options)  # type: ignore[arg-type]
+
+    storage: Storage = Wrapped(shop.storage, copy=copy)  # type: ignore[assignment]
+    try:
+        assert Publisher(engine, storage).publish() == len(job_ids)
+    finally:
+        engine.dispose()
 
 
 def test_a_result_that_somebody_deleted_is_not_published_and_holds_nobody_up(

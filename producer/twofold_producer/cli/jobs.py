@@ -235,8 +235,11 @@ def _print(jobs: Sequence[Job], output: Output) -> None:
     else:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in ("id", "state", "size", "attempts", "error", "source"):
+            # The last two are what gives way on a narrow terminal.
             table.add_column(
-                column, no_wrap=True, overflow="ellipsis", min_width=36 if column == "id" else None
+                column,
+                no_wrap=column not in {"error", "source"},
+                min_width=36 if column == "id" else None,
             )
         for job in jobs:
             table.add_row(*_cells(job))
@@ -252,9 +255,14 @@ def _cells(job: Job) -> tuple[str | Text, ...]:
         f"[{colour}]{job.state}{flag}[/]",
         size,
         f"{job.attempts}/{job.max_attempts}",
-        job.error.code if job.error else "",
-        Text(job.source),  # a name may look like markup
+        _on_one_line(job.error.code if job.error else ""),
+        _on_one_line(job.source),
     )
+
+
+def _on_one_line(text: str) -> Text:
+    # As Text: a name may look like markup.
+    return Text(text, no_wrap=True, overflow="ellipsis")
 
 
 def _plain(job: Job) -> dict[str, Any]:

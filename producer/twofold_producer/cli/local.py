@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 DataOption = Annotated[
     Path | None, typer.Option(help="Keep jobs and pictures here for the next start.")
 ]
-ModelOption = Annotated[str, typer.Option(help="stand-in, a folder, or a hub id.")]
+ModelOption = Annotated[str, typer.Option(help="stand-in, or the folder of a model.")]
 
 
 def dev(

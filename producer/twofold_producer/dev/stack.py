@@ -60,7 +60,7 @@ class Stack:
         Args:
             folder: Keeps jobs and pictures for the next start; None for a folder that goes at the
                 end.
-            model: `stand-in`, a folder, or a hub id.
+            model: `stand-in`, or the folder of a model.
             processes: Worker processes.
             on_step: Told what is being started.
 
@@ -136,11 +136,9 @@ class Stack:
         on_step(f"worker with the {model} model")
         if model == STAND_IN:
             model = str(self._stand_in_folder())
-        self._start_process(
-            "worker",
-            ["twofold_worker"],
-            {f"{PREFIX}MODEL": model, f"{PREFIX}PROCESSES": str(processes)},
-        )
+        # Part of what reaches this stack: the doctor looks at it.
+        self.environment[f"{PREFIX}MODEL"] = model
+        self._start_process("worker", ["twofold_worker"], {f"{PREFIX}PROCESSES": str(processes)})
         self._wait_for_worker()
 
     def _start_process(self, name: str, module: list[str], more: Mapping[str, str]) -> None:

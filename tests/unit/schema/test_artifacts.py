@@ -184,6 +184,13 @@ class TestNames:
         assert str(publish_place(job)) == f"s3://twofold/big/{job.id}.png"
         assert publish_place(held_job()) is None
 
+    def test_the_jobs_id_is_in_the_name_of_a_file_too(self) -> None:
+        """Braces are percent-encoded in the URI of a file."""
+        wanted = ArtifactUri("file", "", "store/big/{job}.png")
+        job = held_job(publish_to=str(wanted))
+
+        assert str(publish_place(job)) == f"file:///store/big/{job.id}.png"
+
     def test_an_upload_is_named_by_its_content(self) -> None:
         uploads = ArtifactUri.parse("s3://bucket/uploads")
 

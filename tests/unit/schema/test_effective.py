@@ -56,18 +56,20 @@ def test_a_secret_keeps_the_shape_that_it_was_given() -> None:
     assert of()["BROKER_URL"].value == "rediss://:***@host:6379/0"
 
 
-def test_a_secret_that_may_be_absent_is_one_all_the_same() -> None:
-    """Also while it is wrong, and when another part's fault quotes it."""
-    right = of(FILE_URL="http://127.0.0.1:1", FILE_URL_SECRET="hunter2hunter2hunter2")
-    wrong = of(FILE_URL="http://127.0.0.1:1", FILE_URL_SECRET="hunter2")
+@pytest.mark.parametrize("results", ["s3://results/here", "nowhere"])
+def test_an_optional_secret_is_one_whatever_else_is_wrong(results: str) -> None:
+    environment = {
+        "TWOFOLD_FILE_URL": "http://127.0.0.1/files",
+        "TWOFOLD_FILE_URL_SECRET": "hunter2hunter2hunter2",
+        "TWOFOLD_RESULTS": results,
+    }
+    effective = Effective.of(COMPLETE | environment)
 
-    assert (right["FILE_URL_SECRET"].value, right["FILE_URL_SECRET"].fault) == ("***", None)
-    assert wrong["FILE_URL_SECRET"].value == "***"
-    assert wrong["FILE_URL_SECRET"].fault
-    assert (
-        "hunter2hunter2hunter2"
-        in Effective.of(COMPLETE | {"TWOFOLD_FILE_URL_SECRET": "hunter2hunter2hunter2"}).secrets
-    )
+    values = {one.variable: one.value for one in effective.settings}
+    assert values["TWOFOLD_FILE_URL_SECRET"] == "***"
+    assert "hunter2hunter2hunter2" in effective.secrets
+    assert of(FILE_URL_SECRET="short")["FILE_URL_SECRET"].value == "***"
+    assert of()["FILE_URL_SECRET"].value is None
 
 
 def test_every_fault_is_said_at_once() -> None:
