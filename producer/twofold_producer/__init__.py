@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from twofold_producer.producer import Producer, Submission
-    from twofold_producer.request import JobRequest, Source
+    from twofold_producer.submit.request import JobRequest, Source
     from twofold_schema.formats import ResultFormat
     from twofold_schema.job import Job, JobClass, JobState, Parameters, Result
     from twofold_schema.ledger.submit import Accepted
@@ -26,7 +26,7 @@ __all__ = [
 
 _HOMES = {
     "twofold_producer.producer": {"Producer", "Submission"},
-    "twofold_producer.request": {"JobRequest", "Source"},
+    "twofold_producer.submit.request": {"JobRequest", "Source"},
     "twofold_schema.formats": {"ResultFormat"},
     "twofold_schema.job": {"Job", "JobClass", "JobState", "Parameters", "Result"},
     "twofold_schema.ledger.submit": {"Accepted"},

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from os import PathLike
 from types import TracebackType
 from typing import Any, Self, TypeAlias, overload
 from uuid import UUID
@@ -12,12 +13,12 @@ from uuid import UUID
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
-from twofold_producer.acceptance import accept
 from twofold_producer.broker import Bell
-from twofold_producer.request import JobRequest, Source
-from twofold_producer.transaction import after_commit, connection_of
+from twofold_producer.submit.acceptance import accept
+from twofold_producer.submit.request import JobRequest, Source
+from twofold_producer.submit.transaction import after_commit, connection_of
 from twofold_schema import database
-from twofold_schema.errors import JobNotFound, WaitTimeout
+from twofold_schema.errors import InvalidParameter, JobNotFound, WaitTimeout
 from twofold_schema.job import Job
 from twofold_schema.ledger import reads, requests, runs, submit
 from twofold_schema.ledger.requests import CancelAnswer
@@ -111,6 +112,11 @@ class Producer:
             SubmitError: One of them was not accepted; nothing was written.
             JobError: One of the pictures could not be uploaded; nothing was written.
         """
+        if isinstance(requests, (str, bytes, bytearray, PathLike)):
+            raise InvalidParameter(
+                f"submit_many takes several sources, not one {type(requests).__name__}; give it a "
+                "list, or the one to submit."
+            )
         new_jobs = [self._accept(JobRequest.of(request)) for request in requests]
         with self._transaction(session) as (connection, ring):
             submission_id = submit.open_submission(connection)

@@ -17,6 +17,9 @@ LATTICE = 64
 #: Pixels of a picture per latent, along each side.
 PIXELS_PER_LATENT = 8
 
+#: The smallest side of latents: below it the UNet's padding fails.
+LEAST_LATENTS = 8
+
 # Work of the x2 latent upscaler in TFLOP for a 512x512 source, counted on the published
 # configuration: one UNet forward, VAE decode of the result, VAE encode of the source.
 _UNET_TFLOP, _DECODE_TFLOP, _ENCODE_TFLOP = 1.281, 10.47, 1.12

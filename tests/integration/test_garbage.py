@@ -14,8 +14,8 @@ from tests.house import House, eventually
 from tests.pictures import encoded
 from tests.workshop import Make, Workshop
 
-from twofold_producer.garbage import Collector, is_garbage
-from twofold_producer.keeper import Keeper, storage_duties
+from twofold_producer.keeper.duties import Keeper, storage_duties
+from twofold_producer.keeper.garbage import Collector, is_garbage
 from twofold_schema.artifacts import ArtifactUri, preview_place, result_place
 from twofold_schema.errors import ResultDenied
 from twofold_schema.ids import new_id
@@ -168,7 +168,7 @@ def test_results_in_folders_of_their_own_are_found(workshop: Make) -> None:
 def test_it_goes_page_by_page_and_round_and_round(
     workshop: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("twofold_producer.garbage._PAGE", 4)
+    monkeypatch.setattr("twofold_producer.keeper.garbage._PAGE", 4)
     with workshop() as shop:
         jobs = shop.wait_settled(shop.submit(*[encoded(seed=seed) for seed in range(3)]))
     zombies = {

@@ -15,7 +15,7 @@ from tests.house import House, eventually
 
 from twofold_producer.broker import Bell
 from twofold_producer.dev.postgres import Postgres
-from twofold_producer.keeper import Keeper, ledger_duties
+from twofold_producer.keeper.duties import Keeper, ledger_duties
 from twofold_schema import database, ticket
 from twofold_schema.job import JobState
 from twofold_schema.ledger import sweeps

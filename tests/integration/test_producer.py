@@ -20,7 +20,7 @@ from tests.pictures import encoded
 
 from twofold_producer.dev.redis import Redis
 from twofold_producer.producer import Producer
-from twofold_producer.request import JobRequest
+from twofold_producer.submit.request import JobRequest
 from twofold_schema import ticket
 from twofold_schema.errors import (
     JobNotFound,

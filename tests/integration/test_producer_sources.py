@@ -17,9 +17,9 @@ from tests.house import House
 from tests.inputs.files import bfloat16, chunk, latents, npy, safetensors, saved, scene
 from tests.pictures import encoded, picture
 
-from twofold_producer import names
 from twofold_producer.producer import Producer
-from twofold_producer.request import JobRequest
+from twofold_producer.submit import names
+from twofold_producer.submit.request import JobRequest
 from twofold_schema import lanes
 from twofold_schema.artifacts import ArtifactUri, publish_place, result_place
 from twofold_schema.errors import (
@@ -485,3 +485,13 @@ class TestNames:
             with pytest.raises(TwofoldError) as refused:
                 producer.submit(encoded(), **(asked | other))
             assert refused.value.code == "key_reused"
+
+
+class TestSubmitMany:
+    """What is one source is not several."""
+
+    @pytest.mark.parametrize("one", ["cat.png", b"\x89PNG", Path("cat.png")])
+    def test_one_source_in_the_place_of_several_is_refused(self, guard: Producer, one: Any) -> None:
+        """A text would be taken letter by letter."""
+        with pytest.raises(InvalidParameter, match="one to submit"):
+            guard.submit_many(one)

@@ -16,7 +16,7 @@ from tests.inputs.files import saved, scene
 from tests.pictures import encoded
 from tests.workshop import Make, Workshop
 
-from twofold_producer.publisher import Publisher
+from twofold_producer.keeper.publisher import Publisher
 from twofold_schema import database
 from twofold_schema.artifacts import ArtifactUri, publish_place
 from twofold_schema.errors import ResultDenied

@@ -16,7 +16,7 @@ from sqlalchemy import text
 from tests.house import House, eventually
 from tests.pictures import encoded
 
-from twofold_producer.request import JobRequest
+from twofold_producer.submit.request import JobRequest
 from twofold_schema.artifacts import ArtifactUri
 from twofold_schema.job import TRANSITIONS, Job, JobState
 

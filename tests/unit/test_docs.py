@@ -32,7 +32,8 @@ def _settings_page() -> str:
         meanings = _meanings(part)
         for (variable, default), name in zip(describe(part), part.model_fields, strict=True):
             required = part.model_fields[name].is_required()
-            shown = "**required**" if required else f"`{default}`" if default else ""
+            shown = "**required**" if required else f"`{default}`"
+            shown = "" if default in {None, ""} and not required else shown
             page.append(f"| `{variable}` | {shown} | {meanings[name]} |")
         page.append("")
     return "\n".join(page)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from twofold_producer.cli.app import err
-from twofold_producer.garbage import Collector
+from twofold_producer.keeper.garbage import Collector
 from twofold_schema import database
 from twofold_schema.settings import DatabaseSettings, KeeperSettings, StorageSettings
 from twofold_schema.storage.places import OpenPlaces

@@ -17,8 +17,9 @@ from rich.text import Text
 
 from twofold_producer.cli.app import EXIT_INTERRUPTED, EXIT_JOBS_FAILED, err, out
 from twofold_producer.producer import OnProgress, Producer
-from twofold_producer.request import JobRequest
+from twofold_producer.submit.request import JobRequest
 from twofold_schema import database
+from twofold_schema.artifacts import publish_place
 from twofold_schema.formats import ResultFormat
 from twofold_schema.job import Job, JobClass, JobState
 from twofold_schema.ledger import reads
@@ -184,6 +185,8 @@ def _wait(
             else:
                 reason = f"{job.error.code}: {job.error.message}" if job.error else ""
                 err.print(f"{job.id} {job.state} {reason}", markup=False, soft_wrap=True)
+        for name in filter(None, (publish_place(job) for job in ended if job.result)):
+            err.print(f"Soon also: {name}", style="dim", markup=False, soft_wrap=True)
         models = sorted({job.result.model for job in ended if job.result})
         if models:
             err.print(f"Made by: {', '.join(models)}", style="dim")

@@ -2,21 +2,13 @@
 
 import importlib.util
 import os
-import signal
 import sys
-import threading
-import time
-import traceback
-from collections.abc import Callable
 
-import structlog
 import typer
 
-from twofold_producer.broker import Bell
 from twofold_producer.cli.app import out
-from twofold_producer.keeper import Keeper, ledger_duties, storage_duties
-from twofold_schema import database
-from twofold_schema import log as logs
+from twofold_producer.keeper import process
+from twofold_schema import database, log
 from twofold_schema.errors import ConfigError
 from twofold_schema.settings import (
     BrokerSettings,
@@ -25,12 +17,6 @@ from twofold_schema.settings import (
     LogSettings,
     StorageSettings,
 )
-from twofold_schema.storage.places import OpenPlaces
-
-log = structlog.get_logger(__name__)
-
-#: What a stopping loop may take beyond its last statement.
-_FAREWELL_SECONDS = 5.0
 
 database_app = typer.Typer(no_args_is_help=True)
 
@@ -49,75 +35,13 @@ def migrate() -> None:
 
 def keeper() -> None:
     """Promote, expire, rescue, ring, publish, collect, until SIGTERM. Run one or more, always."""
-    logs.configure(LogSettings.load())
-    settings = KeeperSettings.load()
-    wanted = DatabaseSettings.load()
-    # Two pools: what waits for storage with a connection in its hands leaves none for rescue.
-    engine, for_storage = database.connect(wanted), database.connect(wanted)
-    bell = Bell(BrokerSettings.load())
-    places = StorageSettings.load()
-    every = settings.keeper_seconds
-    of_rows = Keeper(ledger_duties(engine, bell, every_seconds=every), every_seconds=every)
-    of_storage = Keeper(
-        storage_duties(for_storage, OpenPlaces(places), places.results_uri, settings),
-        every_seconds=every,
+    log.configure(LogSettings.load())
+    process.run(
+        KeeperSettings.load(),
+        DatabaseSettings.load(),
+        BrokerSettings.load(),
+        StorageSettings.load(),
     )
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    ends = _Ends(stop, patience_seconds=wanted.database_timeout_seconds + _FAREWELL_SECONDS)
-    try:
-        ends.run(of_rows.run, of_storage.run)
-    finally:
-        bell.close()
-        engine.dispose()
-        for_storage.dispose()
-
-
-class _Ends:
-    """Loops that end together: a keeper that does half of its duties is no keeper.
-
-    Args:
-        stop: Set when all shall end; also by the end of one.
-        patience_seconds: For those that are slow to end.
-    """
-
-    def __init__(self, stop: threading.Event, *, patience_seconds: float) -> None:
-        self._stop = stop
-        self._patience_seconds = patience_seconds
-        self._failures: list[BaseException] = []
-
-    def run(self, *loops: Callable[[threading.Event], None]) -> None:
-        """Run loops until all have ended; raises what ended one of them.
-
-        One that hangs on a silent store is left to its fate, and this process ends: all that a
-        keeper does may be cut off anywhere.
-        """
-        threads = [threading.Thread(target=self._keep, args=(loop,), daemon=True) for loop in loops]
-        for thread in threads:
-            thread.start()
-        while not self._stop.is_set():  # `wait` would keep its lock from the signal's handler
-            threads[0].join(0.1)
-        until = time.monotonic() + self._patience_seconds
-        for thread in threads:
-            thread.join(max(0.0, until - time.monotonic()))
-        if any(thread.is_alive() for thread in threads):
-            log.warning("ended_while_storage_was_silent")
-            for failure in self._failures:
-                traceback.print_exception(failure)
-            # The interpreter would wait for pools' threads.
-            sys.stderr.flush()
-            os._exit(1 if self._failures else 0)
-        for failure in self._failures:
-            raise failure
-
-    def _keep(self, loop: Callable[[threading.Event], None]) -> None:
-        try:
-            loop(self._stop)
-        except BaseException as failure:  # noqa: BLE001 - raised by `run`
-            self._failures.append(failure)
-        finally:
-            self._stop.set()
 
 
 def worker(context: typer.Context) -> None:

@@ -19,8 +19,11 @@ _UNPUBLISHED = text("""
     ORDER BY finished_at LIMIT :limit
 """)
 
-# One process at a time looks at a name and copies to it.
-_HOLD_NAME = text("SELECT pg_try_advisory_xact_lock(hashtextextended('twofold.name.' || :uri, 0))")
+# One process at a time looks at a name and copies to it. Its transaction may wait for storage.
+_HOLD_NAME = text("""
+    SELECT pg_try_advisory_xact_lock(hashtextextended('twofold.name.' || :uri, 0)),
+           set_config('idle_in_transaction_session_timeout', :milliseconds, true)
+""")
 
 # The fixed name was seen to hold this job's result, or a newer job's.
 _PUBLISHED = text("""
@@ -51,9 +54,16 @@ def unpublished(connection: Connection, *, limit: int, but: Collection[UUID] = (
     return [Job.from_row(row) for row in rows]
 
 
-def try_name(connection: Connection, name: ArtifactUri) -> bool:
-    """Whether this transaction may write under a fixed name; nobody else can until it ends."""
-    return bool(connection.execute(_HOLD_NAME, {"uri": str(name)}).scalar_one())
+def try_name(connection: Connection, name: ArtifactUri, *, idle_seconds: float) -> bool:
+    """Whether this transaction may write under a fixed name; nobody else can until it ends.
+
+    Args:
+        connection: In a transaction of its own.
+        name: Where.
+        idle_seconds: How long the transaction may wait for storage before the database ends it.
+    """
+    parameters = {"uri": str(name), "milliseconds": str(round(1000 * idle_seconds))}
+    return bool(connection.execute(_HOLD_NAME, parameters).scalar_one())
 
 
 def mark_published(connection: Connection, job_id: UUID) -> None:

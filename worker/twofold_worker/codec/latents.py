@@ -17,12 +17,9 @@ from safetensors.numpy import save
 
 from twofold_schema.errors import CorruptSource, InvalidLatents
 from twofold_schema.formats import SourceFormat
-from twofold_schema.lanes import PIXELS_PER_LATENT, SizeLimits
+from twofold_schema.lanes import LEAST_LATENTS, PIXELS_PER_LATENT, SizeLimits
 
 CHANNELS: Final = 4
-
-#: The smallest side: below it the UNet's padding fails.
-LEAST_SIDE: Final = 8
 
 #: No latent picture has values beyond this: those of photographs stay below 10, and even those
 #: that somebody forgot to scale below 100.
@@ -226,10 +223,10 @@ def _sides(shape: object) -> tuple[int, int]:
             f"The latents are {shape}; one picture's are [4, h, w] or [1, 4, h, w]."
         )
     _, height, width = sides
-    if min(height, width) < LEAST_SIDE:
+    if min(height, width) < LEAST_LATENTS:
         raise InvalidLatents(
-            f"The latents are {width} by {height}; they need {LEAST_SIDE} by {LEAST_SIDE}, "
-            f"a picture of {LEAST_SIDE * PIXELS_PER_LATENT} pixels."
+            f"The latents are {width} by {height}; they need {LEAST_LATENTS} by {LEAST_LATENTS}, "
+            f"a picture of {LEAST_LATENTS * PIXELS_PER_LATENT} pixels."
         )
     return height, width
 

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from twofold_producer.latents import Tensor
+from twofold_producer.submit.latents import Tensor
 from twofold_schema.artifacts import JOB
 from twofold_schema.errors import InvalidParameter
 from twofold_schema.formats import ResultFormat

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from twofold_producer import latents
-from twofold_producer.request import Source
+from twofold_producer.submit import latents
+from twofold_producer.submit.request import Source
 from twofold_schema.artifacts import ArtifactUri, upload_place
 from twofold_schema.errors import SourceUnreadable, TooLarge
 from twofold_schema.formats import SourceFormat, sniff

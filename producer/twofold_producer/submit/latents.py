@@ -7,7 +7,7 @@ import io
 from typing import Any, Protocol, runtime_checkable
 
 from twofold_schema.errors import InvalidLatents
-from twofold_schema.lanes import PIXELS_PER_LATENT
+from twofold_schema.lanes import LEAST_LATENTS, PIXELS_PER_LATENT
 
 
 @runtime_checkable
@@ -36,10 +36,11 @@ def size_of(latents: Tensor) -> tuple[int, int]:
     """
     shape = tuple(int(side) for side in latents.shape)
     sides = shape[1:] if len(shape) == 4 and shape[0] == 1 else shape
-    if len(sides) != 3 or sides[0] != 4 or min(sides) < 1:
+    if len(sides) != 3 or sides[0] != 4 or min(sides[1:]) < LEAST_LATENTS:
         several = len(shape) == 4 and shape[1] == 4
         raise InvalidLatents(
-            f"These are {list(shape)}; one picture's latents are [4, h, w] or [1, 4, h, w]. "
+            f"These are {list(shape)}; one picture's latents are [4, h, w] or [1, 4, h, w], "
+            f"{LEAST_LATENTS} by {LEAST_LATENTS} or more. "
             + (
                 "Give them to submit_many, which takes them one by one."
                 if several

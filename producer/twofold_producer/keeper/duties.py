@@ -16,8 +16,8 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from twofold_producer.broker import Bell
-from twofold_producer.garbage import Collector
-from twofold_producer.publisher import Publisher
+from twofold_producer.keeper.garbage import Collector
+from twofold_producer.keeper.publisher import Publisher
 from twofold_schema.artifacts import ArtifactUri
 from twofold_schema.database import is_transient
 from twofold_schema.errors import JobError

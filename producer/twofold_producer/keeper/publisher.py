@@ -27,6 +27,8 @@ log = structlog.get_logger(__name__)
 _JOBS_PER_LOOK = 200
 #: Each holds a connection while it copies; the smallest pool has as many.
 _THREADS = 4
+#: What a copy may take in a store that is never silent, in seconds.
+_LEAST_PATIENCE = 10.0
 #: A name that cannot be written is tried again after so many seconds, doubling up to the second.
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
 
@@ -42,6 +44,7 @@ class Publisher:
     def __init__(self, engine: Engine, storage: Storage) -> None:
         self._engine = engine
         self._storage = storage
+        self._patience = _LEAST_PATIENCE + storage.capabilities.silence_seconds
         self._pauses: dict[UUID, tuple[float, float]] = {}
 
     def publish(self) -> int:
@@ -75,7 +78,7 @@ class Publisher:
         copying = False
         try:
             with self._engine.begin() as connection:
-                if not objects.try_name(connection, name):
+                if not objects.try_name(connection, name, idle_seconds=self._patience):
                     return False
                 holder = self._storage.read_metadata(name)
                 if holder is not None and _version(holder) >= (job.id, job.fence):

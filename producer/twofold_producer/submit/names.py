@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from uuid import UUID
 
-from twofold_producer.request import JobRequest, Source, is_uri
+from twofold_producer.submit.request import JobRequest, Source, is_uri
 from twofold_schema.artifacts import JOB, PREVIEW_SUFFIX, ArtifactUri, looks_claimed
 from twofold_schema.errors import InvalidParameter, InvalidUri
 

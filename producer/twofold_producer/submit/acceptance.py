@@ -2,9 +2,9 @@
 
 import secrets
 
-from twofold_producer import names
-from twofold_producer.request import JobRequest, is_uri
-from twofold_producer.uploads import upload
+from twofold_producer.submit import names
+from twofold_producer.submit.request import JobRequest, is_uri
+from twofold_producer.submit.uploads import upload
 from twofold_schema import lanes
 from twofold_schema.artifacts import ArtifactUri
 from twofold_schema.formats import ResultFormat
