@@ -296,7 +296,7 @@ def test_the_command_lists_what_it_deletes_or_would(house: House, *, dry_run: bo
     producer = house.producer()
     house.worker()
     job = producer.wait(producer.submit(encoded()).job_id, timeout=60)
-    zombie = result_place(job, Claim(job_id=job.id, fence=9, run_id=new_id()))
+    zombie = result_place(job, Claim(job_id=job.id, fence=job.fence, run_id=new_id()))
     producer.storage.write_once(zombie, b"x", content_type="image/png", sha256="", metadata={})
     prefix = ArtifactUri.parse(job.output_prefix)
     before = {entry.uri for entry in producer.storage.list(prefix)}
