@@ -10,11 +10,16 @@ from contextlib import contextmanager
 from typing import Final, TypeAlias, cast
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, PngImagePlugin
 from PIL.ExifTags import Base as ExifTag
 
 from twofold_schema.errors import CorruptSource, TooLarge, UnsupportedFormat
+from twofold_schema.formats import sniff
+from twofold_worker.codec import pieces
 from twofold_worker.codec.profiles import to_srgb
+
+# All texts of a PNG together, unpacked, in letters of up to four bytes. Pillow allows 64 million.
+PngImagePlugin.MAX_TEXT_MEMORY = 4 * 2**20
 
 Key: TypeAlias = int | tuple[int, ...] | bytes
 """The grey, colour or palette entries that a PNG's tRNS chunk makes transparent."""
@@ -36,6 +41,7 @@ def opened(data: bytes) -> Iterator[ImageFile.ImageFile]:
         CorruptSource: It is damaged or cut short.
         TooLarge: Pillow takes it for a decompression bomb.
     """
+    pieces.check(data, sniff(data))
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             # A camera's MPO is a JPEG with more pictures behind it; the first is the photograph.
