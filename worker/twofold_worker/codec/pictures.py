@@ -43,7 +43,7 @@ def read_size(head: bytes, form: SourceFormat, *, complete: bool) -> tuple[int, 
     """
     if form is SourceFormat.WEBP:
         canvas = _still_canvas(head)
-        if not canvas.has_exif:
+        if not canvas.may_be_turned:
             return canvas.width, canvas.height
         if not complete:
             return None

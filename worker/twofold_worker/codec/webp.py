@@ -9,7 +9,7 @@ from typing import Final
 
 from twofold_schema.errors import CorruptSource
 
-_EXIF, _ANIMATION = 0x08, 0x02
+_EXIF, _XMP, _ANIMATION = 0x08, 0x04, 0x02
 _VP8_START_CODE: Final = b"\x9d\x01\x2a"
 _VP8L_SIGNATURE: Final = 0x2F
 #: Enough for the header of each of the three kinds.
@@ -23,13 +23,13 @@ class Canvas:
     Attributes:
         width: In pixels, as stored.
         height: Likewise.
-        has_exif: Whether an orientation may stand behind the pixels.
+        may_be_turned: Whether an orientation may stand behind the pixels, in EXIF or in XMP.
         is_animated: Whether it moves.
     """
 
     width: int
     height: int
-    has_exif: bool = False
+    may_be_turned: bool = False
     is_animated: bool = False
 
 
@@ -46,7 +46,7 @@ def read_canvas(head: bytes) -> Canvas:
         return Canvas(
             width=1 + int.from_bytes(payload[4:7], "little"),
             height=1 + int.from_bytes(payload[7:10], "little"),
-            has_exif=bool(payload[0] & _EXIF),
+            may_be_turned=bool(payload[0] & (_EXIF | _XMP)),
             is_animated=bool(payload[0] & _ANIMATION),
         )
     if kind == b"VP8L" and payload[0] == _VP8L_SIGNATURE:  # 3.4: 14 bits each, less one

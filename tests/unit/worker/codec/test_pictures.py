@@ -54,6 +54,7 @@ FILES = {
     "webp": saved(RGB, "WEBP", quality=90),
     "webp-lossless": saved(RGBA, "WEBP", lossless=True, exact=True),
     "webp-turned": saved(RGBA, "WEBP", exif=turned(6), icc_profile=b"x" * 300),
+    "webp-turned-by-xmp": saved(RGBA, "WEBP", xmp=b'<x tiff:Orientation="6"/>'),
     "jpeg-mpo": saved(RGB, "MPO", save_all=True, append_images=[RGB]),
 }
 STARTS = [
@@ -79,13 +80,17 @@ def test_the_header_agrees_with_the_decoded_picture(data: bytes) -> None:
     assert header.format is sniff(data)
 
 
-def test_a_webp_that_may_be_turned_asks_for_all_its_bytes() -> None:
+@pytest.mark.parametrize("name", ["webp-turned", "webp-turned-by-xmp"])
+def test_a_webp_that_may_be_turned_asks_for_all_its_bytes(name: str) -> None:
     """Its orientation stands behind its pixels."""
-    data = FILES["webp-turned"]
+    data = FILES[name]
+    assert read_header(data, complete=True) == Header(width=24, height=31, format=SourceFormat.WEBP)
     assert {read_header(data[:size], complete=False) for size in range(len(data))} == {None}
 
 
-@pytest.mark.parametrize("data", [data for name, data in FILES.items() if name != "webp-turned"])
+@pytest.mark.parametrize(
+    "data", [data for name, data in FILES.items() if not name.startswith("webp-turned")]
+)
 def test_the_first_bytes_give_the_header_or_ask_for_more_and_never_a_wrong_one(data: bytes) -> None:
     whole = read_header(data, complete=True)
     answers = [read_header(data[:size], complete=False) for size in range(len(data) + 1)]
