@@ -13,6 +13,7 @@ from PIL import JpegImagePlugin
 
 from twofold_schema.errors import CorruptSource
 from twofold_schema.formats import SourceFormat
+from twofold_worker.codec import webp
 
 #: Chunks or segments. Encoders that cut pixels into the smallest chunks stay far below.
 _MOST_PIECES: Final = 50_000
@@ -60,12 +61,8 @@ def _png(data: bytes) -> None:
 
 
 def _webp(data: bytes) -> None:
-    place, pieces = 12, 0
-    while place + 8 <= len(data):
-        length = int.from_bytes(data[place + 4 : place + 8], "little")
-        place += 8 + length + length % 2
-        pieces += 1
-        _refuse(pieces > _MOST_PIECES, "chunks", _MOST_PIECES)
+    for before, _ in enumerate(webp.chunks(data)):
+        _refuse(before >= _MOST_PIECES, "chunks", _MOST_PIECES)
 
 
 def _jpeg(data: bytes) -> None:

@@ -4,6 +4,7 @@ Pillow hands a file to libwebp, which wants all of it and makes room for two can
 that the header states, before anybody could look at that size.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -58,3 +59,17 @@ def read_canvas(head: bytes) -> Canvas:
             height=int.from_bytes(payload[8:10], "little") & 0x3FFF,
         )
     raise CorruptSource("The WebP's first chunk is damaged.")
+
+
+def chunks(data: bytes) -> Iterator[tuple[bytes, slice]]:
+    """Name and place in the file of each chunk (2.3), as far as the file reaches.
+
+    Args:
+        data: A file that begins `RIFF….WEBP`, or its first bytes.
+    """
+    place, end = 12, min(len(data), 8 + int.from_bytes(data[4:8], "little"))
+    while place + 8 <= end:
+        content = place + 8
+        length = int.from_bytes(data[place + 4 : content], "little")
+        yield data[place : place + 4], slice(content, content + length)
+        place = content + length + length % 2

@@ -261,6 +261,19 @@ def test_a_webp_is_judged_by_its_canvas_before_anybody_makes_room_for_it() -> No
         read_header(webp_canvas(9, 9, flags=0x02), complete=False)
 
 
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("webp")])
+def test_the_header_of_a_webp_is_read_without_a_decoder(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decoder makes room for two canvases at once, a gigabyte for 86 bytes of a flat picture."""
+    with Image.open(io.BytesIO(FILES[name])) as image:
+        size = ImageOps.exif_transpose(image).size
+    monkeypatch.setattr(Image, "open", None)
+    header = read_header(FILES[name], complete=True)
+    assert header is not None
+    assert (header.width, header.height) == size
+
+
 def test_a_canvas_that_is_not_its_pictures_is_corrupt() -> None:
     """Else the lane would be of one size and the pixels of another."""
     small = saved(RGB, "WEBP")
