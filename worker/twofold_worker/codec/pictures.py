@@ -24,7 +24,7 @@ _UPRIGHT: Final = {
 }
 _ON_ITS_SIDE: Final = {5, 6, 7, 8}
 # Where Pillow keeps what such chunks of a WebP say.
-_NOTES: Final = {b"EXIF": "exif", b"XMP ": "xmp"}
+_PILLOW_NAMES: Final = {b"EXIF": "exif", b"XMP ": "xmp"}
 
 
 def read_size(head: bytes, form: SourceFormat, *, complete: bool) -> tuple[int, int] | None:
@@ -45,11 +45,11 @@ def read_size(head: bytes, form: SourceFormat, *, complete: bool) -> tuple[int, 
     """
     if form is SourceFormat.WEBP:
         canvas = _still_canvas(head)
-        if not canvas.may_be_turned:
+        if not canvas.notes:
             return canvas.width, canvas.height
         if not complete:
             return None
-        (width, height), turn = (canvas.width, canvas.height), _turn_of_webp(head)
+        (width, height), turn = (canvas.width, canvas.height), _turn_of_webp(head, canvas)
     else:
         with opened(head) as image:
             (width, height), turn = image.size, orientation(image)
@@ -85,12 +85,12 @@ def decode(
     return pixels, alpha[0] if alpha else None
 
 
-def _turn_of_webp(data: bytes) -> int:
+def _turn_of_webp(data: bytes, canvas: webp.Canvas) -> int:
     # By an image of no size: to open the file would make room for its canvas.
     notes = Image.Image()
     for kind, place in webp.chunks(data):
-        if kind in _NOTES:
-            notes.info.setdefault(_NOTES[kind], data[place])
+        if kind in canvas.notes:
+            notes.info.setdefault(_PILLOW_NAMES[kind], data[place])
     return orientation(notes)
 
 

@@ -10,7 +10,9 @@ from typing import Final
 
 from twofold_schema.errors import CorruptSource
 
-_EXIF, _XMP, _ANIMATION = 0x08, 0x04, 0x02
+_ANIMATION: Final = 0x02
+# A chunk of these kinds counts only if its flag is set.
+_NOTES: Final = {b"EXIF": 0x08, b"XMP ": 0x04}
 _VP8_START_CODE: Final = b"\x9d\x01\x2a"
 _VP8L_SIGNATURE: Final = 0x2F
 #: Enough for the header of each of the three kinds.
@@ -24,13 +26,13 @@ class Canvas:
     Attributes:
         width: In pixels, as stored.
         height: Likewise.
-        may_be_turned: Whether an orientation may stand behind the pixels, in EXIF or in XMP.
+        notes: The kinds of chunks in which an orientation may stand, behind the pixels.
         is_animated: Whether it moves.
     """
 
     width: int
     height: int
-    may_be_turned: bool = False
+    notes: frozenset[bytes] = frozenset()
     is_animated: bool = False
 
 
@@ -47,7 +49,7 @@ def read_canvas(head: bytes) -> Canvas:
         return Canvas(
             width=1 + int.from_bytes(payload[4:7], "little"),
             height=1 + int.from_bytes(payload[7:10], "little"),
-            may_be_turned=bool(payload[0] & (_EXIF | _XMP)),
+            notes=frozenset(kind for kind, flag in _NOTES.items() if payload[0] & flag),
             is_animated=bool(payload[0] & _ANIMATION),
         )
     if kind == b"VP8L" and payload[0] == _VP8L_SIGNATURE:  # 3.4: 14 bits each, less one

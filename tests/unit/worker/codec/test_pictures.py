@@ -274,6 +274,18 @@ def test_the_header_of_a_webp_is_read_without_a_decoder(
     assert (header.width, header.height) == size
 
 
+def test_only_what_the_flags_of_a_webp_announce_can_turn_it() -> None:
+    """As libwebp has it; else the header would say another size than the picture has."""
+    both = bytearray(saved(RGBA, "WEBP", exif=turned(6), xmp=b'<x tiff:Orientation="3"/>'))
+    flags = both.index(b"VP8X") + 8
+    for announced, size in ((0x0C, (24, 31)), (0x08, (24, 31)), (0x04, (31, 24)), (0, (31, 24))):
+        both[flags] = both[flags] & ~0x0C | announced
+        header = read_header(bytes(both), complete=True)
+        assert header is not None
+        assert (header.width, header.height) == decode(bytes(both), LIMITS).pixels.shape[1::-1]
+        assert (header.width, header.height) == size
+
+
 def test_a_canvas_that_is_not_its_pictures_is_corrupt() -> None:
     """Else the lane would be of one size and the pixels of another."""
     small = saved(RGB, "WEBP")
@@ -281,6 +293,22 @@ def test_a_canvas_that_is_not_its_pictures_is_corrupt() -> None:
     whole = grown[:4] + struct.pack("<I", len(grown) - 8) + grown[8:]
     with pytest.raises(CorruptSource):
         decode(whole, LIMITS)
+
+
+@pytest.mark.parametrize("name", [b"exif", b"xmp", b"icc_profile", b"transparency"])
+@pytest.mark.parametrize("colour", [0, 2, 3, 4, 6])
+def test_a_text_is_never_taken_for_what_pillow_keeps_under_its_name(
+    name: bytes, colour: int
+) -> None:
+    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+    palette = chunk(b"PLTE", bytes(6)) if colour == 3 else b""
+    for text in (chunk(b"tEXt", name + b"\0a cat"), chunk(b"iTXt", name + b"\0\0\0\0\0a cat")):
+        for where in ({"before": palette + text}, {"before": palette, "behind": text}):
+            data = png(2, 1, depth=8, colour=colour, rows=[bytes(2 * channels)], **where)
+            picture = decode(data, LIMITS)
+            assert picture.pixels.tolist() == [[[0, 0, 0], [0, 0, 0]]]
+            assert (picture.alpha is None) == (colour in {0, 2, 3})
+            assert read_header(data, complete=True) is not None
 
 
 def test_text_that_unpacks_beyond_reason_is_refused() -> None:
