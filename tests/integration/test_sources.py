@@ -18,6 +18,8 @@ from twofold_schema.artifacts import ArtifactUri
 from twofold_schema.errors import JobError
 from twofold_schema.job import JobState, Parameters
 from twofold_schema.ledger import requests
+from twofold_schema.settings import LimitSettings
+from twofold_schema.storage.port import Content
 from twofold_worker.upscaler.port import Made, Slot
 
 AGAIN = "write it anew: python -m tests.inputs.page"
@@ -59,6 +61,27 @@ def test_every_kind_of_input_ends_as_the_catalogue_says(workshop: Make, one: Inp
 def test_the_page_has_a_row_for_every_input_and_no_more() -> None:
     rows = page.block(page.PAGE.read_text(encoding="utf-8")).splitlines()
     assert [row.split(" | ")[0] for row in rows] == [f"| {one.what}" for one in CATALOGUE], AGAIN
+
+
+def test_a_source_that_is_too_long_is_not_read_to_its_end_in_search_of_its_size(
+    workshop: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have terabytes."""
+    jpeg = encoded(40, 30, form="JPEG")
+    notes = b"\xff\xef\xff\xff" + bytes(0xFFFF - 2)
+    with workshop(limits=LimitSettings(max_source_bytes=200_000)) as shop:
+        read: list[int] = []
+        read_head = shop.storage.read_head
+
+        def noted(uri: ArtifactUri, *, length: int) -> Content:
+            content = read_head(uri, length=length)
+            read.append(len(content.data))
+            return content
+
+        monkeypatch.setattr(shop.storage, "read_head", noted)
+        (job,) = shop.wait_settled(shop.submit(jpeg[:2] + notes * 20 + jpeg[2:]))
+    assert [error.code for error in job.errors] == ["source_too_large"]
+    assert sum(read) <= 200_000
 
 
 def test_a_picture_with_four_channels_is_never_taken_for_latents(workshop: Make) -> None:

@@ -29,6 +29,7 @@ from twofold_schema.errors import (
     OutOfMemory,
     SizeMismatch,
     SourceChanged,
+    SourceTooLarge,
     UpscaleFailed,
 )
 from twofold_schema.formats import ResultFormat
@@ -123,7 +124,8 @@ class Pipeline:
         """Read the header of an unmeasured job's source.
 
         Raises:
-            JobError: The source is not there, neither a picture nor latents, or too large.
+            JobError: The source is not there, neither a picture nor latents, or too large; or too
+                long to look for its size beyond the first bytes.
         """
         place, length = ArtifactUri.parse(job.source), HEAD_BYTES
         with self.progress.step("measure", silence=self._silence) as advance:
@@ -135,6 +137,8 @@ class Pipeline:
                     break
                 if head.complete:
                     raise CorruptSource
+                if head.size > self.limits.max_source_bytes:
+                    raise SourceTooLarge
                 length *= 4
         self.limits.size.check(header.width, header.height)
         found = _measure(job, header.width, header.height, from_latents=header.format.is_latents)

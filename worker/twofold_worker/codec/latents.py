@@ -196,9 +196,11 @@ def _npy_shape(head: bytes) -> Shape:
     try:
         header = ast.literal_eval(head[start : start + length].decode("latin-1").strip())
         dtype, shape, column_major = (header[name] for name in _NPY_KEYS)
+        # In here, because Python writes no number of more than 4300 digits.
+        holds_objects = "O" in str(dtype)
     except (ValueError, SyntaxError, TypeError, KeyError, RecursionError, MemoryError):
         raise CorruptSource("The .npy header is damaged.") from None
-    if "O" in str(dtype):
+    if holds_objects:
         raise InvalidLatents("The .npy file holds pickled objects, which are never loaded.")
     if not isinstance(dtype, str) or not _NPY_FLOAT.fullmatch(dtype):
         _refuse_dtype(dtype)
@@ -217,6 +219,9 @@ def _sides(shape: object) -> tuple[int, int]:
     """The last two of [4, h, w] or [1, 4, h, w]."""
     if not isinstance(shape, list) or not all(type(side) is int for side in shape):
         raise CorruptSource("The header's shape is no list of numbers.")
+    if any(side.bit_length() > 63 for side in shape):
+        # Not quoted: Python writes no number of more than 4300 digits.
+        raise InvalidLatents("The header's shape has numbers that no file could fill.")
     sides = shape[1:] if len(shape) == 4 and shape[0] == 1 else shape
     if len(sides) != 3 or sides[0] != CHANNELS:
         raise InvalidLatents(

@@ -23,6 +23,8 @@ _UPRIGHT: Final = {
     8: Image.Transpose.ROTATE_90,
 }
 _ON_ITS_SIDE: Final = {5, 6, 7, 8}
+# Where Pillow keeps what such chunks of a WebP say.
+_PILLOW_NAMES: Final = {b"EXIF": "exif", b"XMP ": "xmp"}
 
 
 def read_size(head: bytes, form: SourceFormat, *, complete: bool) -> tuple[int, int] | None:
@@ -43,13 +45,15 @@ def read_size(head: bytes, form: SourceFormat, *, complete: bool) -> tuple[int, 
     """
     if form is SourceFormat.WEBP:
         canvas = _still_canvas(head)
-        if not canvas.has_exif:
+        if not canvas.notes:
             return canvas.width, canvas.height
         if not complete:
             return None
-    with opened(head) as image:
-        width, height = image.size
-        return (height, width) if orientation(image) in _ON_ITS_SIDE else (width, height)
+        (width, height), turn = (canvas.width, canvas.height), _turn_of_webp(head, canvas)
+    else:
+        with opened(head) as image:
+            (width, height), turn = image.size, orientation(image)
+    return (height, width) if turn in _ON_ITS_SIDE else (width, height)
 
 
 def decode(
@@ -79,6 +83,15 @@ def decode(
     upright = [plane.transpose(_UPRIGHT[turn]) if turn in _UPRIGHT else plane for plane in stored]
     pixels, *alpha = [np.asarray(plane) for plane in upright]
     return pixels, alpha[0] if alpha else None
+
+
+def _turn_of_webp(data: bytes, canvas: webp.Canvas) -> int:
+    # By an image of no size: to open the file would make room for its canvas.
+    notes = Image.Image()
+    for kind, place in webp.chunks(data):
+        if kind in canvas.notes:
+            notes.info.setdefault(_PILLOW_NAMES[kind], data[place])
+    return orientation(notes)
 
 
 def _still_canvas(head: bytes) -> webp.Canvas:

@@ -13,14 +13,15 @@ from PIL import Image, ImageCms
 _SPACES: Final = {"L": "GRAY", "RGB": "RGB ", "CMYK": "CMYK"}
 
 
-def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+def to_srgb(image: Image.Image, profile: object) -> Image.Image:
     """A loaded picture of mode L, RGB or CMYK as RGB, by its profile if it has a sound one.
 
     A profile that is damaged, or for other kinds of pixels, is passed over, as browsers do: the
     numbers are then taken for sRGB, and CMYK for the ink that Pillow knows. Relative colorimetric
-    with black point compensation, the usual choice for pictures.
+    with black point compensation, the usual choice for pictures. It may be a text, if a PNG has one
+    of that name.
     """
-    if profile:
+    if profile and isinstance(profile, bytes):
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             if source.profile.xcolor_space == _SPACES[image.mode]:

@@ -10,18 +10,23 @@ from contextlib import contextmanager
 from typing import Final, TypeAlias, cast
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, PngImagePlugin
 from PIL.ExifTags import Base as ExifTag
 
 from twofold_schema.errors import CorruptSource, TooLarge, UnsupportedFormat
+from twofold_schema.formats import sniff
+from twofold_worker.codec import pieces
 from twofold_worker.codec.profiles import to_srgb
+
+# All texts of a PNG together, unpacked, in letters of up to four bytes. Pillow allows 64 million.
+PngImagePlugin.MAX_TEXT_MEMORY = 4 * 2**20
 
 Key: TypeAlias = int | tuple[int, ...] | bytes
 """The grey, colour or palette entries that a PNG's tRNS chunk makes transparent."""
 
 _FORMATS: Final = ("PNG", "JPEG", "WEBP")
 # What fuzzing made Pillow raise for damaged files.
-_DAMAGED: Final = (OSError, SyntaxError, ValueError, IndexError, struct.error)
+_DAMAGED: Final = (OSError, SyntaxError, ValueError, TypeError, IndexError, struct.error)
 # Pillow refuses from twice its limit on, and only warns from its limit on (an exception where
 # warnings are errors); `Limits` never reach that far, so both mean the same here.
 _BOMB: Final = (Image.DecompressionBombError, Image.DecompressionBombWarning)
@@ -36,6 +41,7 @@ def opened(data: bytes) -> Iterator[ImageFile.ImageFile]:
         CorruptSource: It is damaged or cut short.
         TooLarge: Pillow takes it for a decompression bomb.
     """
+    pieces.check(data, sniff(data))
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             # A camera's MPO is a JPEG with more pictures behind it; the first is the photograph.
@@ -75,9 +81,11 @@ def transparent_key(image: ImageFile.ImageFile) -> Key | None:
     Pillow stretches 2 and 4 bits to 8 and cuts 16 to 8, but leaves the key as it stands in the
     file (PNG 3rd edition, 11.3.2.1), so that it would match no pixel or a wrong one.
     """
-    key: Key | None = image.info.get("transparency")
-    if key is None:
+    # A PNG's text of that name would stand in its place.
+    key: Key | str | None = image.info.pop("transparency", None)
+    if key is None or isinstance(key, str):
         return None
+    image.info["transparency"] = key
     layout = image.tile[0].args
     if isinstance(key, int) and layout in {"L;2", "L;4"}:
         return key * {"L;2": 85, "L;4": 17}[layout]
@@ -88,13 +96,14 @@ def transparent_key(image: ImageFile.ImageFile) -> Key | None:
 
 def planes(image: Image.Image, key: Key | None) -> list[Image.Image]:
     """A loaded picture's colours as sRGB and, where it may be transparent, its opacity as L."""
-    profile: bytes | None = image.info.get("icc_profile")
+    profile = image.info.get("icc_profile")
     if image.mode == "I;16":
         # Pillow would clip to 255.
         wide = np.asarray(image)
         grey = Image.fromarray(((wide.astype(np.uint32) + 128) // 257).astype(np.uint8))
         opaque = [] if key is None else [Image.fromarray(wide != key).convert("L")]
         return [to_srgb(grey, profile), *opaque]
+    image.info.pop("transparency", None)
     if key is not None:
         image.info["transparency"] = key
     alpha = []

@@ -4,12 +4,15 @@ Pillow hands a file to libwebp, which wants all of it and makes room for two can
 that the header states, before anybody could look at that size.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from twofold_schema.errors import CorruptSource
 
-_EXIF, _ANIMATION = 0x08, 0x02
+_ANIMATION: Final = 0x02
+# A chunk of these kinds counts only if its flag is set.
+_NOTES: Final = {b"EXIF": 0x08, b"XMP ": 0x04}
 _VP8_START_CODE: Final = b"\x9d\x01\x2a"
 _VP8L_SIGNATURE: Final = 0x2F
 #: Enough for the header of each of the three kinds.
@@ -23,13 +26,13 @@ class Canvas:
     Attributes:
         width: In pixels, as stored.
         height: Likewise.
-        has_exif: Whether an orientation may stand behind the pixels.
+        notes: The kinds of chunks in which an orientation may stand, behind the pixels.
         is_animated: Whether it moves.
     """
 
     width: int
     height: int
-    has_exif: bool = False
+    notes: frozenset[bytes] = frozenset()
     is_animated: bool = False
 
 
@@ -46,7 +49,7 @@ def read_canvas(head: bytes) -> Canvas:
         return Canvas(
             width=1 + int.from_bytes(payload[4:7], "little"),
             height=1 + int.from_bytes(payload[7:10], "little"),
-            has_exif=bool(payload[0] & _EXIF),
+            notes=frozenset(kind for kind, flag in _NOTES.items() if payload[0] & flag),
             is_animated=bool(payload[0] & _ANIMATION),
         )
     if kind == b"VP8L" and payload[0] == _VP8L_SIGNATURE:  # 3.4: 14 bits each, less one
@@ -58,3 +61,17 @@ def read_canvas(head: bytes) -> Canvas:
             height=int.from_bytes(payload[8:10], "little") & 0x3FFF,
         )
     raise CorruptSource("The WebP's first chunk is damaged.")
+
+
+def chunks(data: bytes) -> Iterator[tuple[bytes, slice]]:
+    """Name and place in the file of each chunk (2.3), as far as the file reaches.
+
+    Args:
+        data: A file that begins `RIFF….WEBP`, or its first bytes.
+    """
+    place, end = 12, min(len(data), 8 + int.from_bytes(data[4:8], "little"))
+    while place + 8 <= end:
+        content = place + 8
+        length = int.from_bytes(data[place + 4 : content], "little")
+        yield data[place : place + 4], slice(content, content + length)
+        place = content + length + length % 2

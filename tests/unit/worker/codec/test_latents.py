@@ -170,6 +170,20 @@ def test_a_side_beyond_all_reason_allocates_nothing(side: int) -> None:
         decode(safetensors(b"", "F32", (4, 9, side)), LIMITS)
 
 
+@pytest.mark.parametrize("number", ["9" * 4300, "-" + "9" * 4300, "0x" + "f" * 9000])
+@pytest.mark.parametrize("place", ["descr", "channels", "height", "width"])
+def test_a_number_longer_than_python_writes_is_an_error_of_the_job(place: str, number: str) -> None:
+    """Its digits fit a header, but neither `str` nor a message."""
+    said = {"descr": "'<f4'", "channels": "4", "height": "9", "width": "12"} | {place: number}
+    sides = f"{said['channels']}, {said['height']}, {said['width']}"
+    text = f"{{'descr': {said['descr']}, 'fortran_order': False, 'shape': ({sides})}}"
+    entry = f'{{"dtype": "F32", "shape": [{sides}], "data_offsets": [0, {number}]}}'
+    header = f'{{"latents": {entry}}}'.encode()
+    for data in (npy_header(text), struct.pack("<Q", len(header)) + header):
+        with pytest.raises(JobError):
+            decode(data, LIMITS)
+
+
 @pytest.mark.parametrize(
     "header",
     [

@@ -54,6 +54,7 @@ FILES = {
     "webp": saved(RGB, "WEBP", quality=90),
     "webp-lossless": saved(RGBA, "WEBP", lossless=True, exact=True),
     "webp-turned": saved(RGBA, "WEBP", exif=turned(6), icc_profile=b"x" * 300),
+    "webp-turned-by-xmp": saved(RGBA, "WEBP", xmp=b'<x tiff:Orientation="6"/>'),
     "jpeg-mpo": saved(RGB, "MPO", save_all=True, append_images=[RGB]),
 }
 STARTS = [
@@ -79,13 +80,17 @@ def test_the_header_agrees_with_the_decoded_picture(data: bytes) -> None:
     assert header.format is sniff(data)
 
 
-def test_a_webp_that_may_be_turned_asks_for_all_its_bytes() -> None:
+@pytest.mark.parametrize("name", ["webp-turned", "webp-turned-by-xmp"])
+def test_a_webp_that_may_be_turned_asks_for_all_its_bytes(name: str) -> None:
     """Its orientation stands behind its pixels."""
-    data = FILES["webp-turned"]
+    data = FILES[name]
+    assert read_header(data, complete=True) == Header(width=24, height=31, format=SourceFormat.WEBP)
     assert {read_header(data[:size], complete=False) for size in range(len(data))} == {None}
 
 
-@pytest.mark.parametrize("data", [data for name, data in FILES.items() if name != "webp-turned"])
+@pytest.mark.parametrize(
+    "data", [data for name, data in FILES.items() if not name.startswith("webp-turned")]
+)
 def test_the_first_bytes_give_the_header_or_ask_for_more_and_never_a_wrong_one(data: bytes) -> None:
     whole = read_header(data, complete=True)
     answers = [read_header(data[:size], complete=False) for size in range(len(data) + 1)]
@@ -256,6 +261,31 @@ def test_a_webp_is_judged_by_its_canvas_before_anybody_makes_room_for_it() -> No
         read_header(webp_canvas(9, 9, flags=0x02), complete=False)
 
 
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("webp")])
+def test_the_header_of_a_webp_is_read_without_a_decoder(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decoder makes room for two canvases at once, a gigabyte for 86 bytes of a flat picture."""
+    with Image.open(io.BytesIO(FILES[name])) as image:
+        size = ImageOps.exif_transpose(image).size
+    monkeypatch.setattr(Image, "open", None)
+    header = read_header(FILES[name], complete=True)
+    assert header is not None
+    assert (header.width, header.height) == size
+
+
+def test_only_what_the_flags_of_a_webp_announce_can_turn_it() -> None:
+    """As libwebp has it; else the header would say another size than the picture has."""
+    both = bytearray(saved(RGBA, "WEBP", exif=turned(6), xmp=b'<x tiff:Orientation="3"/>'))
+    flags = both.index(b"VP8X") + 8
+    for announced, size in ((0x0C, (24, 31)), (0x08, (24, 31)), (0x04, (31, 24)), (0, (31, 24))):
+        both[flags] = both[flags] & ~0x0C | announced
+        header = read_header(bytes(both), complete=True)
+        assert header is not None
+        assert (header.width, header.height) == decode(bytes(both), LIMITS).pixels.shape[1::-1]
+        assert (header.width, header.height) == size
+
+
 def test_a_canvas_that_is_not_its_pictures_is_corrupt() -> None:
     """Else the lane would be of one size and the pixels of another."""
     small = saved(RGB, "WEBP")
@@ -263,6 +293,22 @@ def test_a_canvas_that_is_not_its_pictures_is_corrupt() -> None:
     whole = grown[:4] + struct.pack("<I", len(grown) - 8) + grown[8:]
     with pytest.raises(CorruptSource):
         decode(whole, LIMITS)
+
+
+@pytest.mark.parametrize("name", [b"exif", b"xmp", b"icc_profile", b"transparency"])
+@pytest.mark.parametrize("colour", [0, 2, 3, 4, 6])
+def test_a_text_is_never_taken_for_what_pillow_keeps_under_its_name(
+    name: bytes, colour: int
+) -> None:
+    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+    palette = chunk(b"PLTE", bytes(6)) if colour == 3 else b""
+    for text in (chunk(b"tEXt", name + b"\0a cat"), chunk(b"iTXt", name + b"\0\0\0\0\0a cat")):
+        for where in ({"before": palette + text}, {"before": palette, "behind": text}):
+            data = png(2, 1, depth=8, colour=colour, rows=[bytes(2 * channels)], **where)
+            picture = decode(data, LIMITS)
+            assert picture.pixels.tolist() == [[[0, 0, 0], [0, 0, 0]]]
+            assert (picture.alpha is None) == (colour in {0, 2, 3})
+            assert read_header(data, complete=True) is not None
 
 
 def test_text_that_unpacks_beyond_reason_is_refused() -> None:
