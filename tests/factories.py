@@ -12,9 +12,10 @@ from sqlalchemy import Connection, Engine, text
 
 from twofold_schema import lanes
 from twofold_schema.ids import new_id
-from twofold_schema.job import Claim, Job, JobClass, JobState, Output, Parameters, Result
+from twofold_schema.job import Claim, Job, Output, Parameters, Result
 from twofold_schema.ledger import claims, reads, submit, sweeps
 from twofold_schema.ledger import runs as ledger_runs
+from twofold_schema.states import JobClass, JobState
 
 PREFIX = "s3://twofold/results"
 REVISION = "revision-1"

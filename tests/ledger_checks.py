@@ -9,8 +9,9 @@ from tests.factories import AMPLE, result_of
 from tests.ledger_model import Model, ModelJob
 
 from twofold_schema.errors import CorruptSource, StorageUnavailable
-from twofold_schema.job import TRANSITIONS, Claim, Job, JobState
+from twofold_schema.job import Claim, Job
 from twofold_schema.ledger import outcomes
+from twofold_schema.states import TRANSITIONS, JobState
 
 
 @dataclass(frozen=True, slots=True)

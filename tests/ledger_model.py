@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from uuid import UUID
 
-from twofold_schema.job import Claim, JobState
+from twofold_schema.job import Claim
+from twofold_schema.states import JobState
 
 _WAITING = (JobState.SCHEDULED, JobState.QUEUED)
 

@@ -7,8 +7,9 @@ if TYPE_CHECKING:
     from twofold_producer.producer import Producer, Submission
     from twofold_producer.submit.request import JobRequest, Source
     from twofold_schema.formats import ResultFormat
-    from twofold_schema.job import Job, JobClass, JobState, Parameters, Result
+    from twofold_schema.job import Job, Parameters, Result
     from twofold_schema.ledger.submit import Accepted
+    from twofold_schema.states import JobClass, JobState
 
 __all__ = [
     "Accepted",
@@ -28,7 +29,8 @@ _HOMES = {
     "twofold_producer.producer": {"Producer", "Submission"},
     "twofold_producer.submit.request": {"JobRequest", "Source"},
     "twofold_schema.formats": {"ResultFormat"},
-    "twofold_schema.job": {"Job", "JobClass", "JobState", "Parameters", "Result"},
+    "twofold_schema.job": {"Job", "Parameters", "Result"},
+    "twofold_schema.states": {"JobClass", "JobState"},
     "twofold_schema.ledger.submit": {"Accepted"},
 }
 

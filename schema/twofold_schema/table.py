@@ -1,4 +1,4 @@
-"""The tables. Enums, CHECKs and partial indexes derive from `job`, so that they cannot drift."""
+"""The tables. Enums, CHECKs and partial indexes derive from `states`, so that they cannot drift."""
 
 from sqlalchemy import (
     BigInteger,
@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from twofold_schema.job import FINAL_STATES, JobClass, JobState
+from twofold_schema.states import FINAL_STATES, JobClass, JobState
 
 #: A run in one of these keeps its jobs as long as its lease lasts.
 HOLDING_RUN_STATES = ("live", "draining")

@@ -3,7 +3,7 @@
 from tests.house import House, eventually
 from tests.pictures import encoded
 
-from twofold_schema.job import JobState
+from twofold_schema.states import JobState
 
 
 def test_a_ticket_through_a_folder_wakes_a_run(house: House) -> None:

@@ -11,7 +11,7 @@ import pytest
 from tests.house import House, eventually
 from tests.pictures import encoded
 
-from twofold_schema.job import JobState
+from twofold_schema.states import JobState
 
 
 @pytest.mark.parametrize("hang", ["sleep", "gil"])

@@ -7,7 +7,7 @@ from tests.house import House, eventually
 from tests.pictures import encoded
 
 from twofold_schema.artifacts import ArtifactUri
-from twofold_schema.job import JobState
+from twofold_schema.states import JobState
 
 VERBS = ("claim", "measure", "fetch", "start", "decode", "upscale", "encode", "store", "settle")
 

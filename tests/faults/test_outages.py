@@ -14,9 +14,9 @@ from tests.pictures import encoded
 from twofold_producer.dev.postgres import Postgres
 from twofold_producer.dev.redis import Redis
 from twofold_schema import database
-from twofold_schema.job import JobState
 from twofold_schema.ledger import claims
 from twofold_schema.settings import DatabaseSettings
+from twofold_schema.states import JobState
 
 #: So many beats are more than a lease.
 LONG_IN_BEATS = 7

@@ -20,9 +20,9 @@ from tests.pictures import encoded
 from twofold_producer.dev.redis import Redis
 from twofold_schema import database
 from twofold_schema.ids import new_id
-from twofold_schema.job import JobState
 from twofold_schema.ledger import runs
 from twofold_schema.settings import DatabaseSettings, WorkerSettings
+from twofold_schema.states import JobState
 from twofold_worker.heartbeat import Heartbeat
 from twofold_worker.holdings import Holdings
 from twofold_worker.progress import Progress

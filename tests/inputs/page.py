@@ -19,7 +19,8 @@ from tests.workshop import Workshop
 
 from twofold_producer.dev.postgres import Postgres
 from twofold_schema import database
-from twofold_schema.job import Job, JobState
+from twofold_schema.job import Job
+from twofold_schema.states import JobState
 
 PAGE = ROOT / "docs" / "08-sources-and-results.md"
 SHEET = ROOT / "docs" / "pictures" / "odd-inputs.png"

@@ -21,9 +21,9 @@ from twofold_producer.cli import jobs
 from twofold_schema.artifacts import ArtifactUri
 from twofold_schema.errors import CorruptSource
 from twofold_schema.ids import new_id
-from twofold_schema.job import JobState
 from twofold_schema.ledger import outcomes
 from twofold_schema.settings import StorageSettings
+from twofold_schema.states import JobState
 from twofold_schema.storage.places import OpenPlaces
 
 Ended: TypeAlias = subprocess.CompletedProcess[str]

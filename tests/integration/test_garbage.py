@@ -19,9 +19,10 @@ from twofold_producer.keeper.garbage import Collector, is_garbage
 from twofold_schema.artifacts import ArtifactUri, preview_place, result_place
 from twofold_schema.errors import ResultDenied
 from twofold_schema.ids import new_id
-from twofold_schema.job import Claim, JobState, Output
+from twofold_schema.job import Claim, Output
 from twofold_schema.ledger import outcomes
 from twofold_schema.settings import KeeperSettings
+from twofold_schema.states import JobState
 from twofold_schema.storage.port import Entry, Storage
 
 NO_GRACE = timedelta(seconds=-60)  # also what was written this very moment

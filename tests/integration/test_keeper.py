@@ -17,9 +17,9 @@ from twofold_producer.broker import Bell
 from twofold_producer.dev.postgres import Postgres
 from twofold_producer.keeper.duties import Keeper, ledger_duties
 from twofold_schema import database, ticket
-from twofold_schema.job import JobState
 from twofold_schema.ledger import sweeps
 from twofold_schema.settings import BrokerSettings
+from twofold_schema.states import JobState
 
 #: A keeper that looks so seldom takes no pause for an outage.
 SELDOM = 3600.0

@@ -21,8 +21,9 @@ from tests.plans import rows_read, settle
 from twofold_schema import lanes
 from twofold_schema.errors import SourceChanged
 from twofold_schema.ids import new_id
-from twofold_schema.job import Claim, JobClass, JobState, Parameters
+from twofold_schema.job import Claim, Parameters
 from twofold_schema.ledger import claims, outcomes, requests, runs
+from twofold_schema.states import JobClass, JobState
 
 _PASS = "UPDATE jobs SET {} = '2020-01-01Z'"
 _MARK = text("UPDATE jobs SET isolation = :mark WHERE id = :id")

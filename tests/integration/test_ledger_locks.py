@@ -22,9 +22,10 @@ from tests.rivals import DEADLINE_SECONDS, Rival, rivals
 
 from twofold_schema import database
 from twofold_schema.errors import CorruptSource
-from twofold_schema.job import Claim, JobState
+from twofold_schema.job import Claim
 from twofold_schema.ledger import claims, outcomes, requests, submit, sweeps
 from twofold_schema.settings import DatabaseSettings
+from twofold_schema.states import JobState
 
 _LOCK = text("SELECT FROM jobs WHERE id = :id FOR UPDATE")
 _LONG_UP = text("INSERT INTO pulse (beat_at, resumed_at) VALUES (clock_timestamp(), '2020-01-01Z')")

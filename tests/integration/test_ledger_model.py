@@ -32,8 +32,9 @@ from twofold_schema.errors import (
     RunLost,
 )
 from twofold_schema.ids import new_id
-from twofold_schema.job import Claim, Job, JobClass, JobState, Parameters
+from twofold_schema.job import Claim, Job, Parameters
 from twofold_schema.ledger import claims, requests, runs, submit, sweeps
+from twofold_schema.states import JobClass, JobState
 
 _EXAMPLES = int(os.environ.get("LEDGER_EXAMPLES", "0"))
 _EMPTY = text("""

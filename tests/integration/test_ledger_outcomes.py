@@ -9,9 +9,10 @@ from tests.factories import begun, claimed, crashed, job_of, new_job, result_of,
 
 from twofold_schema.errors import CorruptSource, StorageUnavailable
 from twofold_schema.ids import new_id
-from twofold_schema.job import Claim, JobState
+from twofold_schema.job import Claim
 from twofold_schema.ledger import outcomes, requests, sweeps
 from twofold_schema.ledger.outcomes import Settled
+from twofold_schema.states import JobState
 
 _MAKE_LATE = text("UPDATE jobs SET finish_by = '2020-01-01Z'")
 _BACKOFF_ENDS = text("UPDATE jobs SET scheduled_at = '2020-01-01Z' WHERE state = 'scheduled'")

@@ -24,8 +24,9 @@ from tests.factories import (
 from tests.rivals import rivals
 
 from twofold_schema.errors import CorruptSource, LedgerError, StorageUnavailable
-from twofold_schema.job import Claim, JobState
+from twofold_schema.job import Claim
 from twofold_schema.ledger import claims, outcomes, requests, sweeps
+from twofold_schema.states import JobState
 
 _EMPTY = text("""
     WITH no_jobs AS (DELETE FROM jobs), no_runs AS (DELETE FROM runs) DELETE FROM pulse

@@ -16,9 +16,9 @@ from tests.factories import (
 
 from twofold_schema.errors import CorruptSource, JobNotFound, JobNotRetryable
 from twofold_schema.ids import new_id
-from twofold_schema.job import JobState
 from twofold_schema.ledger import claims, outcomes, requests, runs, submit, sweeps
 from twofold_schema.ledger.requests import CancelAnswer
+from twofold_schema.states import JobState
 
 _LATE = text("UPDATE jobs SET finish_by = '2020-01-01Z'")
 _FINISH = text("UPDATE submissions SET finished_at = clock_timestamp()")

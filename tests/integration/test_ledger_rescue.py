@@ -23,8 +23,8 @@ from tests.factories import (
 )
 
 from twofold_schema.errors import RunLost
-from twofold_schema.job import JobState
 from twofold_schema.ledger import outcomes, requests, runs
+from twofold_schema.states import JobState
 
 _OVERDUE = text("UPDATE jobs SET run_deadline = '2020-01-01Z' WHERE state = 'running'")
 _LEASES_END = text("UPDATE runs SET lease_expires_at = '2020-01-01Z'")

@@ -10,8 +10,9 @@ from tests.factories import FUTURE, job_of, new_job, submitted
 from twofold_schema import lanes
 from twofold_schema.errors import KeyReused
 from twofold_schema.ids import new_id
-from twofold_schema.job import JobClass, JobState, Parameters
+from twofold_schema.job import Parameters
 from twofold_schema.ledger import reads, submit
+from twofold_schema.states import JobClass, JobState
 
 _KEYS_END = text("UPDATE job_keys SET expires_at = clock_timestamp()")
 _COUNT = text("SELECT count(*) FROM jobs")

@@ -17,8 +17,8 @@ from tests.factories import (
 )
 from tests.plans import rows_read, settle
 
-from twofold_schema.job import JobState
 from twofold_schema.ledger import outcomes, sweeps
+from twofold_schema.states import JobState
 
 _LATE = text("UPDATE jobs SET finish_by = '2020-01-01Z'")
 

@@ -22,8 +22,9 @@ from tests.workshop import AMPLE, Gate, Make, Workshop, twice
 from twofold_schema.artifacts import ArtifactUri
 from twofold_schema.errors import JobError, Mismeasured, StorageUnavailable
 from twofold_schema.ids import new_id
-from twofold_schema.job import JobState, Parameters
+from twofold_schema.job import Parameters
 from twofold_schema.settings import LimitSettings, StorageSettings
+from twofold_schema.states import JobState
 from twofold_worker.outcome import Failed, Outcome, Released
 from twofold_worker.upscaler.port import DeviceLost, Made, Slot
 

@@ -33,7 +33,6 @@ from twofold_schema.errors import (
     WaitTimeout,
 )
 from twofold_schema.ids import new_id
-from twofold_schema.job import JobState
 from twofold_schema.ledger import outcomes
 from twofold_schema.ledger.requests import CancelAnswer
 from twofold_schema.settings import (
@@ -42,6 +41,7 @@ from twofold_schema.settings import (
     LimitSettings,
     StorageSettings,
 )
+from twofold_schema.states import JobState
 
 #: How much longer a submit may take when Redis is away than when it is there, in seconds.
 SLOWER = 0.2

@@ -32,7 +32,8 @@ from twofold_schema.errors import (
     TwofoldError,
 )
 from twofold_schema.ids import new_id
-from twofold_schema.job import Claim, Job, JobState
+from twofold_schema.job import Claim, Job
+from twofold_schema.states import JobState
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

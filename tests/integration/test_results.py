@@ -10,9 +10,10 @@ from tests.workshop import Make, twice
 
 from twofold_schema.artifacts import ArtifactUri
 from twofold_schema.formats import ResultFormat, SourceFormat
-from twofold_schema.job import Job, JobState, Output
+from twofold_schema.job import Job, Output
 from twofold_schema.lanes import SizeLimits
 from twofold_schema.settings import LimitSettings
+from twofold_schema.states import JobState
 from twofold_worker.codec import latents as latents_codec
 
 LIMITS = SizeLimits(max_pixels=10**7, max_side=4096)

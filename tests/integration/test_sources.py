@@ -16,9 +16,10 @@ from tests.workshop import Make, Workshop, promote_now, twice
 from twofold_schema import lanes
 from twofold_schema.artifacts import ArtifactUri
 from twofold_schema.errors import JobError
-from twofold_schema.job import JobState, Parameters
+from twofold_schema.job import Parameters
 from twofold_schema.ledger import requests
 from twofold_schema.settings import LimitSettings
+from twofold_schema.states import JobState
 from twofold_schema.storage.port import Content
 from twofold_worker.upscaler.port import Made, Slot
 

@@ -18,7 +18,8 @@ from tests.pictures import encoded
 
 from twofold_producer.submit.request import JobRequest
 from twofold_schema.artifacts import ArtifactUri
-from twofold_schema.job import TRANSITIONS, Job, JobState
+from twofold_schema.job import Job
+from twofold_schema.states import TRANSITIONS, JobState
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

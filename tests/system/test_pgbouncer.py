@@ -11,7 +11,7 @@ from tests.house import House, eventually
 from tests.pictures import encoded
 
 from twofold_producer.dev.lifeline import Lifeline
-from twofold_schema.job import JobState
+from twofold_schema.states import JobState
 
 pytestmark = pytest.mark.system
 

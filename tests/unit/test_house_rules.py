@@ -8,8 +8,8 @@ import pytest
 
 from twofold_schema import errors
 from twofold_schema.environment import PREFIX
-from twofold_schema.job import TRANSITIONS
 from twofold_schema.settings import PARTS
+from twofold_schema.states import TRANSITIONS
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDERS = ("schema", "producer", "worker", "tests", "benchmarks")

@@ -42,7 +42,8 @@ from twofold_worker.codec import latents, result, source
 from twofold_worker.holdings import Holdings
 from twofold_worker.outcome import Failed, Outcome, records
 from twofold_worker.progress import Progress
-from twofold_worker.upscaler.port import BatchTooLarge, DeviceLost, Made, Slot, Upscaler
+from twofold_worker.upscaler.port import BatchTooLarge, DeviceLost, Slot, Upscaler
+from twofold_worker.work import Encoded, Measured, Prepared, Upscaled
 
 log = structlog.get_logger(__name__)
 
@@ -51,41 +52,6 @@ HEAD_BYTES = 64 * 1024
 
 #: Told the name of each verb and the job, as it ends. For tests that pull the plug between two.
 Watch: TypeAlias = Callable[[str, UUID], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What a source's header said, and which content of the source said so."""
-
-    measure: lanes.Measure
-    version: str
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Prepared:
-    """A job that is ready for the device."""
-
-    job: Job
-    decoded: source.Decoded
-    slot: Slot
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Upscaled:
-    """A job that comes from the device, its padding not yet cut off."""
-
-    prepared: Prepared
-    made: Made
-    rungs: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Encoded:
-    """The files of a result: its own, and its preview's unless previews are off."""
-
-    upscaled: Upscaled
-    data: bytes
-    preview: bytes | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

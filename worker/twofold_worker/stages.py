@@ -18,7 +18,8 @@ from sqlalchemy.exc import DBAPIError
 from twofold_schema.errors import JobError, UpscaleFailed
 from twofold_schema.job import Job
 from twofold_worker.outcome import Completed, Failed, Outcome, Released
-from twofold_worker.pipeline import Pipeline, Prepared, Upscaled
+from twofold_worker.pipeline import Pipeline
+from twofold_worker.work import Prepared, Upscaled
 
 log = structlog.get_logger(__name__)
 

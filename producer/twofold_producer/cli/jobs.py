@@ -21,10 +21,11 @@ from twofold_producer.submit.request import JobRequest
 from twofold_schema import database
 from twofold_schema.artifacts import publish_place
 from twofold_schema.formats import ResultFormat
-from twofold_schema.job import Job, JobClass, JobState
+from twofold_schema.job import Job
 from twofold_schema.ledger import reads
 from twofold_schema.ledger.requests import CancelAnswer
 from twofold_schema.settings import DatabaseSettings
+from twofold_schema.states import JobClass, JobState
 
 app = typer.Typer(no_args_is_help=True)
 

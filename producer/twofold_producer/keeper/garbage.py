@@ -24,8 +24,9 @@ from twofold_schema.artifacts import (
     result_place,
 )
 from twofold_schema.errors import ResultDenied
-from twofold_schema.job import Claim, Job, JobState
+from twofold_schema.job import Claim, Job
 from twofold_schema.ledger import objects
+from twofold_schema.states import JobState
 from twofold_schema.storage.port import Entry, Storage
 
 log = structlog.get_logger(__name__)

@@ -20,7 +20,8 @@ from twofold_producer.submit.latents import Tensor
 from twofold_schema.artifacts import JOB
 from twofold_schema.errors import InvalidParameter
 from twofold_schema.formats import ResultFormat
-from twofold_schema.job import JobClass, Parameters, encodable
+from twofold_schema.job import Parameters, encodable
+from twofold_schema.states import JobClass
 
 #: A URI, the path of a local file, a file's bytes, or a picture or latents in memory.
 Source: TypeAlias = str | Path | bytes | Image.Image | Tensor

@@ -14,7 +14,8 @@ from uuid import UUID
 from sqlalchemy import Connection, RowMapping, TextClause, text
 
 from twofold_schema.errors import JobError
-from twofold_schema.job import Claim, JobState, Result
+from twofold_schema.job import Claim, Result
+from twofold_schema.states import JobState
 
 RETRY_BASE = timedelta(seconds=5)
 RETRY_CAP_SECONDS = 300

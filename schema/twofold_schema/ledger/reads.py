@@ -7,7 +7,8 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from twofold_schema.errors import JobNotFound, SubmissionNotFound
-from twofold_schema.job import Job, JobState
+from twofold_schema.job import Job
+from twofold_schema.states import JobState
 
 _GET = text("SELECT * FROM jobs WHERE id = ANY(CAST(:ids AS uuid[]))")
 

@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from twofold_schema.errors import JobNotFound, JobNotRetryable
-from twofold_schema.job import JobState
+from twofold_schema.states import JobState
 
 
 class CancelAnswer(StrEnum):

@@ -13,8 +13,9 @@ from sqlalchemy import Connection, func, insert, text
 from twofold_schema import table
 from twofold_schema.errors import KeyReused
 from twofold_schema.ids import new_id
-from twofold_schema.job import JobClass, JobState, Output, Parameters
+from twofold_schema.job import Output, Parameters
 from twofold_schema.lanes import Measure
+from twofold_schema.states import JobClass, JobState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

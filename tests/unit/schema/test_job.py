@@ -7,7 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from twofold_schema.ids import new_id
-from twofold_schema.job import FINAL_STATES, TRANSITIONS, Job, JobClass, JobState, Parameters
+from twofold_schema.job import Job, Parameters
+from twofold_schema.states import FINAL_STATES, TRANSITIONS, JobClass, JobState
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

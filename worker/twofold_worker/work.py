@@ -1,0 +1,43 @@
+"""What becomes of a job's picture on its way: the values that the verbs of `pipeline` hand on."""
+
+from dataclasses import dataclass
+
+from twofold_schema import lanes
+from twofold_schema.job import Job
+from twofold_worker.codec import source
+from twofold_worker.upscaler.port import Made, Slot
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a source's header said, and which content of the source said so."""
+
+    measure: lanes.Measure
+    version: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A job that is ready for the device."""
+
+    job: Job
+    decoded: source.Decoded
+    slot: Slot
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Upscaled:
+    """A job that comes from the device, its padding not yet cut off."""
+
+    prepared: Prepared
+    made: Made
+    rungs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """The files of a result: its own, and its preview's unless previews are off."""
+
+    upscaled: Upscaled
+    data: bytes
+    preview: bytes | None
