@@ -151,7 +151,7 @@ def test_the_view_of_padded_latents_loses_the_paddings_share() -> None:
 def _pause(work: Callable[[], object]) -> float:
     """The longest of the usual pauses of a thread that needs the GIL while another one works.
 
-    Seconds; of the hundredth part that is slowest, because any thread is put aside now and then.
+    Seconds; all but the slowest tenth, because any thread is put aside now and then.
     """
     stop = threading.Event()
 
