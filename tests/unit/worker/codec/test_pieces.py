@@ -75,7 +75,8 @@ def test_a_file_of_countless_pieces_is_refused_in_time(data: bytes) -> None:
 
 
 def test_and_within_the_limit_on_memory() -> None:
-    assert over_the_limit(list(BOMBS.items()), ROOM) == []
+    files = [(name, data, "corrupt_source") for name, data in BOMBS.items()]
+    assert over_the_limit(files, ROOM) == []
 
 
 @pytest.mark.parametrize(
