@@ -22,11 +22,11 @@ SIDE = 64
 def painter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Stable Diffusion of the real classes with next to no weights, all of them random."""
     folder = tmp_path_factory.mktemp("painter")
-    tokenizer = standin._tokenizer()
+    tokenizer = standin.tokenizer()
     with standin._own_random_state():
         pipeline = diffusers.StableDiffusionPipeline(
             vae=standin._vae(),
-            text_encoder=standin._text_encoder(tokenizer),
+            text_encoder=standin.text_encoder(tokenizer),
             tokenizer=tokenizer,
             unet=diffusers.UNet2DConditionModel(
                 sample_size=SIDE // 8,

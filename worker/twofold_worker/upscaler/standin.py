@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 from twofold_schema.errors import ConfigError
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
 MARKER: Final = "STAND-IN.txt"
@@ -72,20 +72,14 @@ def build(folder: Path) -> None:
 def _save(folder: Path) -> None:
     import diffusers
 
-    tokenizer = _tokenizer()
+    words = tokenizer()
     with _own_random_state():
         pipeline = diffusers.StableDiffusionLatentUpscalePipeline(
             vae=_vae(),
-            text_encoder=_text_encoder(tokenizer),
-            tokenizer=tokenizer,
+            text_encoder=text_encoder(words),
+            tokenizer=words,
             unet=_unet(),
-            scheduler=diffusers.EulerDiscreteScheduler(
-                beta_start=0.00085,
-                beta_end=0.012,
-                beta_schedule="scaled_linear",
-                prediction_type="sample",
-                interpolation_type="log_linear",
-            ),
+            scheduler=scheduler(),
         )
     pipeline.save_pretrained(folder, safe_serialization=True)
     (folder / MARKER).write_text(_MARKER_TEXT)
@@ -105,7 +99,7 @@ def _own_random_state() -> Iterator[None]:
         yield
 
 
-def _tokenizer() -> "CLIPTokenizer":
+def tokenizer() -> "CLIPTokenizer":
     """CLIP's byte-level tokenizer with single bytes for words.
 
     The end token has the highest id: with CLIP's historical `eos_token_id=2` the text encoder
@@ -122,7 +116,8 @@ def _tokenizer() -> "CLIPTokenizer":
     )
 
 
-def _text_encoder(tokenizer: "CLIPTokenizer") -> "CLIPTextModel":
+def text_encoder(tokenizer: "CLIPTokenizer") -> "CLIPTextModel":
+    """A narrow CLIP text encoder with random weights."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     return CLIPTextModel(
@@ -137,6 +132,19 @@ def _text_encoder(tokenizer: "CLIPTokenizer") -> "CLIPTextModel":
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
+    )
+
+
+def scheduler() -> "EulerDiscreteScheduler":
+    """The real model's scheduler."""
+    import diffusers
+
+    return diffusers.EulerDiscreteScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="sample",
+        interpolation_type="log_linear",
     )
 
 

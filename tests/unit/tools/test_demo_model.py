@@ -1,0 +1,53 @@
+"""The training of the demo model runs from drawing to a folder that a worker can load."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tools.demo_model import pictures, train
+
+from twofold_worker.upscaler.diffusion import DiffusionUpscaler
+from twofold_worker.upscaler.port import Made, Slot
+
+
+@pytest.fixture
+def own_torch() -> Iterator[None]:
+    """Whatever a training sets in torch, for its whole process, is as it was afterwards."""
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]):
+        yield
+    torch.set_num_threads(threads)
+
+
+def test_the_same_picture_is_drawn_for_the_same_number() -> None:
+    first, again, other = (pictures.draw(1, number) for number in (0, 0, 1))
+    assert first.shape == (pictures.SIDE, pictures.SIDE, 3)
+    assert first.dtype == np.uint8
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.usefixtures("own_torch")
+def test_a_training_begins_goes_on_and_ends_in_a_model_that_a_worker_loads(tmp_path: Path) -> None:
+    work, model = str(tmp_path / "work"), tmp_path / "model"
+    few = ["--pictures=4", "--pairs=4"]
+
+    train.main(["autoencoder", work, "--steps=1", *few])
+    train.main(["autoencoder", work, "--steps=2", *few])
+    train.main(["upscaler", work, "--steps=2", *few])
+    train.main(["export", work, f"--out={model}"])
+
+    for name in ("autoencoder", "upscaler"):
+        with Image.open(tmp_path / "work" / f"{name}.samples.png") as sheet:
+            assert sheet.height == 6 * pictures.SIDE
+    upscaler = DiffusionUpscaler.load(str(model), revision=None, device="cpu", dtype="float32")
+    slot = Slot(source=pictures.draw(1, 9)[:64, :64], seed=1)
+    (made,) = upscaler.upscale([slot], rung=1, steps=2, guidance_scale=0.0, on_step=lambda: None)
+    assert isinstance(made, Made)
+    assert made.pixels.shape == (128, 128, 3)
+    assert math.isfinite(float(made.pixels.mean()))
+    assert sum(path.stat().st_size for path in model.rglob("*.safetensors")) < 12_000_000

@@ -1,0 +1,140 @@
+"""Train a small model that upscales, from pictures that code draws. What it is for: README.md.
+
+    python -m tools.demo_model.train autoencoder FOLDER --steps 8000
+    python -m tools.demo_model.train upscaler FOLDER --steps 12000
+    python -m tools.demo_model.train export FOLDER --out MODEL
+
+The first draws the pictures, too. Each training may be interrupted, and goes on when it is
+started again. `--minutes` instead of `--steps` trains as long as there is time; only steps can be
+repeated. A GPU is used where there is one.
+"""
+
+# diffusers calls itself typed and mostly is not.
+# mypy: disable-error-code="no-untyped-call"
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tools.demo_model import (
+    crops,
+    export,
+    parts,
+    pictures,
+    sheets,
+    train_autoencoder,
+    train_upscaler,
+)
+from tools.demo_model.run import Plan, Run, log
+from torch import Tensor
+from torch.nn import functional
+
+_SHOWN = 6  # pictures on a sheet of samples, none of them trained on
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Do what the command line says."""
+    asked = _arguments(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.manual_seed(asked.seed)
+    {"autoencoder": _autoencoder, "upscaler": _upscaler, "export": _export}[asked.what](asked)
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Train the demo model.")
+    parser.add_argument("what", choices=["autoencoder", "upscaler", "export"])
+    parser.add_argument("folder", type=Path, help="where pictures and checkpoints lie")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=int, help="how long to train")
+    length.add_argument("--minutes", type=float, help="train as long as this")
+    parser.add_argument("--rate", type=float, default=2e-3, help="the first learning rate")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--pictures", type=int, default=2400, help="how many to draw")
+    parser.add_argument("--pairs", type=int, default=4800, help="how many to encode")
+    parser.add_argument("--out", type=Path, help="a new folder to export to")
+    asked = parser.parse_args(arguments)
+    if asked.what == "export":
+        if asked.out is None:
+            parser.error("name --out")
+    elif asked.steps is None and asked.minutes is None:
+        parser.error("name --steps or --minutes")
+    return asked
+
+
+def _autoencoder(asked: argparse.Namespace) -> None:
+    drawn = pictures.draw_all(asked.folder, asked.seed, asked.pictures)
+    vae = parts.autoencoder()
+    run = Run(
+        asked.folder / "autoencoder.pt",
+        vae,
+        Plan(asked.steps, asked.minutes),
+        asked.rate,
+        _device(),
+    )
+    run.train(train_autoencoder.loss_of(vae, drawn, run, asked.seed))
+    truth = _unseen(asked)
+    with torch.no_grad():
+        vae = _trained_autoencoder(asked)
+        rebuilt = parts.decode(vae, parts.encode(vae, truth))
+    sheets.samples([truth, rebuilt], asked.folder / "autoencoder.samples.png")
+
+
+def _upscaler(asked: argparse.Namespace) -> None:
+    vae = _trained_autoencoder(asked)
+    latents = train_upscaler.Latents.encoded(
+        asked.folder / "latents.pt",
+        vae,
+        pictures.draw_all(asked.folder, asked.seed, asked.pictures),
+        seed=asked.seed,
+        count=asked.pairs,
+        device=_device(),
+    )
+    unet = parts.upscaler()
+    run = Run(
+        asked.folder / "upscaler.pt", unet, Plan(asked.steps, asked.minutes), asked.rate, _device()
+    )
+    run.train(train_upscaler.loss_of(unet, vae, latents, run, asked.seed))
+    unet.load_state_dict(run.average)
+    truth = _unseen(asked)
+    with torch.no_grad():
+        small = parts.encode(vae, crops.halved(truth))
+        first = torch.full((len(truth),), parts.SIGMA_MAX, device=truth.device)
+        noise = parts.SIGMA_MAX * torch.randn_like(parts.encode(vae, truth))
+        best = train_upscaler.answer(unet, noise, first, small * latents.scale)
+        upscaled = parts.decode(vae, best / latents.scale)
+        doubled = functional.interpolate(parts.decode(vae, small), scale_factor=2, mode="bicubic")
+    sheets.samples([truth, doubled, upscaled], asked.folder / "upscaler.samples.png")
+
+
+def _export(asked: argparse.Namespace) -> None:
+    unet = parts.upscaler()
+    unet.load_state_dict(torch.load(asked.folder / "upscaler.pt", map_location="cpu")["average"])
+    scale = torch.load(asked.folder / "latents.pt")[-1]
+    whole = export.pipeline(_trained_autoencoder(asked).cpu(), unet, scale)
+    export.export(whole, asked.out)
+    log.info("exported to %s", asked.out)
+
+
+def _trained_autoencoder(asked: argparse.Namespace) -> parts.Autoencoder:
+    vae = parts.autoencoder()
+    saved = torch.load(asked.folder / "autoencoder.pt", map_location="cpu")
+    vae.load_state_dict(saved["average"])
+    vae.to(_device(), memory_format=torch.channels_last).eval()
+    return vae
+
+
+def _unseen(asked: argparse.Namespace) -> Tensor:
+    """Pictures in [-1, 1] that follow those that were trained on."""
+    numbers = range(asked.pictures, asked.pictures + _SHOWN)
+    drawn = torch.stack([torch.from_numpy(pictures.draw(asked.seed, number)) for number in numbers])
+    return drawn.permute(0, 3, 1, 2).float().div(127.5).sub(1).to(_device())
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+if __name__ == "__main__":
+    main()
