@@ -1,7 +1,7 @@
 """Lanes and costs: pure functions of a job, the same for everyone who computes them.
 
 A lane names what must be equal for jobs to share a batch. It is versioned: when the function
-changes, so does the prefix, and old rows keep running under their old lane.
+changes, so does the prefix, and jobs with a lane of the old one are measured anew, each once.
 """
 
 from dataclasses import dataclass
