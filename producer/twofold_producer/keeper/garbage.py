@@ -25,7 +25,7 @@ from twofold_schema.artifacts import (
 )
 from twofold_schema.errors import ResultDenied
 from twofold_schema.job import Claim, Job
-from twofold_schema.ledger import objects
+from twofold_schema.ledger import reads
 from twofold_schema.states import JobState
 from twofold_schema.storage.port import Entry, Storage
 
@@ -107,7 +107,8 @@ class Collector:
         if not candidates:
             return
         with self._engine.connect() as connection:
-            jobs = objects.jobs_of(connection, set().union(*candidates.values()))
+            known = reads.get_many(connection, list(set().union(*candidates.values())))
+        jobs = {job.id: job for job in known}
         for entry, ids in candidates.items():
             if any(is_garbage(entry.uri, jobs[job_id]) for job_id in ids if job_id in jobs):
                 yield entry

@@ -39,8 +39,6 @@ _LOOK_AGAIN = text("""
         ORDER BY id DESC LIMIT 1)
 """)
 
-_JOBS = text("SELECT * FROM jobs WHERE id = ANY(CAST(:ids AS uuid[]))")
-
 
 def unpublished(connection: Connection, *, limit: int, but: Collection[UUID] = ()) -> list[Job]:
     """Succeeded jobs that wait for their fixed name, the longest first.
@@ -74,9 +72,3 @@ def mark_published(connection: Connection, job_id: UUID) -> None:
 def look_again(connection: Connection, publish_to: str) -> None:
     """Let the name that some jobs want be looked at once more. Safe to repeat."""
     connection.execute(_LOOK_AGAIN, {"publish_to": publish_to})
-
-
-def jobs_of(connection: Connection, job_ids: Collection[UUID]) -> dict[UUID, Job]:
-    """Those of these jobs that there are."""
-    rows = connection.execute(_JOBS, {"ids": list(job_ids)}).mappings()
-    return {row["id"]: Job.from_row(row) for row in rows}
