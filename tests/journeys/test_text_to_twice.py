@@ -34,7 +34,7 @@ def painter(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 norm_num_groups=4,
                 layers_per_block=1,
                 attention_head_dim=4,
-                cross_attention_dim=standin._TEXT_WIDTH,
+                cross_attention_dim=standin.TEXT_WIDTH,
                 down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
                 up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
             ),

@@ -12,12 +12,14 @@ import diffusers
 import torch
 from torch import Tensor
 
+from twofold_worker.upscaler import standin
+
 # diffusers hides its parts' methods from type checkers.
 Autoencoder: TypeAlias = Any
 Unet: TypeAlias = Any
 
 LATENTS = 4
-TEXT_WIDTH = 32
+TEXT_WIDTH = standin.TEXT_WIDTH
 # Of the pipeline's scheduler, from pure noise to almost none.
 SIGMA_MAX, SIGMA_MIN = 14.6146, 0.0292
 _NO_VARIANCE = -30.0  # diffusers' own lower bound of a logarithmic variance
@@ -58,24 +60,4 @@ def without_variance(vae: Autoencoder) -> None:
 
 def upscaler() -> Unet:
     """An untrained K-UNet."""
-    return diffusers.UNet2DConditionModel(
-        sample_size=32,
-        in_channels=2 * LATENTS,
-        out_channels=LATENTS + 1,
-        block_out_channels=(64, 64, 128, 128),
-        layers_per_block=1,
-        attention_head_dim=32,
-        cross_attention_dim=TEXT_WIDTH,
-        time_cond_proj_dim=128 + TEXT_WIDTH,
-        down_block_types=("KDownBlock2D", *["KCrossAttnDownBlock2D"] * 3),
-        mid_block_type=None,
-        up_block_types=(*["KCrossAttnUpBlock2D"] * 3, "KUpBlock2D"),
-        norm_num_groups=None,
-        act_fn="gelu",
-        time_embedding_type="fourier",
-        timestep_post_act="gelu",
-        resnet_time_scale_shift="scale_shift",
-        conv_in_kernel=1,
-        conv_out_kernel=1,
-        only_cross_attention=False,
-    )
+    return standin.unet((64, 64, 128, 128), head_width=32, sample_size=32)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MARKER: Final = "STAND-IN.txt"
 _MARKER_TEXT: Final = "Random weights of Twofold's stand-in model: its pictures mean nothing.\n"
 _SEED: Final = 20
-_TEXT_WIDTH: Final = 32
+TEXT_WIDTH: Final = 32
 _TEXT_TOKENS: Final = 77
 _START: Final = "<|startoftext|>"
 _END: Final = "<|endoftext|>"
@@ -78,7 +78,7 @@ def _save(folder: Path) -> None:
             vae=_vae(),
             text_encoder=text_encoder(words),
             tokenizer=words,
-            unet=_unet(),
+            unet=unet(),
             scheduler=scheduler(),
         )
     pipeline.save_pretrained(folder, safe_serialization=True)
@@ -123,8 +123,8 @@ def text_encoder(tokenizer: "CLIPTokenizer") -> "CLIPTextModel":
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
-            hidden_size=_TEXT_WIDTH,
-            intermediate_size=2 * _TEXT_WIDTH,
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=2 * TEXT_WIDTH,
             num_hidden_layers=1,
             num_attention_heads=4,
             max_position_embeddings=_TEXT_TOKENS,
@@ -148,18 +148,21 @@ def scheduler() -> "EulerDiscreteScheduler":
     )
 
 
-def _unet() -> "UNet2DConditionModel":
+def unet(
+    widths: tuple[int, ...] = (32, 32, 64, 64), *, head_width: int = 8, sample_size: int = 16
+) -> "UNet2DConditionModel":
+    """A K-UNet with random weights, as wide as its four levels are said to be."""
     import diffusers
 
     return diffusers.UNet2DConditionModel(
-        sample_size=16,
+        sample_size=sample_size,
         in_channels=8,
         out_channels=5,
-        block_out_channels=(32, 32, 64, 64),
+        block_out_channels=widths,
         layers_per_block=1,
-        attention_head_dim=8,
-        cross_attention_dim=_TEXT_WIDTH,
-        time_cond_proj_dim=128 + _TEXT_WIDTH,
+        attention_head_dim=head_width,
+        cross_attention_dim=TEXT_WIDTH,
+        time_cond_proj_dim=128 + TEXT_WIDTH,
         down_block_types=("KDownBlock2D", *["KCrossAttnDownBlock2D"] * 3),
         mid_block_type=None,
         up_block_types=(*["KCrossAttnUpBlock2D"] * 3, "KUpBlock2D"),
