@@ -7,7 +7,8 @@ changes, so does the prefix, and jobs with a lane of the old one are measured an
 from dataclasses import dataclass
 
 from twofold_schema.errors import TooLarge
-from twofold_schema.job import Parameters
+from twofold_schema.formats import ResultFormat
+from twofold_schema.job import Output, Parameters
 
 VERSION = 1
 
@@ -107,6 +108,19 @@ def measure(
             parameters, width, height, encodes=not from_latents, decodes=not to_latents
         ),
     )
+
+
+def measure_job(
+    parameters: Parameters, output: Output, width: int, height: int, *, from_latents: bool
+) -> Measure:
+    """The lane and cost of a job whose result shall be of this kind; the rest is as in `measure`.
+
+    Raises:
+        TooLarge: The result's format cannot hold a picture of twice these sides.
+    """
+    output.check(width, height)
+    to_latents = output.format is ResultFormat.LATENTS
+    return measure(parameters, width, height, from_latents=from_latents, to_latents=to_latents)
 
 
 def _lane(parameters: Parameters, width: int, height: int, *, from_latents: bool) -> str:

@@ -107,7 +107,13 @@ class Pipeline:
                     raise SourceTooLarge
                 length *= 4
         self.limits.size.check(header.width, header.height)
-        found = _measure(job, header.width, header.height, from_latents=header.format.is_latents)
+        found = lanes.measure_job(
+            job.parameters,
+            job.output,
+            header.width,
+            header.height,
+            from_latents=header.format.is_latents,
+        )
         return Measured(found, head.version)
 
     def sort_out(self, jobs: Sequence[Job], measured: Mapping[UUID, Measured]) -> list[Job]:
@@ -175,7 +181,13 @@ class Pipeline:
                 )
             padded = decoded.on_the_lattice()
         # Outside of the step: an outage of the database is no decoder that stands still.
-        measure = _measure(job, width, height, from_latents=isinstance(decoded, source.Latents))
+        measure = lanes.measure_job(
+            job.parameters,
+            job.output,
+            width,
+            height,
+            from_latents=isinstance(decoded, source.Latents),
+        )
         if measure.lane != job.lane:
             self._write(
                 lambda connection: claims.measure(connection, self.run_id, {job.claim: measure})
@@ -350,11 +362,3 @@ class Pipeline:
                 log.warning("database_away", error=str(error.orig))
 
             return persevere(self.engine, write, waiting=waiting)
-
-
-def _measure(job: Job, width: int, height: int, *, from_latents: bool) -> lanes.Measure:
-    job.output.check(width, height)
-    to_latents = job.output.format is ResultFormat.LATENTS
-    return lanes.measure(
-        job.parameters, width, height, from_latents=from_latents, to_latents=to_latents
-    )

@@ -7,8 +7,7 @@ from twofold_producer.submit.request import JobRequest, is_uri
 from twofold_producer.submit.uploads import upload
 from twofold_schema import lanes
 from twofold_schema.artifacts import ArtifactUri
-from twofold_schema.formats import ResultFormat
-from twofold_schema.job import Output, Parameters
+from twofold_schema.job import Output
 from twofold_schema.ledger.submit import NewJob
 from twofold_schema.settings import LimitSettings, StorageSettings
 from twofold_schema.storage.port import Storage
@@ -74,12 +73,7 @@ def _source(
         uploaded = upload(request.source, storage, places, limits)
         uri, from_latents = uploaded.uri, uploaded.is_latents
         size = size or uploaded.size
-    return uri, size and _measure(request.parameters, size, output, from_latents=from_latents)
-
-
-def _measure(
-    parameters: Parameters, size: tuple[int, int], output: Output, *, from_latents: bool
-) -> lanes.Measure:
-    output.check(*size)
-    to_latents = output.format is ResultFormat.LATENTS
-    return lanes.measure(parameters, *size, from_latents=from_latents, to_latents=to_latents)
+    measure = size and lanes.measure_job(
+        request.parameters, output, *size, from_latents=from_latents
+    )
+    return uri, measure

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from functools import cached_property
 from threading import Lock
 
 from twofold_schema.artifacts import ArtifactUri
@@ -23,7 +24,7 @@ class OpenPlaces:
         self._s3_lock = Lock()
         self._s3: Storage | None = None
 
-    @property
+    @cached_property
     def capabilities(self) -> Capabilities:
         """What every open place can do."""
         stores: list[Storage] = []
