@@ -267,6 +267,20 @@ class TestFolders:
         put(storage, at(root / "a/b/c/mine"), b"mine")
         assert listed(storage, root) == ["a/b/c/mine"]
 
+    def test_may_go_as_soon_as_a_writer_finds_them(
+        self, root: Path, storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def found_then_gone(path: Path, mode: int) -> None:
+            monkeypatch.undo()
+            raise FileExistsError(path)
+
+        monkeypatch.setattr(os, "mkdir", found_then_gone)
+
+        put(storage, at(root / "a/mine"), b"mine")
+
+        assert os.mkdir is not found_then_gone
+        assert listed(storage, root) == ["a/mine"]
+
     def test_may_be_emptied_under_writers_and_listers(
         self, root: Path, storage: DirectoryStorage
     ) -> None:

@@ -28,8 +28,9 @@ def whole(folder: Path, data: BinaryIO) -> Iterator[tuple[Path, str]]:
             folder.mkdir(parents=True, exist_ok=True)
             descriptor, name = tempfile.mkstemp(dir=folder, prefix=PART)
             break
-        except FileNotFoundError:
-            # `delete` removes folders that it leaves empty.
+        except (FileNotFoundError, FileExistsError):
+            # `delete` removes folders that it leaves empty: after they were made, or after they
+            # were found and before `mkdir` looks whether what it found is a folder.
             if not tries_left:
                 raise
     part = Path(name)
