@@ -188,9 +188,7 @@ def _wait(
                 err.print(f"{job.id} {job.state} {reason}", markup=False, soft_wrap=True)
         for name in filter(None, (publish_place(job) for job in ended if job.result)):
             err.print(f"Soon also: {name}", style="dim", markup=False, soft_wrap=True)
-        models = sorted({job.result.model for job in ended if job.result})
-        if models:
-            err.print(f"Made by: {', '.join(models)}", style="dim")
+        _say_who_made(ended)
     else:
         _print(ended, output)
     if any(job.state is not JobState.SUCCEEDED for job in ended):
@@ -248,6 +246,14 @@ def _print(jobs: Sequence[Job], output: Output) -> None:
         for job in jobs:
             table.add_row(*_cells(job))
         out.print(table)
+        _say_who_made(jobs)
+
+
+def _say_who_made(jobs: Sequence[Job]) -> None:
+    """The demo model's pictures must not be taken for the real one's."""
+    models = sorted({job.result.model for job in jobs if job.result})
+    if models:
+        err.print(f"Made by: {', '.join(models)}", style="dim", markup=False, soft_wrap=True)
 
 
 def _cells(job: Job) -> tuple[str | Text, ...]:
