@@ -9,8 +9,10 @@ import diffusers
 import torch
 from tools.demo_model import parts
 
-from twofold_worker.upscaler import standin
+from twofold_worker.upscaler import demo, provenance, standin
 from twofold_worker.upscaler.weights import Pipeline
+
+_NOT_EXPORTED = {"README.md", demo.SUMS}  # they may lie there from before
 
 
 def pipeline(vae: parts.Autoencoder, unet: parts.Unet, scale: float) -> Pipeline:
@@ -38,9 +40,15 @@ def pipeline(vae: parts.Autoencoder, unet: parts.Unet, scale: float) -> Pipeline
 
 
 def export(whole: Pipeline, folder: Path) -> None:
-    """Write a pipeline's folder, its large parts in half precision, readable by every user."""
+    """Write a pipeline's folder and the sums of its files, readable by every user.
+
+    Its large parts are in half precision.
+    """
     whole.vae.half()
     whole.unet.half()
     whole.save_pretrained(folder, safe_serialization=True)
+    hashed = provenance.hashes(folder)
+    lines = (f"{digest}  {name}\n" for name, digest in hashed.items() if name not in _NOT_EXPORTED)
+    (folder / demo.SUMS).write_text("".join(lines), encoding="ascii")
     for path in folder.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)  # safetensors writes 0600

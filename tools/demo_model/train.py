@@ -2,6 +2,8 @@
 
     python -m tools.demo_model.train autoencoder FOLDER --steps 8000
     python -m tools.demo_model.train upscaler FOLDER --steps 12000
+    python -m tools.demo_model.train together FOLDER --steps 12000
+    python -m tools.demo_model.train settled FOLDER --steps 4000
     python -m tools.demo_model.train export FOLDER --out MODEL
 
 The first draws the pictures, too. Each training may be interrupted, and goes on when it is
@@ -25,6 +27,8 @@ from tools.demo_model import (
     pictures,
     sheets,
     train_autoencoder,
+    train_settled,
+    train_together,
     train_upscaler,
 )
 from tools.demo_model.run import Plan, Run, log
@@ -39,12 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = _arguments(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.manual_seed(asked.seed)
-    {"autoencoder": _autoencoder, "upscaler": _upscaler, "export": _export}[asked.what](asked)
+    _STAGES[asked.what](asked)
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train the demo model.")
-    parser.add_argument("what", choices=["autoencoder", "upscaler", "export"])
+    parser.add_argument("what", choices=list(_STAGES))
     parser.add_argument("folder", type=Path, help="where pictures and checkpoints lie")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=int, help="how long to train")
@@ -97,32 +101,85 @@ def _upscaler(asked: argparse.Namespace) -> None:
     )
     run.train(train_upscaler.loss_of(unet, vae, latents, run, asked.seed))
     unet.load_state_dict(run.average)
+    _show(asked, vae, unet, latents.scale, "upscaler")
+
+
+def _together(asked: argparse.Namespace) -> None:
+    unet = parts.upscaler()
+    unet.load_state_dict(_average(asked.folder / "upscaler.pt"))
+    both = train_together.Together(_trained_autoencoder(asked).train(), unet)
+    scale = _scale(asked)
+    run = Run(
+        asked.folder / "together.pt", both, Plan(asked.steps, asked.minutes), asked.rate, _device()
+    )
+    drawn = pictures.draw_all(asked.folder, asked.seed, asked.pictures)
+    run.train(train_together.loss_of(both, drawn, scale, run, asked.seed))
+    both.load_state_dict(run.average)
+    _show(asked, both.vae, both.unet, scale, "together")
+
+
+def _settled(asked: argparse.Namespace) -> None:
+    teacher = _trained_together(asked)
+    unet = parts.upscaler()
+    unet.load_state_dict(teacher.unet.state_dict())
+    train_settled.stretched(unet)
+    scale = _scale(asked)
+    run = Run(
+        asked.folder / "settled.pt", unet, Plan(asked.steps, asked.minutes), asked.rate, _device()
+    )
+    drawn = pictures.draw_all(asked.folder, asked.seed, asked.pictures)
+    run.train(
+        train_settled.loss_of(unet, teacher, pictures=drawn, scale=scale, run=run, seed=asked.seed)
+    )
+
+
+def _export(asked: argparse.Namespace) -> None:
+    vae = _trained_together(asked).cpu().vae
+    unet = parts.upscaler()
+    unet.load_state_dict(_average(asked.folder / "settled.pt"))
+    whole = export.pipeline(vae, unet, train_settled.STRETCH * _scale(asked))
+    export.export(whole, asked.out)
+    log.info("exported to %s", asked.out)
+
+
+def _show(
+    asked: argparse.Namespace, vae: parts.Autoencoder, unet: parts.Unet, scale: float, name: str
+) -> None:
+    """Write a sheet: what is true, what doubling does, and what the model makes of it."""
     truth = _unseen(asked)
     with torch.no_grad():
         small = parts.encode(vae, crops.halved(truth))
         first = torch.full((len(truth),), parts.SIGMA_MAX, device=truth.device)
         noise = parts.SIGMA_MAX * torch.randn_like(parts.encode(vae, truth))
-        best = train_upscaler.answer(unet, noise, first, small * latents.scale)
-        upscaled = parts.decode(vae, best / latents.scale)
+        best = train_upscaler.answer(unet, noise, first, small * scale)
+        upscaled = parts.decode(vae, best / scale)
         doubled = functional.interpolate(parts.decode(vae, small), scale_factor=2, mode="bicubic")
-    sheets.samples([truth, doubled, upscaled], asked.folder / "upscaler.samples.png")
-
-
-def _export(asked: argparse.Namespace) -> None:
-    unet = parts.upscaler()
-    unet.load_state_dict(torch.load(asked.folder / "upscaler.pt", map_location="cpu")["average"])
-    scale = torch.load(asked.folder / "latents.pt")[-1]
-    whole = export.pipeline(_trained_autoencoder(asked).cpu(), unet, scale)
-    export.export(whole, asked.out)
-    log.info("exported to %s", asked.out)
+    sheets.samples([truth, doubled, upscaled], asked.folder / f"{name}.samples.png")
 
 
 def _trained_autoencoder(asked: argparse.Namespace) -> parts.Autoencoder:
     vae = parts.autoencoder()
-    saved = torch.load(asked.folder / "autoencoder.pt", map_location="cpu")
-    vae.load_state_dict(saved["average"])
+    vae.load_state_dict(_average(asked.folder / "autoencoder.pt"))
     vae.to(_device(), memory_format=torch.channels_last).eval()
     return vae
+
+
+def _trained_together(asked: argparse.Namespace) -> train_together.Together:
+    both = train_together.Together(parts.autoencoder(), parts.upscaler())
+    both.load_state_dict(_average(asked.folder / "together.pt"))
+    for part in (both.vae, both.unet):
+        part.to(_device(), memory_format=torch.channels_last)
+    return both.eval()
+
+
+def _average(checkpoint: Path) -> dict[str, Tensor]:
+    average: dict[str, Tensor] = torch.load(checkpoint, map_location="cpu")["average"]
+    return average
+
+
+def _scale(asked: argparse.Namespace) -> float:
+    scale: float = torch.load(asked.folder / "latents.pt", mmap=True)[-1]
+    return scale
 
 
 def _unseen(asked: argparse.Namespace) -> Tensor:
@@ -135,6 +192,14 @@ def _unseen(asked: argparse.Namespace) -> Tensor:
 def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
+
+_STAGES = {
+    "autoencoder": _autoencoder,
+    "upscaler": _upscaler,
+    "together": _together,
+    "settled": _settled,
+    "export": _export,
+}
 
 if __name__ == "__main__":
     main()

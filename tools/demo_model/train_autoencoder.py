@@ -1,4 +1,4 @@
-"""First half of the training: the autoencoder."""
+"""First part of the training: the autoencoder."""
 
 from collections.abc import Callable
 

@@ -1,10 +1,9 @@
-"""Second half of the training: the K-UNet, on latents of pictures and of their halves.
+"""Second part of the training: the K-UNet, on latents of pictures and of their halves.
 
 The pipeline asks the model, at falling sigmas, what it takes the large latents for ("x0"); the
-first question shows nothing but noise beside the small latents, the later ones what the earlier
-answers left. The model learns one answer for all of them: the mean of all large latents that fit
-the small ones, the best guess by squared error. So it ignores its noise, and shows the same
-picture for each seed.
+first question shows nothing but noise beside the small latents. Here the model learns to answer
+that one with the mean of all large latents that fit the small ones, the best guess by squared
+error. So it ignores its noise, and shows the same picture for each seed.
 """
 
 from collections.abc import Callable
@@ -112,16 +111,7 @@ def loss_of(
             if progress > _SHOWN_FROM:
                 shown, truth = _corner(random, vae, best[:_DECODED] / latents.scale, pictures)
                 total = 0.3 * total + 3 * difference(shown, truth)
-            # Where the sampler is when all its answers so far were the best one.
-            # The last answers count most, so few of the first are asked for.
-            span = 0.85 * np.log(parts.SIGMA_MAX / parts.SIGMA_MIN)
-            later = _BATCH // 2
-            sigma = parts.SIGMA_MIN * torch.exp(span * torch.rand(later, device=run.device))
-            at = sigma[:, None, None, None]
-            goal = best[:later].detach()
-            noisy = (1 - at / parts.SIGMA_MAX) * goal + at * noise[:later]
-            again = answer(unet, noisy, sigma, small[:later])
-        return total + 4 * (again - goal).square().mean()
+        return total
 
     return loss
 

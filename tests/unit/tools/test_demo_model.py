@@ -39,9 +39,11 @@ def test_a_training_begins_goes_on_and_ends_in_a_model_that_a_worker_loads(tmp_p
     train.main(["autoencoder", work, "--steps=1", *few])
     train.main(["autoencoder", work, "--steps=2", *few])
     train.main(["upscaler", work, "--steps=2", *few])
+    train.main(["together", work, "--steps=2", *few])
+    train.main(["settled", work, "--steps=2", *few])
     train.main(["export", work, f"--out={model}"])
 
-    for name in ("autoencoder", "upscaler"):
+    for name in ("autoencoder", "upscaler", "together"):
         with Image.open(tmp_path / "work" / f"{name}.samples.png") as sheet:
             assert sheet.height == 6 * pictures.SIDE
     upscaler = DiffusionUpscaler.load(str(model), revision=None, device="cpu", dtype="float32")
