@@ -19,6 +19,9 @@ _PILLOW_MAX_PIXELS = 89_478_485
 
 _MIN_SECRET_LENGTH = 16
 
+#: What TWOFOLD_MODEL calls the model that comes with Twofold, and what its results are made by.
+DEMO_MODEL = "demo"
+
 Seconds = Annotated[float, Field(gt=0, le=7 * 24 * 3600)]
 
 
@@ -209,9 +212,11 @@ class WorkerSettings(Settings):
     """One worker process: one device, one model.
 
     Attributes:
-        model: A folder, or the id of a model on the Hugging Face hub.
+        model: A folder, or the id of a model on the Hugging Face hub; or `demo`, the small one that
+            comes with Twofold.
         model_revision: The hub's commit. For a folder, `sha256:` and the 16 digits that `twofold
             doctor` prints, if its files shall be compared with them; a commit says nothing there.
+        env: `production`, or `dev`, for machines that may serve the demo model.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         dtype: `auto` is bfloat16 on a GPU and float32 on a CPU.
         processes: Worker processes to keep; 0 for one per visible GPU, else one.
@@ -230,6 +235,7 @@ class WorkerSettings(Settings):
 
     model: str = "stabilityai/sd-x2-latent-upscaler"
     model_revision: str | None = None
+    env: Annotated[Literal["production", "dev"], Field(validate_default=True)] = "production"
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     processes: Annotated[int, Field(ge=0, le=64)] = 0
@@ -242,6 +248,16 @@ class WorkerSettings(Settings):
     stall_seconds: Seconds = 120.0
     run_deadline_seconds: Seconds = 900.0
     stop_seconds: Seconds = 60.0
+
+    @field_validator("env")
+    @classmethod
+    def _not_for_show(cls, env: str, info: ValidationInfo) -> str:
+        if env != "dev" and info.data.get("model") == DEMO_MODEL:
+            raise ValueError(
+                f"must be dev for TWOFOLD_MODEL={DEMO_MODEL}, which is for trying only; set it, or "
+                "name the real model"
+            )
+        return env
 
 
 class KeeperSettings(Settings):

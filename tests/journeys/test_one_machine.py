@@ -41,7 +41,7 @@ def test_the_demo_doubles_the_pictures_it_is_given_and_names_the_bad_one(tmp_pat
     assert demo.returncode == 3, demo.stderr
     assert "source_unreadable" in demo.stderr
     assert str(out) in demo.stdout
-    assert "stand-in model" in demo.stderr
+    assert "demo model" in demo.stderr
     assert {path.name for path in out.iterdir()} == {"wide.png", "wide-2.png", "sheet.png"}
     assert _size(out / "wide.png") == (66, 100)
     assert _size(out / "wide-2.png") == (140, 40)

@@ -20,8 +20,8 @@ from twofold_schema.effective import Effective
 from twofold_schema.environment import process_environment
 from twofold_schema.errors import ConfigError
 from twofold_schema.findings import Finding
-from twofold_schema.settings import WorkerSettings
-from twofold_worker.upscaler import provenance
+from twofold_schema.settings import DEMO_MODEL, WorkerSettings
+from twofold_worker.upscaler import demo, provenance
 from twofold_worker.upscaler.standin import is_stand_in
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ def check_model(settings: WorkerSettings) -> Iterator[Finding]:
     # Only who looks at models pays for these imports.
     from twofold_worker.upscaler import weights
 
+    if settings.model == DEMO_MODEL:
+        yield _demo()
+        return
     local = Path(settings.model).is_dir()
     try:
         folder = (
@@ -77,7 +80,8 @@ def check_device(settings: WorkerSettings) -> Iterator[Finding]:
         )
     try:
         for seen in gauge.gauge(settings.device, settings.dtype):
-            yield _device(seen, stand_in=is_stand_in(Path(settings.model)))
+            small = settings.model == DEMO_MODEL or is_stand_in(Path(settings.model))
+            yield _device(seen, small=small)
     except ConfigError as error:
         yield findings.failed(
             DEVICE, error.message, "Correct TWOFOLD_DEVICE, or look at `nvidia-smi`."
@@ -88,6 +92,18 @@ def check_device(settings: WorkerSettings) -> Iterator[Finding]:
             f"The device refuses to work: {' '.join(str(error).split())[:300]}",
             "Look at `nvidia-smi`; driver, GPU and this build of torch must fit together.",
         )
+
+
+def _demo() -> Finding:
+    try:
+        found = provenance.digest(demo.check())
+    except ConfigError as error:
+        return findings.failed(MODEL, error.message, "Install Twofold again.")
+    return findings.warning(
+        MODEL,
+        f"The demo model ({found}) is whole. It is for trying: the real one does far better.",
+        f"For real pictures: {_fetch(WorkerSettings(), local=True)}",
+    )
 
 
 def _not_here(settings: WorkerSettings, *, offline: bool) -> Finding:
@@ -134,15 +150,15 @@ def _folder(settings: WorkerSettings, folder: Path, found: str) -> Finding:
     )
 
 
-def _device(seen: "Gauge", *, stand_in: bool) -> Finding:
+def _device(seen: "Gauge", *, small: bool) -> Finding:
     free = "unknown" if seen.free_bytes is None else f"{seen.free_bytes / _GIB:.1f}"
     what = f"{seen.name}; {free} of {seen.total_bytes / _GIB:.1f} GiB free; {seen.dtype}."
     if not seen.native:
         return findings.warning(
             DEVICE, f"{what} It has no {seen.dtype} of its own.", "Set TWOFOLD_DTYPE=auto."
         )
-    # The stand-in is small enough for anything.
-    if not stand_in and seen.free_bytes is not None and seen.free_bytes < seen.needed_bytes:
+    # The stand-in and the demo model are small enough for anything.
+    if not small and seen.free_bytes is not None and seen.free_bytes < seen.needed_bytes:
         return findings.warning(
             DEVICE,
             f"{what} The model and one picture of 512 pixels need {seen.needed_bytes / _GIB:.1f}.",

@@ -11,20 +11,23 @@ import typer
 
 from twofold_producer.cli.app import EXIT_JOBS_FAILED, err, out
 from twofold_producer.dev import STAND_IN
+from twofold_schema.settings import DEMO_MODEL
 
 if TYPE_CHECKING:
     from twofold_producer.dev.stack import Stack
 
+_SMALL = {DEMO_MODEL: "a small one, trained on drawn pictures,", STAND_IN: "random weights"}
+
 DataOption = Annotated[
     Path | None, typer.Option(help="Keep jobs and pictures here for the next start.")
 ]
-ModelOption = Annotated[str, typer.Option(help="stand-in, or the folder of a model.")]
+ModelOption = Annotated[str, typer.Option(help="demo, stand-in, or the folder of a model.")]
 
 
 def dev(
     *,
     data: DataOption = None,
-    model: ModelOption = STAND_IN,
+    model: ModelOption = DEMO_MODEL,
     processes: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
 ) -> None:
     """Run everything on this machine until Ctrl-C: no Docker, GPU or cloud account."""
@@ -49,7 +52,7 @@ def demo(
     ] = None,
     *,
     out_folder: Annotated[Path, typer.Option("--out", help="Where results go.")] = Path("demo-out"),
-    model: ModelOption = STAND_IN,
+    model: ModelOption = DEMO_MODEL,
 ) -> None:
     """Start everything, upscale pictures, show before and after, end everything."""
     from twofold_producer.dev import demo as show
@@ -61,9 +64,9 @@ def demo(
         failures = show.run(list(images or ()), out_folder, err)
     out.print(f"Results: {out_folder.resolve()}", soft_wrap=True)
     out.print(f"Before and after: {(out_folder / show.SHEET).resolve()}", soft_wrap=True)
-    if model == STAND_IN:
+    if model in _SMALL:
         err.print(
-            "These were made by the stand-in model: random weights in the real model's classes. "
+            f"These were made by the {model} model: {_SMALL[model]} in the real model's classes. "
             "They show that the way works, not what the real model can do.",
             style="yellow",
         )

@@ -115,7 +115,7 @@ def _fitted(path: Path) -> tuple[Image.Image, str]:
 
 
 def _draw(folder: Path) -> list[Path]:
-    """Three small pictures that nobody else owns: hills, rings and letters."""
+    """Three pictures that nobody else owns: hills, rings and letters."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, picture in (("hills", _hills()), ("rings", _rings()), ("letters", _letters())):
@@ -125,30 +125,32 @@ def _draw(folder: Path) -> list[Path]:
 
 
 def _hills() -> Image.Image:
-    width, height = 192, 128
+    width, height = 384, 256
     picture = Image.linear_gradient("L").resize((width, height)).convert("RGB")
     picture = ImageChops.add(picture, Image.new("RGB", picture.size, (90, 110, 40)))
     draw = ImageDraw.Draw(picture)
-    draw.ellipse((130, 14, 164, 48), fill=(255, 214, 120))
+    draw.ellipse((260, 28, 328, 96), fill=(255, 214, 120))
     for row, colour in enumerate(((110, 130, 160), (84, 120, 96), (52, 84, 60))):
-        ridge = [(x, 70 + 20 * row + 12 * math.sin(x / (17 + 9 * row) + row)) for x in range(width)]
+        top, wave = 140 + 40 * row, 34 + 18 * row
+        ridge = [(x, top + 24 * math.sin(x / wave + row)) for x in range(width)]
         draw.polygon([(0, height), *ridge, (width, height)], fill=colour)
     return picture.filter(ImageFilter.SMOOTH)
 
 
 def _rings() -> Image.Image:
-    picture = Image.new("RGB", (128, 128), (244, 240, 232))
+    picture = Image.new("RGB", (256, 256), (244, 240, 232))
     draw = ImageDraw.Draw(picture)
-    for ring in range(15, 0, -1):
-        shade = (30 + 14 * ring, 90, 250 - 14 * ring) if ring % 2 else (244, 240, 232)
-        draw.ellipse((64 - 4 * ring, 64 - 4 * ring, 64 + 4 * ring, 64 + 4 * ring), fill=shade)
+    for ring in range(7, 0, -1):
+        shade = (30 + 28 * ring, 90, 250 - 28 * ring) if ring % 2 else (244, 240, 232)
+        reach = 16 * ring
+        draw.ellipse((128 - reach, 128 - reach, 128 + reach, 128 + reach), fill=shade)
     return picture
 
 
 def _letters() -> Image.Image:
-    picture = Image.new("RGB", (160, 100), (28, 40, 56))
+    picture = Image.new("RGB", (320, 200), (28, 40, 56))
     draw = ImageDraw.Draw(picture)
-    draw.text((12, 8), "Twofold", fill=(255, 255, 255), font=ImageFont.load_default(32))
-    draw.text((12, 52), "x2, x2, x2", fill=(255, 180, 90), font=ImageFont.load_default(18))
-    draw.line((12, 84, 148, 84), fill=(120, 200, 255))
+    draw.text((24, 16), "Twofold", fill=(255, 255, 255), font=ImageFont.load_default(64))
+    draw.text((24, 104), "x2, x2, x2", fill=(255, 180, 90), font=ImageFont.load_default(36))
+    draw.line((24, 168, 296, 168), fill=(120, 200, 255), width=2)
     return picture

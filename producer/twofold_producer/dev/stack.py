@@ -22,7 +22,7 @@ from twofold_schema.artifacts import ArtifactUri
 from twofold_schema.environment import PREFIX
 from twofold_schema.errors import ConfigError
 from twofold_schema.ledger import runs
-from twofold_schema.settings import DatabaseSettings
+from twofold_schema.settings import DEMO_MODEL, DatabaseSettings
 
 _READY_SECONDS = 300.0
 _LOG_TAIL = 2000
@@ -51,7 +51,7 @@ class Stack:
         cls,
         folder: Path | None = None,
         *,
-        model: str = STAND_IN,
+        model: str = DEMO_MODEL,
         processes: int = 1,
         on_step: OnStep = lambda step: None,  # noqa: ARG005 - nobody listens
     ) -> Self:
@@ -60,7 +60,7 @@ class Stack:
         Args:
             folder: Keeps jobs and pictures for the next start; None for a folder that goes at the
                 end.
-            model: `stand-in`, or the folder of a model.
+            model: `demo`, `stand-in`, or the folder of a model.
             processes: Worker processes.
             on_step: Told what is being started.
 
@@ -138,6 +138,7 @@ class Stack:
             model = str(self._stand_in_folder())
         # Part of what reaches this stack: the doctor looks at it.
         self.environment[f"{PREFIX}MODEL"] = model
+        self.environment[f"{PREFIX}ENV"] = "dev"
         self._start_process("worker", ["twofold_worker"], {f"{PREFIX}PROCESSES": str(processes)})
         self._wait_for_worker()
 

@@ -54,6 +54,7 @@ WRONG = [
     (LimitSettings, "MAX_SOURCE_BYTES", "0"),
     (LimitSettings, "MAX_ATTEMPTS", "21"),
     (LimitSettings, "KEY_DAYS", "nan"),
+    (WorkerSettings, "ENV", "staging"),
     (WorkerSettings, "DEVICE", "gpu"),
     (WorkerSettings, "DEVICE", "cuda:one"),
     (WorkerSettings, "DTYPE", "int8"),

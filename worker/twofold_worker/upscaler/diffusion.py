@@ -14,7 +14,8 @@ from PIL import Image
 
 from twofold_schema.errors import JobError, NotFinite
 from twofold_schema.lanes import LATTICE, PIXELS_PER_LATENT
-from twofold_worker.upscaler import provenance, weights
+from twofold_schema.settings import DEMO_MODEL
+from twofold_worker.upscaler import demo, provenance, weights
 from twofold_worker.upscaler.port import BatchTooLarge, DeviceLost, Latents, Made, Pixels, Slot
 from twofold_worker.upscaler.standin import is_stand_in
 
@@ -36,7 +37,8 @@ class DiffusionUpscaler:
     in turn.
 
     Attributes:
-        name: "stand-in" for the stand-in's random weights, else the hub id or the folder's name.
+        name: "demo" for the model that comes with Twofold, "stand-in" for the stand-in's random
+            weights, else the hub id or the folder's name.
         revision: The hub commit, or `sha256:` and 16 hex digits over a local folder's files.
     """
 
@@ -54,7 +56,7 @@ class DiffusionUpscaler:
         """Load the weights, from safetensors only, and move them to the device.
 
         Args:
-            model: A local folder, or a hub id (fetched unless it is in the hub's cache).
+            model: "demo", a local folder, or a hub id (fetched unless it is in the hub's cache).
             revision: The hub commit; a model that changes under a running fleet would break what
                 `reproducible` promises. Of a folder the digest, if it shall be compared; a commit
                 is ignored there.
@@ -68,12 +70,7 @@ class DiffusionUpscaler:
         """
         place = weights.device_named(device)
         number = weights.dtype_named(dtype, place)
-        local = Path(model).is_dir()
-        folder = Path(model).resolve() if local else weights.fetch(model, revision)
-        # The hub's cache names a snapshot's folder by its commit.
-        found = provenance.digest(provenance.hashes(folder)) if local else folder.name
-        if local:
-            provenance.check(folder, found, revision)
+        folder, name, found = _found(model, revision)
         if place.type == "cpu":
             # Kernels split a batch among their threads. With another number of them than a power
             # of two, a picture was seen to depend on its slot.
@@ -82,11 +79,7 @@ class DiffusionUpscaler:
         diffusers.utils.logging.disable_progress_bar()
         transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         pipeline = weights.assemble(folder, number)
-        return cls(
-            pipeline.to(place),
-            name="stand-in" if is_stand_in(folder) else folder.name if local else model,
-            revision=found,
-        )
+        return cls(pipeline.to(place), name=name, revision=found)
 
     def warm_up(self) -> None:
         """Run one small batch, so that the first job pays for nothing but itself."""
@@ -179,6 +172,21 @@ class DiffusionUpscaler:
             rounded = shown.float().mul(255).round().to(torch.uint8)
         pixels = rounded.permute(0, 2, 3, 1).contiguous().cpu().numpy()
         return [picture if good else None for picture, good in zip(pixels, finite, strict=True)]
+
+
+def _found(model: str, revision: str | None) -> tuple[Path, str, str]:
+    """A model's folder, its name as people read it, and its revision."""
+    if model == DEMO_MODEL:
+        folder, name, found = demo.FOLDER, model, provenance.digest(demo.check())
+    elif Path(model).is_dir():
+        folder = Path(model).resolve()
+        name = "stand-in" if is_stand_in(folder) else folder.name
+        found = provenance.digest(provenance.hashes(folder))
+    else:
+        folder = weights.fetch(model, revision)
+        return folder, model, folder.name  # the hub's cache names a snapshot by its commit
+    provenance.check(folder, found, revision)
+    return folder, name, found
 
 
 def _images(batch: Sequence[Slot]) -> list[Image.Image] | torch.Tensor:
