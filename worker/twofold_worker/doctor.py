@@ -40,7 +40,7 @@ def check_model(settings: WorkerSettings) -> Iterator[Finding]:
     from twofold_worker.upscaler import weights
 
     if settings.model == DEMO_MODEL:
-        yield _demo()
+        yield _demo(settings)
         return
     local = Path(settings.model).is_dir()
     try:
@@ -94,15 +94,18 @@ def check_device(settings: WorkerSettings) -> Iterator[Finding]:
         )
 
 
-def _demo() -> Finding:
+def _demo(settings: WorkerSettings) -> Finding:
     try:
         found = provenance.digest(demo.check())
+        provenance.check(demo.FOLDER, found, settings.model_revision)
     except ConfigError as error:
-        return findings.failed(MODEL, error.message, "Install Twofold again.")
+        return findings.failed(
+            MODEL, error.message, "Install Twofold again, or correct TWOFOLD_MODEL_REVISION."
+        )
     return findings.warning(
         MODEL,
         f"The demo model ({found}) is whole. It is for trying: the real one does far better.",
-        f"For real pictures: {_fetch(WorkerSettings(), local=True)}",
+        f"For real pictures: {_fetch(settings, local=True)}",
     )
 
 

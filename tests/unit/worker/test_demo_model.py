@@ -83,5 +83,15 @@ def test_the_doctor_knows_it() -> None:
     assert provenance.digest(demo.check()) in finding.what
 
 
+def test_the_doctor_compares_it_with_the_revision_as_a_worker_does() -> None:
+    other = "sha256:0123456789abcdef"
+    settings = WorkerSettings(model="demo", env="dev", model_revision=other)
+
+    (finding,) = doctor.check_model(settings)
+
+    assert finding.status is Status.FAILED
+    assert other in finding.what
+
+
 def _load(model: str) -> DiffusionUpscaler:
     return DiffusionUpscaler.load(model, revision=None, device="cpu", dtype="float32")
