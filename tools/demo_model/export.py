@@ -19,9 +19,9 @@ def pipeline(vae: parts.Autoencoder, unet: parts.Unet, scale: float) -> Pipeline
     """The stock pipeline around trained parts.
 
     Args:
-        vae: The autoencoder; gets its scaling factor and loses its variance.
+        vae: The autoencoder; gets the scaling factor and loses its variance.
         unet: The K-UNet.
-        scale: What makes the latents' deviation 1.
+        scale: Its scaling factor.
     """
     parts.without_variance(vae)
     vae.register_to_config(scaling_factor=scale)

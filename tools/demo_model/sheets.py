@@ -50,7 +50,7 @@ def photographs(rows: Sequence[Mapping[str, NDArray[np.uint8]]], path: Path) -> 
     """Lay the middles of pictures side by side: one row for each, one captioned column a kind.
 
     Args:
-        rows: Pictures of one size, uint8 [side, side, 3], by what to call them.
+        rows: Pictures, uint8 [side, side, 3], 288 pixels a side or more, by what to call them.
         path: Where to.
     """
     font = ImageFont.load_default(16)

@@ -32,7 +32,7 @@ from tools.demo_model import (
     train_upscaler,
 )
 from tools.demo_model.run import Plan, Run, log
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 _SHOWN = 6  # pictures on a sheet of samples, none of them trained on
@@ -70,13 +70,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _autoencoder(asked: argparse.Namespace) -> None:
     drawn = pictures.draw_all(asked.folder, asked.seed, asked.pictures)
     vae = parts.autoencoder()
-    run = Run(
-        asked.folder / "autoencoder.pt",
-        vae,
-        Plan(asked.steps, asked.minutes),
-        asked.rate,
-        _device(),
-    )
+    run = _run(asked, vae)
     run.train(train_autoencoder.loss_of(vae, drawn, run, asked.seed))
     truth = _unseen(asked)
     with torch.no_grad():
@@ -96,26 +90,21 @@ def _upscaler(asked: argparse.Namespace) -> None:
         device=_device(),
     )
     unet = parts.upscaler()
-    run = Run(
-        asked.folder / "upscaler.pt", unet, Plan(asked.steps, asked.minutes), asked.rate, _device()
-    )
+    run = _run(asked, unet)
     run.train(train_upscaler.loss_of(unet, vae, latents, run, asked.seed))
     unet.load_state_dict(run.average)
-    _show(asked, vae, unet, latents.scale, "upscaler")
+    _show(asked, vae, unet, latents.scale)
 
 
 def _together(asked: argparse.Namespace) -> None:
-    unet = parts.upscaler()
-    unet.load_state_dict(_average(asked.folder / "upscaler.pt"))
+    unet = _trained_upscaler(asked, "upscaler")
     both = train_together.Together(_trained_autoencoder(asked).train(), unet)
     scale = _scale(asked)
-    run = Run(
-        asked.folder / "together.pt", both, Plan(asked.steps, asked.minutes), asked.rate, _device()
-    )
+    run = _run(asked, both)
     drawn = pictures.draw_all(asked.folder, asked.seed, asked.pictures)
     run.train(train_together.loss_of(both, drawn, scale, run, asked.seed))
     both.load_state_dict(run.average)
-    _show(asked, both.vae, both.unet, scale, "together")
+    _show(asked, both.vae, both.unet, scale)
 
 
 def _settled(asked: argparse.Namespace) -> None:
@@ -124,9 +113,7 @@ def _settled(asked: argparse.Namespace) -> None:
     unet.load_state_dict(teacher.unet.state_dict())
     train_settled.stretched(unet)
     scale = _scale(asked)
-    run = Run(
-        asked.folder / "settled.pt", unet, Plan(asked.steps, asked.minutes), asked.rate, _device()
-    )
+    run = _run(asked, unet)
     drawn = pictures.draw_all(asked.folder, asked.seed, asked.pictures)
     run.train(
         train_settled.loss_of(unet, teacher, pictures=drawn, scale=scale, run=run, seed=asked.seed)
@@ -135,26 +122,30 @@ def _settled(asked: argparse.Namespace) -> None:
 
 def _export(asked: argparse.Namespace) -> None:
     vae = _trained_together(asked).cpu().vae
-    unet = parts.upscaler()
-    unet.load_state_dict(_average(asked.folder / "settled.pt"))
+    unet = _trained_upscaler(asked, "settled")
     whole = export.pipeline(vae, unet, train_settled.STRETCH * _scale(asked))
     export.export(whole, asked.out)
     log.info("exported to %s", asked.out)
 
 
+def _run(asked: argparse.Namespace, model: nn.Module) -> Run:
+    path = asked.folder / f"{asked.what}.pt"
+    return Run(path, model, Plan(asked.steps, asked.minutes), asked.rate, _device())
+
+
 def _show(
-    asked: argparse.Namespace, vae: parts.Autoencoder, unet: parts.Unet, scale: float, name: str
+    asked: argparse.Namespace, vae: parts.Autoencoder, unet: parts.Unet, scale: float
 ) -> None:
     """Write a sheet: what is true, what doubling does, and what the model makes of it."""
     truth = _unseen(asked)
     with torch.no_grad():
         small = parts.encode(vae, crops.halved(truth))
-        first = torch.full((len(truth),), parts.SIGMA_MAX, device=truth.device)
-        noise = parts.SIGMA_MAX * torch.randn_like(parts.encode(vae, truth))
-        best = train_upscaler.answer(unet, noise, first, small * scale)
+        height, width = (2 * side for side in small.shape[2:])
+        noise = torch.randn(len(small), parts.LATENTS, height, width, device=small.device)
+        best = train_upscaler.first_answer(unet, noise, small * scale)
         upscaled = parts.decode(vae, best / scale)
         doubled = functional.interpolate(parts.decode(vae, small), scale_factor=2, mode="bicubic")
-    sheets.samples([truth, doubled, upscaled], asked.folder / f"{name}.samples.png")
+    sheets.samples([truth, doubled, upscaled], asked.folder / f"{asked.what}.samples.png")
 
 
 def _trained_autoencoder(asked: argparse.Namespace) -> parts.Autoencoder:
@@ -162,6 +153,12 @@ def _trained_autoencoder(asked: argparse.Namespace) -> parts.Autoencoder:
     vae.load_state_dict(_average(asked.folder / "autoencoder.pt"))
     vae.to(_device(), memory_format=torch.channels_last).eval()
     return vae
+
+
+def _trained_upscaler(asked: argparse.Namespace, stage: str) -> parts.Unet:
+    unet = parts.upscaler()
+    unet.load_state_dict(_average(asked.folder / f"{stage}.pt"))
+    return unet
 
 
 def _trained_together(asked: argparse.Namespace) -> train_together.Together:

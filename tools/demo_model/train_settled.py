@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tools.demo_model import crops, parts
 from tools.demo_model.run import Run
 from tools.demo_model.train_together import Together
-from tools.demo_model.train_upscaler import answer
+from tools.demo_model.train_upscaler import answer, first_answer
 from torch import Tensor
 
 #: How much larger the latents become than those that the first answers were learned with. The
@@ -65,8 +65,7 @@ def loss_of(
                 noise = torch.randn(
                     _COUNT, parts.LATENTS, _SIDE // 8, _SIDE // 8, device=run.device
                 )
-                first = torch.full((_COUNT,), parts.SIGMA_MAX, device=run.device)
-                goal = STRETCH * answer(teacher.unet, parts.SIGMA_MAX * noise, first, small)
+                goal = STRETCH * first_answer(teacher.unet, noise, small)
             share = torch.rand(_COUNT, device=run.device)
             sigma = parts.SIGMA_MIN * torch.exp(span * (share / (1 - _FIRST)).clamp(max=1))
             at = sigma[:, None, None, None]

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from tools.demo_model import crops, parts
 from tools.demo_model.run import Run
-from tools.demo_model.train_upscaler import answer
+from tools.demo_model.train_upscaler import first_answer
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -55,8 +55,7 @@ def loss_of(
             small = parts.encode(vae, halved).float()
             large = parts.encode(vae, truth[:again]).float()
             noise = torch.randn(count, parts.LATENTS, side // 8, side // 8, device=run.device)
-            first = torch.full((count,), parts.SIGMA_MAX, device=run.device)
-            best = answer(unet, parts.SIGMA_MAX * noise, first, small * scale)
+            best = first_answer(unet, noise, small * scale)
             shown = parts.decode(vae, _sampled(torch.cat([best / scale, large]), scale)).float()
         upscaled, rebuilt = shown[:count], shown[count:]
         # Else latents grow for ever, the more the less the noise harms them; the answers, too.

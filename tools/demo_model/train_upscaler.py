@@ -94,6 +94,12 @@ def answer(unet: parts.Unet, noisy: Tensor, sigma: Tensor, small: Tensor) -> Ten
     return noisy / (at**2 + 1) + at / (at**2 + 1).sqrt() * raw
 
 
+def first_answer(unet: parts.Unet, noise: Tensor, small: Tensor) -> Tensor:
+    """The answer to the sampler's first question, where all is noise; it has unit deviation."""
+    first = torch.full((len(small),), parts.SIGMA_MAX, device=small.device)
+    return answer(unet, parts.SIGMA_MAX * noise, first, small)
+
+
 def loss_of(
     unet: parts.Unet, vae: parts.Autoencoder, latents: Latents, run: Run, seed: int
 ) -> Callable[[float], Tensor]:
@@ -104,9 +110,8 @@ def loss_of(
     def loss(progress: float) -> Tensor:
         large, small, pictures = latents.batch(random, run.device)
         noise = torch.randn_like(large)
-        first = torch.full((len(large),), parts.SIGMA_MAX, device=run.device)
         with torch.autocast(run.device.type, torch.bfloat16):
-            best = answer(unet, parts.SIGMA_MAX * noise, first, small)
+            best = first_answer(unet, noise, small)
             total = (best - large).square().mean()
             if progress > _SHOWN_FROM:
                 shown, truth = _corner(random, vae, best[:_DECODED] / latents.scale, pictures)
