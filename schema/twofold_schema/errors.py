@@ -17,7 +17,7 @@
         ├─ SourceNotFound, SourceDenied, SourceTooLarge, SourceChanged
         ├─ UnsupportedFormat, CorruptSource, SizeMismatch, Mismeasured
         ├─ StorageUnavailable, ResultDenied, ResultConflict
-        ├─ OutOfMemory, NotFinite, UpscaleFailed
+        ├─ OutOfMemory, ModelOutputInvalid, UpscaleFailed
         └─ WorkerCrashed, RunDeadlineExceeded
 
 A class's `code` is stable and is what programs compare; its docstring is the default message and
@@ -227,10 +227,10 @@ class OutOfMemory(JobError):
     retryable = True
 
 
-class NotFinite(JobError):
-    """The model produced values that are not numbers; try another seed, dtype or picture."""
+class ModelOutputInvalid(JobError):
+    """The model made values that are not numbers, twice; try another seed or picture."""
 
-    code = "not_finite"
+    code = "model_output_invalid"
 
 
 class UpscaleFailed(JobError):

@@ -41,7 +41,7 @@ CODES = {
     "ResultDenied": "result_denied",
     "ResultConflict": "result_conflict",
     "OutOfMemory": "out_of_memory",
-    "NotFinite": "not_finite",
+    "ModelOutputInvalid": "model_output_invalid",
     "UpscaleFailed": "upscale_failed",
     "WorkerCrashed": "worker_crashed",
     "RunDeadlineExceeded": "run_deadline_exceeded",

@@ -114,9 +114,9 @@ class TestJob:
         assert job().error is None
         assert job(generation=2, errors=[error(1)]).error is None
 
-        last = job(generation=2, errors=[error(1), error(2), error(2, "not_finite")]).error
+        last = job(generation=2, errors=[error(1), error(2), error(2, "model_output_invalid")]).error
         assert last is not None
-        assert last.code == "not_finite"
+        assert last.code == "model_output_invalid"
 
     def test_a_job_that_no_run_holds_has_no_claim(self) -> None:
         with pytest.raises(ValueError, match="held by no run"):

@@ -1,59 +1,108 @@
-"""The real model: diffusers' `StableDiffusionLatentUpscalePipeline` behind the port."""
+"""The real model, as diffusers loads it, sampled by our own loop."""
 
 import gc
-import logging
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import diffusers
 import numpy as np
 import torch
 import transformers
-from PIL import Image
+from torch import Tensor
 
-from twofold_schema.errors import JobError, NotFinite
+from twofold_schema.errors import ModelOutputInvalid
 from twofold_schema.lanes import LATTICE, PIXELS_PER_LATENT
 from twofold_schema.settings import DEMO_MODEL
-from twofold_worker.upscaler import demo, provenance, weights
-from twofold_worker.upscaler.port import BatchTooLarge, DeviceLost, Latents, Made, Pixels, Slot
+from twofold_worker.upscaler import autoencoder, demo, provenance, sampling, weights
+from twofold_worker.upscaler.port import (
+    BatchTooLarge,
+    DeviceLost,
+    Latents,
+    Made,
+    Pixels,
+    Request,
+    Sample,
+)
+from twofold_worker.upscaler.prompts import Prompts
+from twofold_worker.upscaler.resampling import depthwise
 from twofold_worker.upscaler.standin import is_stand_in
 
-# Its only message quotes what a prompt has beyond 77 tokens: users' words, kept out of logs.
-_PROMPT_QUOTING_LOGGER: Final = (
-    "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_latent_upscale"
+Answer = TypeVar("Answer")
+
+#: What libraries below torch, and its allocator on the CPU, say when memory has run out.
+_OUT_OF_MEMORY: Final = (
+    "CUDNN_STATUS_NOT_SUPPORTED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "DefaultCPUAllocator: can't allocate memory",
 )
 
 
-#: The longer side of the coarse view of latents, in latents: 256 pixels.
-_VIEW_SIDE: Final = 32
+@dataclass(slots=True, kw_only=True, eq=False)
+class DiffusionSample(Sample):
+    """A sample's tensors, on the device.
+
+    Attributes:
+        latents: With the noise that is left, float32 [1, 4, 2h, 2w].
+        conditions: The source's latents, enlarged, [slots, 4, 2h, 2w] in the model's dtype.
+        words: What the prompts mean, [slots, 77, width]; with CFG the negative one comes first.
+        times: What the time embedding is conditioned on, [slots, 128 + width].
+        schedule: Where its steps are.
+        scale: Of the guidance, float32 [1].
+        careful: Whether it is decoded in single precision.
+    """
+
+    latents: Tensor
+    conditions: Tensor
+    words: Tensor
+    times: Tensor
+    schedule: sampling.Schedule
+    scale: Tensor
+    careful: bool
 
 
 class DiffusionUpscaler:
     """The latent upscaler on one device; see `Upscaler` for what it promises.
 
-    Not thread-safe: the pipeline's scheduler counts its steps and the tokenizer switches its
-    padding in place, so two calls at once spoil each other. One thread may call it, for ever or
-    in turn.
+    One thread may call it, for ever or in turn.
 
     Attributes:
         name: "demo" for the model that comes with Twofold, "stand-in" for the stand-in's random
             weights, else the hub id or the folder's name.
         revision: The hub commit, or `sha256:` and 16 hex digits over a local folder's files.
+        device: Where it runs.
+        dtype: Of its weights, and of what goes through them; samples are kept in float32.
     """
 
     def __init__(self, pipeline: weights.Pipeline, *, name: str, revision: str) -> None:
         self.name = name
         self.revision = revision
-        self._pipeline = pipeline
-        pipeline.set_progress_bar_config(disable=True)
-        logging.getLogger(_PROMPT_QUOTING_LOGGER).setLevel(logging.ERROR)
+        self.device: torch.device = pipeline.device
+        self.dtype: torch.dtype = pipeline.dtype
+        depthwise(pipeline.unet)
+        if self.device.type == "cuda":
+            # On a CPU it would be faster, too, but the last bits would not be the pipeline's.
+            pipeline.unet.to(memory_format=torch.channels_last)
+            pipeline.vae.to(memory_format=torch.channels_last)
+        self._unet = pipeline.unet
+        self._vae = pipeline.vae
+        self._scheduler = pipeline.scheduler
+        self._prompts = Prompts(
+            pipeline.tokenizer, pipeline.text_encoder, device=self.device, dtype=self.dtype
+        )
+        self._schedules: dict[int, sampling.Schedule] = {}
+        self._steps_ahead: deque[torch.cuda.Event] = deque()
 
     @classmethod
     def load(
         cls, model: str, *, revision: str | None, device: str, dtype: str
     ) -> "DiffusionUpscaler":
-        """Load the weights, from safetensors only, and move them to the device.
+        """Load the weights, from safetensors only, straight to the device.
 
         Args:
             model: "demo", a local folder, or a hub id (fetched unless it is in the hub's cache).
@@ -78,100 +127,139 @@ class DiffusionUpscaler:
         # Logs are lines; a bar that redraws itself fills them with noise.
         diffusers.utils.logging.disable_progress_bar()
         transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        pipeline = weights.assemble(folder, number)
-        return cls(pipeline.to(place), name=name, revision=found)
+        return cls(weights.assemble(folder, number, place), name=name, revision=found)
 
     def warm_up(self) -> None:
-        """Run one small batch, so that the first job pays for nothing but itself."""
-        slot = Slot(source=np.zeros((LATTICE, LATTICE, 3), np.uint8), seed=0)
-        self.upscale([slot], rung=1, steps=1, guidance_scale=0, on_step=lambda: None)
+        """Run one small request, so that the first job pays for nothing but itself."""
+        source = np.zeros((LATTICE, LATTICE, 3), np.uint8)
+        sample = self.begin(Request(source=source, seed=0, steps=1))
+        self.step([sample], rung=1)
+        self.finish(sample)
 
-    def upscale(
-        self,
-        slots: Sequence[Slot],
-        *,
-        rung: int,
-        steps: int,
-        guidance_scale: float,
-        on_step: Callable[[], None],
-    ) -> list[Made | JobError]:
-        """Upscale pictures of one size; see `Upscaler.upscale`.
+    def begin(self, request: Request, *, careful: bool = False) -> DiffusionSample:
+        """Encode the source and the prompts, draw the noise; see `Upscaler.begin`."""
+        if not (_is_picture(request.source) or _is_latents(request.source)):
+            shape = f"{request.source.dtype} {request.source.shape}"
+            raise ValueError(f"{shape} is no RGB or latents on the lattice")
+        return self._tried(lambda: self._begun(request, careful=careful))
 
-        A slot's pixels depend on the rung, never on its neighbours or its place among them.
+    def step(self, samples: Sequence[Sample], *, rung: int) -> None:
+        """Bring each sample one step on; see `Upscaler.step`."""
+        own = [sample for sample in samples if isinstance(sample, DiffusionSample)]
+        if not 1 <= sum(sample.request.slots for sample in own) <= rung:
+            raise ValueError(f"{len(samples)} samples do not fit a rung of {rung}")
+        if len({sample.latents.shape for sample in own}) > 1:
+            raise ValueError("the samples of a batch are of one size")
+        moved = self._tried(lambda: self._moved(own, rung))
+        for number, sample in enumerate(own):
+            sample.latents = moved[number : number + 1]
+            sample.step += 1
 
-        Raises:
-            ValueError: The slots do not fit the rung, or are not of one shape on the lattice.
-            BatchTooLarge: The batch does not fit the device; nothing of it was kept.
-            DeviceLost: The device cannot be used any more.
-        """
-        _check(slots, rung)
+    def finish(self, sample: Sample) -> Made:
+        """Decode a sample that is done; see `Upscaler.finish`."""
+        if not (isinstance(sample, DiffusionSample) and sample.is_done):
+            raise ValueError("only a sample that is done can be finished")
+        made = self._tried(lambda: self._made(sample))
+        if made is None:
+            raise ModelOutputInvalid
+        return made
+
+    def _begun(self, request: Request, *, careful: bool) -> DiffusionSample:
+        generator = torch.Generator("cpu").manual_seed(request.seed)
+        with torch.inference_mode():
+            if request.source.dtype == np.uint8:
+                with self._autoencoder(careful=careful) as vae:
+                    small = autoencoder.encode(vae, request.source, generator).to(self.dtype)
+            else:
+                small = autoencoder.given(request.source, self.device, self.dtype)
+            conditions = sampling.condition(small)
+            _, channels, height, width = conditions.shape
+            noise = sampling.noise(height, width, channels, generator).to(self.device)
+            meanings = [self._prompts.meaning(text) for text in _texts(request)]
+            schedule = self._schedule(request.steps)
+            return DiffusionSample(
+                request=request,
+                latents=noise * schedule.initial_sigma,
+                conditions=conditions.expand(len(meanings), -1, -1, -1),
+                words=torch.cat([meaning.words for meaning in meanings]),
+                times=sampling.time_condition(torch.cat([meaning.pooled for meaning in meanings])),
+                schedule=schedule,
+                scale=torch.tensor([request.guidance_scale], device=self.device),
+                careful=careful,
+            )
+
+    def _moved(self, samples: Sequence[DiffusionSample], rung: int) -> Tensor:
+        """The samples' latents after a step, [samples, 4, 2h, 2w]."""
+        with torch.inference_mode():
+            slots = [sample.request.slots for sample in samples]
+            table = torch.cat([s.schedule.table[s.step : s.step + 1] for s in samples])
+            before = torch.cat([sample.latents for sample in samples])
+            latents = _filled(_repeated(before, slots), rung, 0.0)
+            at = sampling.Coefficients(*_filled(_repeated(table, slots), rung, 1.0).unbind(1))
+            conditions = _filled(torch.cat([s.conditions for s in samples]), rung, 0.0)
+            raw = self._unet(
+                sampling.seen(latents, conditions, at),
+                at.time,
+                encoder_hidden_states=_filled(torch.cat([s.words for s in samples]), rung, 0.0),
+                timestep_cond=_filled(torch.cat([s.times for s in samples]), rung, 0.0),
+                return_dict=False,
+            )[0]
+            answers = sampling.answer(raw, latents, at)[: sum(slots)].split(slots)
+            best = torch.cat(
+                [_best(sample, rows) for sample, rows in zip(samples, answers, strict=True)]
+            )
+            moved = sampling.euler(before, best, sampling.Coefficients(*table.unbind(1)))
+        self._keep_pace()
+        return moved
+
+    def _made(self, sample: DiffusionSample) -> Made | None:
+        """What became of a sample; None where it is not finite."""
+        latents, wanted = sample.latents, sample.request.wants_latents
+        with torch.inference_mode(), self._autoencoder(careful=sample.careful) as vae:
+            if not latents.isfinite().all():
+                return None
+            shown = autoencoder.coarse(latents) if wanted else latents
+            pixels, finite = autoencoder.decode(vae, shown)
+            own = autoencoder.taken(latents) if wanted else None
+        return Made(pixels=pixels, latents=own) if finite else None
+
+    def _autoencoder(self, *, careful: bool) -> "nullcontext[autoencoder.Vae]":
+        if careful and self.dtype != torch.float32:
+            return autoencoder.single_precision(self._vae)
+        return nullcontext(self._vae)
+
+    def _schedule(self, steps: int) -> sampling.Schedule:
+        if steps not in self._schedules:
+            self._schedules[steps] = sampling.schedule(self._scheduler, steps, self.device)
+        return self._schedules[steps]
+
+    def _keep_pace(self) -> None:
+        """Let the device fall behind by one step at most: who comes next waits no longer."""
+        if self.device.type != "cuda":
+            return
+        event = torch.cuda.Event()
+        event.record()
+        self._steps_ahead.append(event)
+        if len(self._steps_ahead) > 1:
+            self._steps_ahead.popleft().synchronize()
+
+    def _tried(self, run: Callable[[], Answer]) -> Answer:
+        """Do something on the device, and give what it raises the port's name."""
         try:
-            return self._run(slots, rung, steps, guidance_scale, on_step)
-        except torch.OutOfMemoryError:
-            failure: Exception = BatchTooLarge(f"{rung} slots do not fit the device")
+            return run()
+        except torch.OutOfMemoryError as error:
+            failure: Exception = BatchTooLarge(str(error))
         except torch.AcceleratorError as error:
             failure = DeviceLost(str(error))
+        except RuntimeError as error:
+            if not any(sign in str(error) for sign in _OUT_OF_MEMORY):
+                raise
+            failure = BatchTooLarge(str(error))
         # Outside of `except`: its traceback would keep the batch's tensors alive.
         if isinstance(failure, BatchTooLarge):
             gc.collect()
             torch.cuda.empty_cache()
         raise failure
-
-    def _run(
-        self,
-        slots: Sequence[Slot],
-        rung: int,
-        steps: int,
-        guidance_scale: float,
-        on_step: Callable[[], None],
-    ) -> list[Made | JobError]:
-        spare = Slot(source=np.zeros_like(slots[0].source), seed=0)
-        batch = [*slots, *[spare] * (rung - len(slots))]
-        latents = self._pipeline(
-            prompt=[slot.prompt for slot in batch],
-            negative_prompt=[slot.negative_prompt for slot in batch],
-            image=_images(batch),
-            num_inference_steps=steps,
-            guidance_scale=guidance_scale,
-            # On the CPU a half-precision draw is the fp32 draw, rounded.
-            generator=[torch.Generator("cpu").manual_seed(slot.seed) for slot in batch],
-            output_type="latent",
-            callback=lambda *_: on_step(),
-        ).images
-        return self._finish(slots, latents)
-
-    def _finish(self, slots: Sequence[Slot], latents: torch.Tensor) -> list[Made | JobError]:
-        # The whole rung or nothing: with fewer slots decoded the others' pixels would differ.
-        pictures = coarse = None
-        if not all(slot.wants_latents for slot in slots):
-            pictures = self._decode(latents)
-        if any(slot.wants_latents for slot in slots):
-            coarse = self._decode(_coarse(latents))
-        answers: list[Made | JobError] = []
-        for number, slot in enumerate(slots):
-            view = coarse if slot.wants_latents else pictures
-            pixels = None if view is None else view[number]
-            own = latents[number].float().cpu().numpy() if slot.wants_latents else None
-            if pixels is None or (own is not None and not np.isfinite(own).all()):
-                answers.append(NotFinite())
-            else:
-                answers.append(Made(pixels=pixels, latents=own))
-        return answers
-
-    def _decode(self, latents: torch.Tensor) -> list[Pixels | None]:
-        """The pipeline's own last step, kept apart because its clamp would turn inf into white.
-
-        Returns:
-            For each slot uint8 [8h, 8w, 3], or None where it is not finite.
-        """
-        vae = self._pipeline.vae
-        with torch.no_grad():
-            raw = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
-            finite = raw.isfinite().flatten(1).all(dim=1).tolist()
-            shown = self._pipeline.image_processor.postprocess(raw, output_type="pt")
-            rounded = shown.float().mul(255).round().to(torch.uint8)
-        pixels = rounded.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-        return [picture if good else None for picture, good in zip(pixels, finite, strict=True)]
 
 
 def _found(model: str, revision: str | None) -> tuple[Path, str, str]:
@@ -189,35 +277,32 @@ def _found(model: str, revision: str | None) -> tuple[Path, str, str]:
     return folder, name, found
 
 
-def _images(batch: Sequence[Slot]) -> list[Image.Image] | torch.Tensor:
-    """The sources as the pipeline takes each kind without asking what it might be.
-
-    A tensor of pictures with one negative value anywhere would be normalised otherwise; a picture
-    of four channels would be taken for latents.
-    """
-    if batch[0].source.dtype == np.uint8:
-        return [Image.fromarray(slot.source) for slot in batch]
-    return torch.from_numpy(np.stack([slot.source for slot in batch]))
+def _texts(request: Request) -> list[str]:
+    """The prompts that a request's slots see."""
+    if request.guidance_scale == 0:
+        return [""]
+    return [request.negative_prompt, request.prompt][-request.slots :]
 
 
-def _coarse(latents: torch.Tensor) -> torch.Tensor:
-    """Latents [B, 4, h, w] averaged down so that their longer side is `_VIEW_SIDE` at most."""
-    height, width = latents.shape[-2:]
-    scale = max(1.0, max(height, width) / _VIEW_SIDE)
-    size = (max(1, round(height / scale)), max(1, round(width / scale)))
-    return torch.nn.functional.adaptive_avg_pool2d(latents, size)
+def _repeated(values: Tensor, slots: Sequence[int]) -> Tensor:
+    """Each sample's row once for each of its slots."""
+    if max(slots) == 1:
+        return values
+    parts = zip(values.split(1), slots, strict=True)
+    return torch.cat([row for row, count in parts for _ in range(count)])
 
 
-def _check(slots: Sequence[Slot], rung: int) -> None:
-    if not 1 <= len(slots) <= rung:
-        raise ValueError(f"{len(slots)} slots do not fit a rung of {rung}")
-    # The pipeline would silently resize every picture to the first one's size, or to a floor of 8.
-    source = slots[0].source
-    if not (_is_picture(source) or _is_latents(source)):
-        raise ValueError(f"{source.dtype} {source.shape} is no RGB or latents on the lattice")
-    for slot in slots:
-        if slot.source.shape != source.shape or slot.source.dtype != source.dtype:
-            raise ValueError("the slots of a batch are pictures, or latents, of one shape")
+def _filled(rows: Tensor, rung: int, value: float) -> Tensor:
+    """Rows, and as many made up ones as a rung has empty places."""
+    if len(rows) == rung:
+        return rows
+    return torch.cat([rows, rows.new_full((rung - len(rows), *rows.shape[1:]), value)])
+
+
+def _best(sample: DiffusionSample, answers: Tensor) -> Tensor:
+    if sample.request.slots == 1:
+        return answers
+    return sampling.guided(answers[:1], answers[1:], sample.scale)
 
 
 def _is_picture(source: Pixels | Latents) -> bool:

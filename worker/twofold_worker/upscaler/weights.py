@@ -126,11 +126,13 @@ def inspect(folder: Path) -> None:
     Raises:
         ConfigError: As `assemble`.
     """
-    assemble(folder, torch.float32, weightless=True)
+    assemble(folder, torch.float32, torch.device("meta"))
 
 
-def assemble(folder: Path, dtype: torch.dtype, *, weightless: bool = False) -> Pipeline:
-    """Load a pipeline folder on the CPU, whole or not at all.
+def assemble(folder: Path, dtype: torch.dtype, device: torch.device) -> Pipeline:
+    """Load a pipeline folder, whole or not at all.
+
+    The files are mapped, and each tensor goes from there straight to its place.
 
     The models are loaded one by one, because the pipeline's own loader leaves tensors that the
     files lack unset or random, with a warning at most.
@@ -138,8 +140,8 @@ def assemble(folder: Path, dtype: torch.dtype, *, weightless: bool = False) -> P
     Args:
         folder: Of the pipeline.
         dtype: Of its numbers.
-        weightless: See only whether all fits together: of each tensor no more than its name and
-            shape is read, and the pipeline cannot be run.
+        device: Where to. "meta" shows only whether all fits together: of each tensor no more than
+            its name and shape is read, and the pipeline cannot be run.
 
     Raises:
         ConfigError: A file is missing, damaged, of another model, or not safetensors.
@@ -153,7 +155,7 @@ def assemble(folder: Path, dtype: torch.dtype, *, weightless: bool = False) -> P
 
     kinds = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
     how = {"use_safetensors": True, "local_files_only": True, "dtype": dtype}
-    place = {"device_map": torch.device("meta")} if weightless else {}
+    place = {"device_map": device}
     parts = {}
     try:
         for part, kind in kinds.items():
