@@ -10,18 +10,20 @@ from twofold_schema.job import Claim, Job
 from twofold_schema.lanes import Measure
 from twofold_schema.states import JobClass
 
-# What both the head and its mates must be. Of a job whose size is unknown nobody can say that it
-# does not fit. `coalesce` is as in the index, which then answers without the row.
+# What both the head and its mates must be.
 _CLAIMABLE = """
     jobs.state = 'queued'
     AND jobs.job_class < :classes
-    AND coalesce(jobs.lattice_pixels, 0) <= (SELECT room FROM me)
     AND (jobs.start_by IS NULL OR jobs.first_claimed_at IS NOT NULL
          OR jobs.start_by > clock_timestamp())
     AND (jobs.finish_by IS NULL OR jobs.finish_by > clock_timestamp())
     AND (jobs.model_revision IS NULL
          OR jobs.model_revision = (SELECT model_revision FROM me))
 """
+
+# Of a job whose size is unknown nobody can say that it does not fit. It is written as in the index
+# over queued jobs, which then answers without the row.
+_FITS = "coalesce(jobs.lattice_pixels, 0) <= (SELECT room FROM me)"
 
 # Takes the best claimable job and others of its lane. Jobs that the run has no room for are left,
 # as if they were not there, to a run that has it.
@@ -35,7 +37,8 @@ _CLAIMABLE = """
 # more. A run that holds other work does not step over an isolated head either, but takes nothing
 # until it is done: if every busy run stepped over it, it would wait for as long as there is work.
 # The CASE is for the planner: it takes any comparison with a column that is nearly always NULL to
-# leave next to no rows, and would then rather sort the whole lane than read its first rows.
+# leave next to no rows, and one with what `me` says to leave few, and would then rather sort the
+# whole lane than read its first rows.
 _CLAIM = text(f"""
     WITH me AS (
         SELECT id, model_revision, coalesce(max_lattice_pixels, 9223372036854775807) AS room
@@ -44,7 +47,7 @@ _CLAIM = text(f"""
         FOR SHARE
     ), best AS (
         SELECT id, lane, isolation FROM jobs
-        WHERE {_CLAIMABLE} AND EXISTS (SELECT FROM me)
+        WHERE {_CLAIMABLE} AND {_FITS} AND EXISTS (SELECT FROM me)
           AND NOT EXISTS (SELECT FROM jobs AS held WHERE held.state = 'running'
                           AND held.run_id = :run_id AND held.isolation IS NOT NULL)
         ORDER BY job_class, id
@@ -60,7 +63,8 @@ _CLAIM = text(f"""
         WHERE {_CLAIMABLE}
           AND id <> (SELECT id FROM head)
           AND coalesce(lane, '') = (SELECT coalesce(lane, '') FROM head)
-          AND CASE WHEN (SELECT isolation FROM head) IS NULL THEN isolation IS NULL
+          AND CASE WHEN NOT {_FITS} THEN false
+                   WHEN (SELECT isolation FROM head) IS NULL THEN isolation IS NULL
                    ELSE isolation = (SELECT isolation FROM head) END
         ORDER BY job_class, id
         LIMIT :mates
