@@ -97,7 +97,9 @@ class ModelRun:
 
     def has_room(self, job: ModelJob) -> bool:
         """Whether a job fits, as far as anybody knows."""
-        return None in {self.room, job.lattice_pixels} or job.lattice_pixels <= self.room
+        if self.room is None or job.lattice_pixels is None:
+            return True
+        return job.lattice_pixels <= self.room
 
     @property
     def is_ended(self) -> bool:

@@ -224,7 +224,7 @@ class TestRefusals:
         ids=["stated", "image", "bytes"],
     )
     def test_what_fits_no_pool_is_too_large(
-        self, strict_guard: Producer, source: Any, size: dict[str, int]
+        self, strict_guard: Producer, source: Any, size: dict[str, Any]
     ) -> None:
         with pytest.raises(TooLarge, match=r"takes 262144 \(TWOFOLD_POOLS"):
             strict_guard.submit(source, **size)

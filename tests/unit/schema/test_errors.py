@@ -41,6 +41,7 @@ CODES = {
     "ResultDenied": "result_denied",
     "ResultConflict": "result_conflict",
     "OutOfMemory": "out_of_memory",
+    "TooLargeForFleet": "too_large_for_fleet",
     "NotFinite": "not_finite",
     "UpscaleFailed": "upscale_failed",
     "WorkerCrashed": "worker_crashed",
