@@ -45,6 +45,11 @@ def new_job(**changes: Any) -> submit.NewJob:
     return submit.NewJob(**fields | changes)
 
 
+def of_side(side: int, **changes: Any) -> submit.NewJob:
+    """A job for a square picture whose size was stated; `changes` replace its fields."""
+    return new_job(measure=lanes.measure(Parameters(seed=7), side, side), **changes)
+
+
 def held_job(**changes: Any) -> Job:
     """A job that some run holds under its first fence, in memory only; `changes` replace fields."""
     fields: dict[str, Any] = dict.fromkeys(Job.__dataclass_fields__)
@@ -117,11 +122,16 @@ def begun(engine: Engine, **changes: Any) -> UUID:
 
 
 def claimed(
-    engine: Engine, run_id: UUID, *, limit: int = 100, started: bool = False
+    engine: Engine,
+    run_id: UUID,
+    *,
+    limit: int = 100,
+    started: bool = False,
+    above: JobClass | None = None,
 ) -> list[Claim]:
     """The claims of a run that took jobs, and started them if asked."""
     with engine.begin() as connection:
-        jobs = claims.claim(connection, run_id, limit=limit, run_deadline=AMPLE)
+        jobs = claims.claim(connection, run_id, limit=limit, run_deadline=AMPLE, above=above)
         taken = [job.claim for job in jobs]
         if started:
             claims.start(connection, run_id, dict.fromkeys(taken, "v1"))

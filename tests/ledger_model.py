@@ -21,6 +21,7 @@ class ModelJob:
     id: UUID
     rank: int
     lane: str | None
+    lattice_pixels: int | None
     revision: str | None
     max_attempts: int
     state: JobState
@@ -87,11 +88,18 @@ class ModelJob:
 
 @dataclass(slots=True)
 class ModelRun:
-    """A run: its state, and whether its lease has run out."""
+    """A run: its state, what it has room for if known, and whether its lease has run out."""
 
     revision: str
+    room: int | None = None
     state: str = "live"
     is_silent: bool = False
+
+    def has_room(self, job: ModelJob) -> bool:
+        """Whether a job fits, as far as anybody knows."""
+        if self.room is None or job.lattice_pixels is None:
+            return True
+        return job.lattice_pixels <= self.room
 
     @property
     def is_ended(self) -> bool:
@@ -130,8 +138,8 @@ class Model:
             and job.fence == claim.fence
         ]
 
-    def claim(self, run_id: UUID, limit: int) -> list[ModelJob]:
-        """Take the best jobs of one lane and one mark."""
+    def claim(self, run_id: UUID, limit: int, ranks: int) -> list[ModelJob]:
+        """Take the best jobs of one lane and one mark, of ranks below `ranks`."""
         run, held = self.runs[run_id], self.held_by(run_id)
         if run.state != "live" or run.is_silent or any(job.mark is not None for job in held):
             return []
@@ -139,6 +147,7 @@ class Model:
             job
             for job in sorted(self.jobs.values(), key=lambda job: (job.rank, job.id))
             if job.is_claimable and job.revision in {None, run.revision}
+            if job.rank < ranks and run.has_room(job)
         ]
         if not claimable or (claimable[0].mark is not None and held):
             return []
@@ -204,6 +213,13 @@ class Model:
             )
             if never_began or (job.finish_by_passed and not job.state.is_final):
                 job.moved(JobState.EXPIRED)
+
+    def fail_oversized(self, largest: int) -> None:
+        """End what is larger than every pool takes."""
+        for job in self.jobs.values():
+            if job.state in _WAITING and (job.lattice_pixels or 0) > largest:
+                job.noted("too_large_for_fleet")
+                job.moved(JobState.FAILED)
 
     def rescue(self) -> None:
         """Give back what runs without a lease hold, and what was held too long."""

@@ -18,6 +18,7 @@
         ├─ UnsupportedFormat, CorruptSource, SizeMismatch, Mismeasured
         ├─ StorageUnavailable, ResultDenied, ResultConflict
         ├─ OutOfMemory, ModelOutputInvalid, UpscaleFailed
+        ├─ TooLargeForFleet     the keeper's, of a job that no pool can take
         └─ WorkerCrashed, RunDeadlineExceeded
 
 A class's `code` is stable and is what programs compare; its docstring is the default message and
@@ -225,6 +226,12 @@ class OutOfMemory(JobError):
 
     code = "out_of_memory"
     retryable = True
+
+
+class TooLargeForFleet(JobError):
+    """The picture fits no pool in TWOFOLD_POOLS; submit a smaller one, or add a pool and retry."""
+
+    code = "too_large_for_fleet"
 
 
 class ModelOutputInvalid(JobError):

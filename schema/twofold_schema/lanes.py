@@ -51,6 +51,11 @@ class Measure:
         """Width times height of the source."""
         return self.width * self.height
 
+    @property
+    def lattice_pixels(self) -> int:
+        """Width times height of the padded source: what a device must have room for."""
+        return lattice_pixels(self.width, self.height)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SizeLimits:
@@ -81,6 +86,11 @@ class SizeLimits:
 def padded(side: int) -> int:
     """The side of the padded picture, in pixels: a fixed function of the picture's own side."""
     return -(-side // LATTICE) * LATTICE
+
+
+def lattice_pixels(width: int, height: int) -> int:
+    """The area of the padded picture, in pixels."""
+    return padded(width) * padded(height)
 
 
 def measure(

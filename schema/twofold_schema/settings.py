@@ -11,8 +11,8 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_val
 
 from twofold_schema.artifacts import ArtifactUri, Places
 from twofold_schema.environment import Settings
-from twofold_schema.errors import InvalidUri
-from twofold_schema.lanes import SizeLimits
+from twofold_schema.errors import InvalidUri, TooLarge
+from twofold_schema.lanes import LATTICE, SizeLimits, lattice_pixels
 
 #: From here on Pillow has doubts of its own.
 _PILLOW_MAX_PIXELS = 89_478_485
@@ -22,6 +22,11 @@ _MIN_SECRET_LENGTH = 16
 #: What TWOFOLD_MODEL calls the model that comes with Twofold, and what its results are made by.
 DEMO_MODEL = "demo"
 
+_POOL = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)\s*=\s*([0-9]{1,19})")
+#: The smallest padded source; a side in its place would fail every job.
+_LEAST_POOL = LATTICE * LATTICE
+_MOST_POOL = 2**63 - 1  # what the column holds
+
 Seconds = Annotated[float, Field(gt=0, le=7 * 24 * 3600)]
 
 
@@ -29,6 +34,34 @@ def _power_of_two(number: int) -> int:
     if number.bit_count() != 1:
         raise ValueError("must be a power of two")
     return number
+
+
+def _pools(text: str) -> str:
+    _parsed(text)
+    return text
+
+
+def _parsed(text: str) -> dict[str, int]:
+    """Pixels by the pools' names.
+
+    Raises:
+        ValueError: It is not `name=pixels,name=pixels`.
+    """
+    pools: dict[str, int] = {}
+    for entry in filter(None, (entry.strip() for entry in text.split(","))):
+        written = _POOL.fullmatch(entry)
+        if written is None:
+            raise ValueError(f"{entry!r} is no pool; write name=pixels,name=pixels")
+        name, pixels = written[1], int(written[2])
+        if name in pools:
+            raise ValueError(f"the pool {name} stands there twice")
+        if not _LEAST_POOL <= pixels <= _MOST_POOL:
+            raise ValueError(
+                f"the pool {name} takes {pixels} pixels; write the area of the largest padded "
+                f"source, {_LEAST_POOL} or more"
+            )
+        pools[name] = pixels
+    return pools
 
 
 class DatabaseSettings(Settings):
@@ -192,6 +225,10 @@ class LimitSettings(Settings):
         max_side: The longer side of a source, in pixels.
         max_pixels: Width times height of a source.
         max_source_bytes: The source object's length.
+        max_steps: Sampling steps.
+        pools: What each pool of workers can take, `name=pixels,name=pixels`: the area of the padded
+            source, which the worker's log line `planned` calls `largest_pixels`. A pool that is
+            scaled to zero counts. Jobs larger than all of them are failed; empty for none.
         max_attempts: Attempts per generation unless a job says otherwise.
         key_days: How long a job's key is remembered.
     """
@@ -199,6 +236,8 @@ class LimitSettings(Settings):
     max_side: Annotated[int, Field(ge=1, le=16384)] = 4096
     max_pixels: Annotated[int, Field(ge=1, le=_PILLOW_MAX_PIXELS)] = 2048 * 2048
     max_source_bytes: Annotated[int, Field(ge=1, le=2**31)] = 64 * 2**20
+    max_steps: Annotated[int, Field(ge=1, le=150)] = 150
+    pools: Annotated[str, AfterValidator(_pools)] = ""
     max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
     key_days: Annotated[float, Field(gt=0, le=3650)] = 30.0
 
@@ -206,6 +245,26 @@ class LimitSettings(Settings):
     def size(self) -> SizeLimits:
         """The limits on width and height."""
         return SizeLimits(max_pixels=self.max_pixels, max_side=self.max_side)
+
+    @property
+    def largest_pool(self) -> int | None:
+        """The largest padded source that a declared pool takes, in pixels; None without pools."""
+        return max(_parsed(self.pools).values(), default=None)
+
+    def check_size(self, width: int, height: int) -> None:
+        """Accept a size that is stated.
+
+        Raises:
+            TooLarge: It is over a limit, or no declared pool of workers can take it.
+        """
+        self.size.check(width, height)
+        padded = lattice_pixels(width, height)
+        if self.largest_pool is not None and padded > self.largest_pool:
+            raise TooLarge(
+                f"The picture is {width}x{height}, {padded} px in all once padded; the largest "
+                f"pool of workers takes {self.largest_pool} (TWOFOLD_POOLS). Send a smaller one, "
+                "or ask the operator to declare a larger pool."
+            )
 
 
 class WorkerSettings(Settings):

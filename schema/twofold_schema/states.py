@@ -16,7 +16,8 @@ class JobState(StrEnum):
     RUNNING = "running"
     #: Its result is stored and named by the row.
     SUCCEEDED = "succeeded"
-    #: Its error cannot be mended by another attempt, or its attempts are spent.
+    #: Its error cannot be mended by another attempt, or its attempts are spent, or no pool of
+    #: workers has room for it.
     FAILED = "failed"
     #: Its owner called it off, and no worker will finish it.
     CANCELLED = "cancelled"
@@ -39,6 +40,7 @@ TRANSITIONS: Mapping[JobState, Mapping[JobState, str]] = MappingProxyType(
         JobState.SCHEDULED: MappingProxyType(
             {
                 JobState.QUEUED: "promote",
+                JobState.FAILED: "fail_oversized",
                 JobState.CANCELLED: "cancel",
                 JobState.EXPIRED: "expire",
             }
@@ -46,6 +48,7 @@ TRANSITIONS: Mapping[JobState, Mapping[JobState, str]] = MappingProxyType(
         JobState.QUEUED: MappingProxyType(
             {
                 JobState.RUNNING: "claim",
+                JobState.FAILED: "fail_oversized",
                 JobState.CANCELLED: "cancel",
                 JobState.EXPIRED: "expire",
             }

@@ -73,6 +73,8 @@ runs = Table(
     Column("model_revision", Text, nullable=False),
     Column("state", Text, nullable=False, server_default="live"),
     Column("holding", Integer, nullable=False, server_default="0"),
+    # None: no limit is known, as of runs of the version before this column.
+    Column("max_lattice_pixels", BigInteger),
     Column("lease_seconds", Double, nullable=False),
     _time("lease_expires_at", required=True),
     _time("drain_requested_at"),
@@ -117,6 +119,9 @@ jobs = Table(
     Column("model_revision", Text),
     Column("lane", Text),
     Column("pixels", BigInteger),
+    # No part of `measured_whole`: the version before this column does not write it. None means
+    # unknown, and anybody may try.
+    Column("lattice_pixels", BigInteger),
     Column("est_gpu_seconds", Double),
     Column("result", JSONB(none_as_null=True)),
     Column("errors", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
@@ -150,13 +155,25 @@ jobs = Table(
     CheckConstraint(
         "fence >= 0 AND generation >= 1 AND crashes >= 0 AND max_attempts >= 1", "counters_positive"
     ),
-    Index("jobs_queued", "job_class", "id", postgresql_where=text("state = 'queued'")),
+    # The size last, so that a claim passes over jobs that do not fit it without reading them.
+    Index(
+        "jobs_queued_size",
+        "job_class",
+        "id",
+        text("coalesce(lattice_pixels, 0)"),
+        postgresql_where=text("state = 'queued'"),
+    ),
     Index(
         "jobs_queued_lane",
         text("coalesce(lane, '')"),
         "job_class",
         "id",
         postgresql_where=text("state = 'queued'"),
+    ),
+    Index(
+        "jobs_waiting_size",
+        "lattice_pixels",
+        postgresql_where=text(f"{_WAITING} AND lattice_pixels IS NOT NULL"),
     ),
     Index("jobs_scheduled", "scheduled_at", postgresql_where=text("state = 'scheduled'")),
     Index("jobs_running_run", "run_id", postgresql_where=text("state = 'running'")),

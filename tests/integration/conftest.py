@@ -1,6 +1,7 @@
 """What the tests of either side share."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,19 @@ def producer(house: House) -> Producer:
 @pytest.fixture
 def guard() -> Iterator[Producer]:
     """A producer far from any server: what it answers, it answers without asking one."""
+    with _far_away(LimitSettings()) as producer:
+        yield producer
+
+
+@pytest.fixture
+def strict_guard() -> Iterator[Producer]:
+    """Another, that takes few steps and has small pools."""
+    with _far_away(LimitSettings(max_steps=30, pools="a=65536,b=262144")) as producer:
+        yield producer
+
+
+@contextmanager
+def _far_away(limits: LimitSettings) -> Iterator[Producer]:
     nowhere = "127.0.0.1:9"
     with Producer(
         database_settings=DatabaseSettings.model_validate(
@@ -33,7 +47,7 @@ def guard() -> Iterator[Producer]:
         ),
         broker=BrokerSettings.model_validate({"broker_url": f"redis://{nowhere}/0"}),
         storage=StorageSettings(s3_endpoint_url=f"http://{nowhere}"),
-        limits=LimitSettings(),
+        limits=limits,
     ) as producer:
         yield producer
 

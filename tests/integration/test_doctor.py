@@ -21,7 +21,7 @@ import pytest
 import redis
 from sqlalchemy import Engine, text
 from sqlalchemy.engine import make_url
-from tests.factories import PAST, begun, new_job, submitted
+from tests.factories import PAST, begun, new_job, of_side, submitted
 from tests.house import House, eventually
 
 from twofold_producer.doctor.checks import CheckName, examine
@@ -440,6 +440,19 @@ class TestWorkers:
 
         assert finding.status is WARNING
         assert "different models" in finding.what
+
+    def test_jobs_that_fit_no_live_worker_are_told_where_no_pools_are(
+        self, house: House, look: Look
+    ) -> None:
+        begun(house.engine, max_lattice_pixels=512 * 512)
+        submitted(house.engine, of_side(1024), new_job())
+
+        fleet, unfit = look("workers")
+
+        assert (fleet.status, unfit.status) == (OK, WARNING)
+        assert unfit.what.endswith(": 1.")
+        assert "TWOFOLD_POOLS" in unfit.mend
+        assert one(look("workers", POOLS="large=4194304")).status is OK
 
     def test_the_worker_of_this_host(self, house: House, look: Look) -> None:
         """Skipped where none runs and nobody asked; a failure for a health check that asks."""

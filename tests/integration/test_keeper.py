@@ -9,8 +9,19 @@ from pathlib import Path
 import pytest
 import redis
 from sqlalchemy import Engine, text
+from structlog.testing import capture_logs
 from tests.conftest import settings_for
-from tests.factories import FUTURE, PAST, begun, claimed, job_of, new_job, silence, submitted
+from tests.factories import (
+    FUTURE,
+    PAST,
+    begun,
+    claimed,
+    job_of,
+    new_job,
+    of_side,
+    silence,
+    submitted,
+)
 from tests.house import House, eventually
 
 from twofold_producer.broker import Bell
@@ -32,9 +43,10 @@ def bell(broker_url: str) -> Bell:
     return Bell(BrokerSettings.model_validate({"broker_url": broker_url}))
 
 
-def keeper_of(engine: Engine, bell: Bell) -> Keeper:
+def keeper_of(engine: Engine, bell: Bell, *, largest_pool: int | None = None) -> Keeper:
     """A keeper of rows that finds every lease in order."""
-    return Keeper(ledger_duties(engine, bell, every_seconds=SELDOM), every_seconds=SELDOM)
+    duties = ledger_duties(engine, bell, every_seconds=SELDOM, largest_pool=largest_pool)
+    return Keeper(duties, every_seconds=SELDOM)
 
 
 @pytest.fixture
@@ -133,6 +145,36 @@ class TestOnce:
         keeper.once()
 
         assert job_of(engine, due).state is JobState.QUEUED
+
+    def test_fails_what_fits_no_declared_pool(self, engine: Engine, bell: Bell) -> None:
+        large, later, fits = submitted(
+            engine, of_side(1025), of_side(1025, start_at=FUTURE), of_side(1024)
+        )
+
+        keeper_of(engine, bell, largest_pool=1024 * 1024).once()
+
+        for job_id in (large, later):
+            job = job_of(engine, job_id)
+            assert (job.state, job.attempts) == (JobState.FAILED, 0)
+            assert job.error is not None
+            assert job.error.code == "too_large_for_fleet"
+            assert "TWOFOLD_POOLS" in job.error.message
+        assert job_of(engine, fits).state is JobState.QUEUED
+
+    def test_reports_what_fits_no_live_run_where_no_pool_is_declared(
+        self, engine: Engine, keeper: Keeper
+    ) -> None:
+        """Once a minute, and fails none of it."""
+        (job_id,) = submitted(engine, of_side(1024))
+        begun(engine, max_lattice_pixels=512 * 512)
+
+        with capture_logs() as logs:
+            keeper.once()
+            keeper.once()
+
+        said = [entry for entry in logs if entry["event"] == "jobs_fit_no_live_worker"]
+        assert [(entry["log_level"], entry["jobs"]) for entry in said] == [("warning", 1)]
+        assert job_of(engine, job_id).state is JobState.QUEUED
 
     def test_many_at_once_do_everything_once(self, engine: Engine, bell: Bell) -> None:
         """More rows than one sweep takes: the next one takes the rest."""

@@ -13,6 +13,7 @@ from tests.factories import (
     claimed,
     job_of,
     new_job,
+    of_side,
     silence,
     submitted,
 )
@@ -39,6 +40,11 @@ _FILL = text("""
            CASE WHEN finished THEN clock_timestamp() END
     FROM (SELECT n, n <= 20000 AS finished FROM generate_series(1, 25000) AS n) AS jobs
 """)
+_TOO_LARGE = text("""
+    UPDATE jobs SET lattice_pixels = 4194304, lane = 'large'
+    WHERE id IN (SELECT id FROM jobs WHERE state = 'queued' ORDER BY job_class, id LIMIT :first)
+""")
+_FORGET_SIZES = text("UPDATE jobs SET lattice_pixels = NULL")
 
 
 def _pass(engine: Engine, column: str) -> None:
@@ -114,6 +120,85 @@ def test_a_job_that_names_a_model_revision_waits_for_a_run_that_serves_it(engine
     )
     assert _ids(claimed(engine, begun(engine))) == job_ids[1:]
     assert _ids(claimed(engine, begun(engine, model_revision="revision-2"))) == job_ids[:1]
+
+
+def test_a_job_that_does_not_fit_a_run_is_left_for_one_that_it_fits(engine: Engine) -> None:
+    large, *fits = submitted(engine, of_side(1024), of_side(512), of_side(500))
+    small_run = begun(engine, max_lattice_pixels=512 * 512)
+    assert _ids(claimed(engine, small_run)) == fits
+    assert claimed(engine, small_run) == []
+    assert _ids(claimed(engine, begun(engine, max_lattice_pixels=1024 * 1024))) == [large]
+
+
+def test_what_counts_is_the_padded_picture(engine: Engine) -> None:
+    (job_id,) = submitted(engine, of_side(513))
+    assert claimed(engine, begun(engine, max_lattice_pixels=576 * 576 - 1)) == []
+    assert _ids(claimed(engine, begun(engine, max_lattice_pixels=576 * 576))) == [job_id]
+
+
+def test_a_run_whose_limit_is_unknown_takes_everything(engine: Engine) -> None:
+    (job_id,) = submitted(engine, of_side(4096))
+    assert _ids(claimed(engine, begun(engine))) == [job_id]
+
+
+def test_a_job_of_unknown_size_may_be_tried_by_anybody_until_it_is_measured(
+    engine: Engine,
+) -> None:
+    """Also one whose lane was written by the version that did not note its size."""
+    (unmeasured,) = submitted(engine, new_job(measure=None))
+    small_run = begun(engine, max_lattice_pixels=512 * 512)
+    taken = claimed(engine, small_run)
+    assert _ids(taken) == [unmeasured]
+    found = lanes.measure(Parameters(), 600, 600)
+    with engine.begin() as connection:
+        claims.measure(connection, small_run, dict.fromkeys(taken, found))
+        outcomes.release(connection, small_run, taken)
+    assert claimed(engine, small_run) == []
+    with engine.begin() as connection:
+        connection.execute(_FORGET_SIZES)
+    assert _ids(claimed(engine, small_run)) == [unmeasured]
+
+
+def test_only_jobs_of_a_better_class_are_taken_where_that_is_asked_for(engine: Engine) -> None:
+    bulk, standard, urgent = submitted(
+        engine, *[new_job(job_class=job_class) for job_class in reversed(JobClass)]
+    )
+    run_id = begun(engine)
+    assert _ids(claimed(engine, run_id, above=JobClass.STANDARD)) == [urgent]
+    assert claimed(engine, run_id, above=JobClass.STANDARD) == []
+    assert claimed(engine, run_id, above=JobClass.INTERACTIVE) == []
+    assert _ids(claimed(engine, run_id, above=JobClass.BULK)) == [standard]
+    assert _ids(claimed(engine, run_id)) == [bulk]
+
+
+@pytest.mark.parametrize("alone", ["held", "urgent"])
+def test_an_urgent_job_shares_a_run_with_isolated_work_no_more_than_others(
+    engine: Engine, alone: str
+) -> None:
+    (held,) = submitted(engine, new_job(job_class=JobClass.BULK))
+    if alone == "held":
+        with engine.begin() as connection:
+            connection.execute(_MARK, {"id": held, "mark": new_id()})
+    run_id = begun(engine)
+    assert _ids(claimed(engine, run_id)) == [held]
+    urgent, younger = submitted(engine, *[new_job(job_class=JobClass.INTERACTIVE)] * 2)
+    if alone == "urgent":
+        with engine.begin() as connection:
+            connection.execute(_MARK, {"id": urgent, "mark": new_id()})
+    assert claimed(engine, run_id, above=JobClass.BULK) == []
+    assert job_of(engine, younger).state is JobState.QUEUED
+
+
+def test_a_run_does_not_make_way_for_an_isolated_job_that_it_has_no_room_for(
+    engine: Engine,
+) -> None:
+    run_id = begun(engine, max_lattice_pixels=512 * 512)
+    submitted(engine)
+    claimed(engine, run_id)
+    isolated, plain = submitted(engine, of_side(1024), new_job())
+    with engine.begin() as connection:
+        connection.execute(_MARK, {"id": isolated, "mark": new_id()})
+    assert _ids(claimed(engine, run_id)) == [plain]
 
 
 @pytest.mark.parametrize("deadline", ["start_by", "finish_by"])
@@ -242,19 +327,39 @@ def test_the_content_that_was_read_first_is_noted_for_the_generation(engine: Eng
     assert {job_of(engine, job_id).source_version for job_id in by_id} == {None}
 
 
-def test_a_claim_reads_no_more_rows_than_it_takes(engine: Engine) -> None:
+def _rows_read(engine: Engine, run_id: UUID, *, above: JobClass | None = None) -> float:
+    """By a claim of eight."""
+    classes = len(JobClass) if above is None else above.rank
+    parameters = {"run_id": run_id, "mates": 7, "run_deadline": AMPLE, "classes": classes}
+    return rows_read(engine, claims._CLAIM, **parameters)
+
+
+#: By a claim of eight: the run, the head, the head passed over among its mates, seven mates, and
+#: all eight again to write them.
+_READ = 1 + 1 + 1 + 7 + 8
+
+
+@pytest.mark.parametrize("above", [None, JobClass.BULK])
+def test_a_claim_reads_no_more_rows_than_it_takes(engine: Engine, above: JobClass | None) -> None:
     run_id = begun(engine)
     with engine.begin() as connection:
         connection.execute(_FILL)
     settle(engine)
-    read = rows_read(engine, claims._CLAIM, run_id=run_id, mates=7, run_deadline=AMPLE)
-    # The run, the head, the head passed over among its mates, seven mates, and all eight again to
-    # write them.
-    assert read == 1 + 1 + 1 + 7 + 8
+    assert _rows_read(engine, run_id, above=above) == _READ
+
+
+def test_a_claim_reads_no_row_that_does_not_fit(engine: Engine) -> None:
+    """Were it to read them, a queue that begins with many would cost each claim of a small run."""
+    run_id = begun(engine, max_lattice_pixels=512 * 512)
+    with engine.begin() as connection:
+        connection.execute(_FILL)
+        connection.execute(_TOO_LARGE, {"first": 4000})
+    settle(engine)
+    assert _rows_read(engine, run_id) == _READ
 
 
 def test_a_run_that_is_not_live_reads_no_queued_row(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(_FILL)
     settle(engine)
-    assert rows_read(engine, claims._CLAIM, run_id=new_id(), mates=7, run_deadline=AMPLE) == 0
+    assert _rows_read(engine, new_id()) == 0

@@ -33,7 +33,7 @@ from twofold_schema.errors import (
 )
 from twofold_schema.ids import new_id
 from twofold_schema.job import Claim, Job, Parameters
-from twofold_schema.ledger import claims, requests, runs, submit, sweeps
+from twofold_schema.ledger import capacity, claims, requests, runs, submit, sweeps
 from twofold_schema.states import JobClass, JobState
 
 _EXAMPLES = int(os.environ.get("LEDGER_EXAMPLES", "0"))
@@ -54,6 +54,9 @@ _PASS = {
     column: text(f"UPDATE jobs SET {column} = '2020-01-01Z' WHERE id = ANY(:ids)")
     for column in ("start_by", "finish_by", "scheduled_at", "run_deadline")
 }
+
+#: What some runs have room for, in padded pixels.
+_SMALL = 256 * 256
 
 Pick = st.integers(min_value=0, max_value=59)
 Often = st.sampled_from([True, True, True, False])
@@ -90,18 +93,18 @@ class Ledger(RuleBasedStateMachine):
         self._claims: list[Claim] = []
         self._seen: dict[UUID, Job] = {}
         self._write(lambda c: c.execute(_EMPTY))
-        for revision in ("revision-1", "revision-1", "revision-2"):
-            self._begin_run(revision)
+        for revision, room in (("revision-1", None), ("revision-1", _SMALL), ("revision-2", None)):
+            self._begin_run(revision, room)
 
     def _write(self, call: Callable[[Connection], Any]) -> Any:
         with self._engine.begin() as connection:
             return call(connection)
 
-    def _begin_run(self, revision: str) -> UUID:
+    def _begin_run(self, revision: str, room: int | None = None) -> UUID:
         lease = AMPLE if self._model.is_patient else timedelta(0)
-        run_id = begun(self._engine, model_revision=revision, lease=lease)
+        run_id = begun(self._engine, model_revision=revision, lease=lease, max_lattice_pixels=room)
         self._write(lambda c: renewed(c, run_id))
-        self._model.runs[run_id] = ModelRun(revision)
+        self._model.runs[run_id] = ModelRun(revision, room)
         return run_id
 
     def _run(self, draw: Draw, *, able: bool = False) -> tuple[UUID, ModelRun]:
@@ -173,6 +176,7 @@ class Ledger(RuleBasedStateMachine):
                 id=job_id,
                 rank=asked["job_class"].rank,
                 lane=measure.lane if measure else None,
+                lattice_pixels=measure.lattice_pixels if measure else None,
                 revision=asked["revision"],
                 max_attempts=most,
                 state=JobState.SCHEDULED if asked["start_at"] else JobState.QUEUED,
@@ -183,13 +187,18 @@ class Ledger(RuleBasedStateMachine):
 
     def claim(self, draw: Draw) -> None:
         run_id, _ = self._run(draw, able=draw(st.booleans()))
-        taken = self._claim(run_id, draw(st.integers(1, 4)))
+        above = draw(st.sampled_from(JobClass)) if draw(Seldom) else None
+        taken = self._claim(run_id, draw(st.integers(1, 4)), above)
         if draw(Often):
             self._start(run_id, taken)
 
-    def _claim(self, run_id: UUID, limit: int) -> list[Claim]:
-        taken = self._write(lambda c: claims.claim(c, run_id, limit=limit, run_deadline=AMPLE))
-        assert [job.id for job in taken] == [job.id for job in self._model.claim(run_id, limit)]
+    def _claim(self, run_id: UUID, limit: int, above: JobClass | None = None) -> list[Claim]:
+        taken = self._write(
+            lambda c: claims.claim(c, run_id, limit=limit, run_deadline=AMPLE, above=above)
+        )
+        ranks = len(JobClass) if above is None else above.rank
+        expected = self._model.claim(run_id, limit, ranks)
+        assert [job.id for job in taken] == [job.id for job in expected]
         self._claims += [job.claim for job in taken]
         return [job.claim for job in taken]
 
@@ -205,6 +214,7 @@ class Ledger(RuleBasedStateMachine):
         assert still == {job.id for job in held}
         for job in held:
             job.lane = lanes.measure(Parameters(), side, side).lane
+            job.lattice_pixels = side * side
 
     def _start(self, run_id: UUID, some: list[Claim]) -> None:
         go_on = self._write(lambda c: claims.start(c, run_id, dict.fromkeys(some, "v1")))
@@ -273,7 +283,7 @@ class Ledger(RuleBasedStateMachine):
             self._write(lambda c: getattr(runs, how)(c, run_id))
         if how != "silence" and not run.is_ended:
             run.state = {"drain": "draining", "stop": "stopped", "give_up": "lost"}[how]
-        self._begin_run(run.revision)
+        self._begin_run(run.revision, run.room)
         self.rows_are_as_modelled()
         if draw(Often):
             self._sweep("rescue")
@@ -304,7 +314,11 @@ class Ledger(RuleBasedStateMachine):
         self._write(lambda c: c.execute(_PASS[deadline], {"ids": [job.id]}))
 
     def sweep(self, draw: Draw) -> None:
-        self._sweep(draw(st.sampled_from(["promote", "expire", "rescue", "rescue"])))
+        if draw(Seldom):
+            self._model.fail_oversized(_SMALL)
+            self._write(lambda c: capacity.fail_oversized(c, largest=_SMALL))
+        else:
+            self._sweep(draw(st.sampled_from(["promote", "expire", "rescue", "rescue"])))
 
     def _sweep(self, duty: str) -> None:
         getattr(self._model, duty)()

@@ -1,5 +1,9 @@
 """The migrations and the tables in code are one schema, and it refuses nonsense."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
@@ -10,6 +14,26 @@ from tests.factories import begun, claimed, submitted
 
 from twofold_schema import database, table
 from twofold_schema.settings import DatabaseSettings
+
+_INDEXES = text("""
+    SELECT relname AS name, indisvalid AS valid
+    FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid WHERE indrelid = 'jobs'::regclass
+""")
+
+_CUT_OFF = text("""
+    UPDATE alembic_version SET version_num = '0002';
+    DROP INDEX jobs_waiting_size;
+    CREATE INDEX jobs_queued ON jobs (job_class, id) WHERE state = 'queued';
+    UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'jobs_queued_size'::regclass
+""")
+
+_OLD_INSERT = text("""
+    INSERT INTO jobs (id, state, max_attempts, source, output_prefix, parameters, queued_at, lane,
+                      pixels, est_gpu_seconds)
+    VALUES (gen_random_uuid(), 'queued', 3, 's3://twofold/a', 's3://twofold/b', '{}',
+            clock_timestamp(), 'lane', 1, 1)
+    RETURNING id
+""")
 
 
 def _tables(engine: Engine) -> set[str]:
@@ -42,6 +66,54 @@ def test_migrations_go_up_and_down_and_may_be_repeated(
     assert _tables(engine) == everything
     submitted(engine)
     assert len(claimed(engine, begun(engine))) == 1
+
+
+def _indexes(engine: Engine) -> dict[str, bool]:
+    """The indexes of jobs, and whether each is valid."""
+    with engine.connect() as connection:
+        return {row.name: row.valid for row in connection.execute(_INDEXES)}
+
+
+def test_several_hosts_may_migrate_at_once(
+    engine: Engine, database_settings: DatabaseSettings
+) -> None:
+    """The one that comes second finds all done; nor does it hold up what is built concurrently."""
+    valid = _indexes(engine)
+    command.downgrade(database.alembic_config(database_settings), "base")
+    url = database_settings.database_url.get_secret_value()
+    environment = os.environ | {"TWOFOLD_DATABASE_URL": url}
+    migrate = [sys.executable, "-m", "twofold_producer", "db", "migrate"]
+    hosts = [subprocess.Popen(migrate, env=environment) for _ in range(3)]
+    assert [host.wait(60) for host in hosts] == [0, 0, 0]
+    assert _indexes(engine) == valid
+    assert all(valid.values())
+
+
+def test_a_migration_that_was_cut_off_half_way_may_be_repeated(
+    engine: Engine, database_settings: DatabaseSettings
+) -> None:
+    """What it left is there, an index that nobody can use among it."""
+    valid = _indexes(engine)
+    with engine.begin() as connection:
+        connection.execute(_CUT_OFF)
+    assert _indexes(engine) != valid
+    database.migrate(database_settings)
+    assert _indexes(engine) == valid
+
+
+def test_the_code_before_sizes_were_noted_works_on(
+    engine: Engine, database_settings: DatabaseSettings
+) -> None:
+    """Its rows have no size, are taken by anybody, and so are those that wait meanwhile."""
+    config = database.alembic_config(database_settings)
+    command.downgrade(config, "0002")
+    with engine.begin() as connection:
+        before = connection.execute(_OLD_INSERT).scalar_one()
+    database.migrate(database_settings)
+    with engine.begin() as connection:
+        after = connection.execute(_OLD_INSERT).scalar_one()
+    taken = claimed(engine, begun(engine, max_lattice_pixels=64 * 64))
+    assert {claim.job_id for claim in taken} == {before, after}
 
 
 @pytest.mark.parametrize(

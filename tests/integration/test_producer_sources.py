@@ -210,6 +210,25 @@ class TestRefusals:
         with pytest.raises(TooLarge, match=r"at most|too large"):
             guard.submit(bad)
 
+    def test_more_steps_than_are_allowed_are_refused(self, strict_guard: Producer) -> None:
+        with pytest.raises(InvalidParameter, match=r"at most 30 .*TWOFOLD_MAX_STEPS"):
+            strict_guard.submit(SOURCE, steps=31)
+
+    @pytest.mark.parametrize(
+        ("source", "size"),
+        [
+            (SOURCE, {"width": 513, "height": 512}),
+            (Image.new("RGB", (513, 512)), {}),
+            (encoded(513, 512), {}),
+        ],
+        ids=["stated", "image", "bytes"],
+    )
+    def test_what_fits_no_pool_is_too_large(
+        self, strict_guard: Producer, source: Any, size: dict[str, Any]
+    ) -> None:
+        with pytest.raises(TooLarge, match=r"takes 262144 \(TWOFOLD_POOLS"):
+            strict_guard.submit(source, **size)
+
     def test_a_stated_size_over_the_limit_is_too_large(self, guard: Producer) -> None:
         with pytest.raises(TooLarge):
             guard.submit(SOURCE, width=4097, height=1)

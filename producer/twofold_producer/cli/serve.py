@@ -14,6 +14,7 @@ from twofold_schema.settings import (
     BrokerSettings,
     DatabaseSettings,
     KeeperSettings,
+    LimitSettings,
     LogSettings,
     StorageSettings,
 )
@@ -41,6 +42,7 @@ def keeper() -> None:
         DatabaseSettings.load(),
         BrokerSettings.load(),
         StorageSettings.load(),
+        LimitSettings.load(),
     )
 
 

@@ -9,8 +9,8 @@ from twofold_producer.doctor.database import asking
 from twofold_schema import findings
 from twofold_schema.effective import Effective
 from twofold_schema.findings import Finding
-from twofold_schema.ledger import reads, vitals
-from twofold_schema.settings import KeeperSettings
+from twofold_schema.ledger import capacity, reads, vitals
+from twofold_schema.settings import KeeperSettings, LimitSettings
 
 KEEPER = "keeper"
 WORKERS = "workers"
@@ -51,11 +51,14 @@ def check_keeper(settings: Effective) -> Iterator[Finding]:
 
 
 def check_workers(settings: Effective) -> Iterator[Finding]:
-    """Who works, with which model."""
+    """Who works, with which model, and whether what waits fits."""
+    declared = needed(settings, LimitSettings).largest_pool is not None
     with asking(settings) as connection:
         crews = vitals.crews(connection)
         waiting = reads.count_claimable(connection, older_than=timedelta(0), most=_COUNTED)
-    wait = f"{waiting if waiting < _COUNTED else f'{_COUNTED} or more'} queued"
+        # With pools declared the keeper fails what fits none, and the rest waits for its pool.
+        unfit = 0 if declared else capacity.count_unfit(connection, most=_COUNTED)
+    wait = f"{_up_to(waiting)} queued"
     if not crews and waiting:
         yield findings.warning(WORKERS, f"No worker is live, and jobs wait: {wait}.", _RUN_WORKER)
         return
@@ -73,6 +76,13 @@ def check_workers(settings: Effective) -> Iterator[Finding]:
         )
     else:
         yield findings.ok(WORKERS, f"{live}; {wait}.")
+    if unfit:
+        yield findings.warning(
+            WORKERS,
+            f"Queued jobs that are too large for every live worker: {_up_to(unfit)}.",
+            "Run a worker with more memory; or declare in TWOFOLD_POOLS what your pools can take, "
+            "so that the keeper fails what fits none.",
+        )
 
 
 def check_worker(settings: Effective) -> Iterator[Finding]:
@@ -97,6 +107,10 @@ def _named(crew: vitals.Crew) -> str:
         f"{crew.runs} {workers} on {crew.device} with {crew.model} {revision} "
         f"(Twofold {crew.version}), {crew.holding} jobs in hand"
     )
+
+
+def _up_to(counted: int) -> str:
+    return str(counted) if counted < _COUNTED else f"{_COUNTED} or more"
 
 
 def _span(time: timedelta) -> str:

@@ -21,7 +21,7 @@ from twofold_producer.keeper.publisher import Publisher
 from twofold_schema.artifacts import ArtifactUri
 from twofold_schema.database import is_transient
 from twofold_schema.errors import JobError
-from twofold_schema.ledger import reads, runs, sweeps
+from twofold_schema.ledger import capacity, reads, runs, sweeps
 from twofold_schema.settings import KeeperSettings
 from twofold_schema.storage.port import Storage
 
@@ -29,6 +29,9 @@ log = structlog.get_logger(__name__)
 
 #: A job that waited this long beside an idle run has lost its ticket.
 _TICKET_LOST = timedelta(seconds=2)
+
+#: How often it is said that jobs fit no live run, and up to how many are counted.
+_UNFIT_SECONDS, _UNFIT_COUNTED = 60.0, 100_000
 
 #: A store that refused to list or to delete is asked again after so long.
 _COLLECT_AGAIN_SECONDS = 60.0
@@ -82,14 +85,19 @@ class Keeper:
                 log.info("kept", duty=duty.name, count=count)
 
 
-def ledger_duties(engine: Engine, bell: Bell, *, every_seconds: float) -> list[Duty]:
+def ledger_duties(
+    engine: Engine, bell: Bell, *, every_seconds: float, largest_pool: int | None = None
+) -> list[Duty]:
     """What keeps the rows moving.
 
     Args:
         engine: Of the database.
         bell: Rung for jobs whose ticket was lost.
         every_seconds: How often they are done.
+        largest_pool: The largest padded source that a declared pool takes, in pixels; None where no
+            pool is declared: then what fits no live run is reported, and never failed.
     """
+    next_report = time.monotonic()
 
     def ring_lost_tickets(connection: Connection) -> int:
         idle = runs.count_idle(connection)
@@ -98,6 +106,16 @@ def ledger_duties(engine: Engine, bell: Bell, *, every_seconds: float) -> list[D
         waiting = reads.count_claimable(connection, older_than=_TICKET_LOST, most=idle)
         bell.ring(waiting)
         return waiting
+
+    def fail_oversized(connection: Connection) -> int:
+        nonlocal next_report
+        if largest_pool is not None:
+            return capacity.fail_oversized(connection, largest=largest_pool)
+        if time.monotonic() >= next_report:
+            next_report = time.monotonic() + _UNFIT_SECONDS
+            if unfit := capacity.count_unfit(connection, most=_UNFIT_COUNTED):
+                log.warning("jobs_fit_no_live_worker", jobs=unfit)
+        return 0
 
     def duty(name: str, do: Callable[[Connection], int]) -> Duty:
         def in_a_transaction() -> int:
@@ -113,6 +131,7 @@ def ledger_duties(engine: Engine, bell: Bell, *, every_seconds: float) -> list[D
     return [
         duty("promote", sweeps.promote),
         duty("expire", sweeps.expire),
+        duty("fail_oversized", fail_oversized),
         Duty("rescue", rescue),
         duty("ring", ring_lost_tickets),
     ]

@@ -17,6 +17,7 @@ from twofold_schema.settings import (
     BrokerSettings,
     DatabaseSettings,
     KeeperSettings,
+    LimitSettings,
     StorageSettings,
 )
 from twofold_schema.storage.places import OpenPlaces
@@ -32,13 +33,17 @@ def run(
     wanted: DatabaseSettings,
     broker: BrokerSettings,
     places: StorageSettings,
+    limits: LimitSettings,
 ) -> None:
     """Keep until SIGTERM or SIGINT; raises what no waiting mends."""
     # Two pools: what waits for storage with a connection in its hands leaves none for rescue.
     engine, for_storage = database.connect(wanted), database.connect(wanted)
     bell = Bell(broker)
     every = settings.keeper_seconds
-    of_rows = Keeper(ledger_duties(engine, bell, every_seconds=every), every_seconds=every)
+    of_rows = Keeper(
+        ledger_duties(engine, bell, every_seconds=every, largest_pool=limits.largest_pool),
+        every_seconds=every,
+    )
     of_storage = Keeper(
         storage_duties(for_storage, OpenPlaces(places), places.results_uri, settings),
         every_seconds=every,

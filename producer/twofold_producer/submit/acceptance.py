@@ -7,6 +7,7 @@ from twofold_producer.submit.request import JobRequest, is_uri
 from twofold_producer.submit.uploads import upload
 from twofold_schema import lanes
 from twofold_schema.artifacts import ArtifactUri
+from twofold_schema.errors import InvalidParameter
 from twofold_schema.job import Output
 from twofold_schema.ledger.submit import NewJob
 from twofold_schema.settings import LimitSettings, StorageSettings
@@ -22,6 +23,11 @@ def accept(
         SubmitError: Something about it cannot be.
         JobError: What it hands over could not be stored.
     """
+    if request.steps > limits.max_steps:
+        raise InvalidParameter(
+            f"steps: at most {limits.max_steps} are allowed, not {request.steps} "
+            "(TWOFOLD_MAX_STEPS)."
+        )
     prefix = ArtifactUri.parse(request.output_prefix or places.results)
     places.places.check(prefix)
     output = Output(
@@ -63,7 +69,7 @@ def _source(
     size = None if request.width is None else (request.width, request.height or 0)
     if size:
         # Before anything is uploaded.
-        limits.size.check(*size)
+        limits.check_size(*size)
         output.check(*size)
     if is_uri(request.source):
         uri = ArtifactUri.parse(str(request.source))

@@ -59,11 +59,11 @@ def upload(
 
 def _file_of(source: Source, limits: LimitSettings) -> _File:
     if isinstance(source, Image.Image):
-        limits.size.check(*source.size)
+        limits.check_size(*source.size)
         return _File(_png_of(source), SourceFormat.PNG, source.size)
     if isinstance(source, latents.Tensor):
         size = latents.size_of(source)
-        limits.size.check(*size)
+        limits.check_size(*size)
         data = latents.encode(source)
         return _File(data, sniff(data) or SourceFormat.SAFETENSORS, size)
     data = source if isinstance(source, bytes) else _read(Path(source))
@@ -101,7 +101,7 @@ def _png_of(picture: Image.Image) -> bytes:
 def _check_picture(data: bytes, form: SourceFormat, limits: LimitSettings, name: str) -> None:
     try:
         with Image.open(io.BytesIO(data), formats=[form.upper()]) as image:
-            limits.size.check(*image.size)
+            limits.check_size(*image.size)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as bomb:
         raise TooLarge(f"The picture is too large: {bomb}") from None
     except (OSError, SyntaxError, ValueError):

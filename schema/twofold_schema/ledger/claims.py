@@ -8,10 +8,12 @@ from sqlalchemy import Connection, text
 
 from twofold_schema.job import Claim, Job
 from twofold_schema.lanes import Measure
+from twofold_schema.states import JobClass
 
 # What both the head and its mates must be.
 _CLAIMABLE = """
     jobs.state = 'queued'
+    AND jobs.job_class < :classes
     AND (jobs.start_by IS NULL OR jobs.first_claimed_at IS NOT NULL
          OR jobs.start_by > clock_timestamp())
     AND (jobs.finish_by IS NULL OR jobs.finish_by > clock_timestamp())
@@ -19,7 +21,12 @@ _CLAIMABLE = """
          OR jobs.model_revision = (SELECT model_revision FROM me))
 """
 
-# Takes the best claimable job and others of its lane.
+# Of a job whose size is unknown nobody can say that it does not fit. It is written as in the index
+# over queued jobs, which then answers without the row.
+_FITS = "coalesce(jobs.lattice_pixels, 0) <= (SELECT room FROM me)"
+
+# Takes the best claimable job and others of its lane. Jobs that the run has no room for are left,
+# as if they were not there, to a run that has it.
 #
 # `me` shares the run's row, so that rescue cannot declare the run lost while it claims, and a lost
 # run claims nothing. `head` and `mates` skip rows that others hold, so no claim waits for another;
@@ -30,15 +37,17 @@ _CLAIMABLE = """
 # more. A run that holds other work does not step over an isolated head either, but takes nothing
 # until it is done: if every busy run stepped over it, it would wait for as long as there is work.
 # The CASE is for the planner: it takes any comparison with a column that is nearly always NULL to
-# leave next to no rows, and would then rather sort the whole lane than read its first rows.
+# leave next to no rows, and one with what `me` says to leave few, and would then rather sort the
+# whole lane than read its first rows.
 _CLAIM = text(f"""
     WITH me AS (
-        SELECT id, model_revision FROM runs
+        SELECT id, model_revision, coalesce(max_lattice_pixels, 9223372036854775807) AS room
+        FROM runs
         WHERE id = :run_id AND state = 'live' AND lease_expires_at > clock_timestamp()
         FOR SHARE
     ), best AS (
         SELECT id, lane, isolation FROM jobs
-        WHERE {_CLAIMABLE} AND EXISTS (SELECT FROM me)
+        WHERE {_CLAIMABLE} AND {_FITS} AND EXISTS (SELECT FROM me)
           AND NOT EXISTS (SELECT FROM jobs AS held WHERE held.state = 'running'
                           AND held.run_id = :run_id AND held.isolation IS NOT NULL)
         ORDER BY job_class, id
@@ -54,7 +63,8 @@ _CLAIM = text(f"""
         WHERE {_CLAIMABLE}
           AND id <> (SELECT id FROM head)
           AND coalesce(lane, '') = (SELECT coalesce(lane, '') FROM head)
-          AND CASE WHEN (SELECT isolation FROM head) IS NULL THEN isolation IS NULL
+          AND CASE WHEN NOT {_FITS} THEN false
+                   WHEN (SELECT isolation FROM head) IS NULL THEN isolation IS NULL
                    ELSE isolation = (SELECT isolation FROM head) END
         ORDER BY job_class, id
         LIMIT :mates
@@ -75,15 +85,17 @@ _MEASURE = text("""
     WITH measured AS (
         SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[]),
                              CAST(:lanes AS text[]), CAST(:pixels AS bigint[]),
-                             CAST(:costs AS double precision[]), CAST(:versions AS text[]))
-               AS t (id, fence, lane, pixels, est_gpu_seconds, version)
+                             CAST(:lattices AS bigint[]), CAST(:costs AS double precision[]),
+                             CAST(:versions AS text[]))
+               AS t (id, fence, lane, pixels, lattice_pixels, est_gpu_seconds, version)
     ), held AS (
         SELECT jobs.id FROM jobs JOIN measured USING (id)
         WHERE jobs.state = 'running' AND jobs.fence = measured.fence AND jobs.run_id = :run_id
         ORDER BY jobs.id FOR UPDATE OF jobs
     )
     UPDATE jobs
-    SET lane = measured.lane, pixels = measured.pixels, est_gpu_seconds = measured.est_gpu_seconds,
+    SET lane = measured.lane, pixels = measured.pixels, lattice_pixels = measured.lattice_pixels,
+        est_gpu_seconds = measured.est_gpu_seconds,
         source_version = coalesce(jobs.source_version, measured.version)
     FROM measured JOIN held USING (id)
     WHERE jobs.id = measured.id
@@ -110,7 +122,12 @@ _START = text("""
 
 
 def claim(
-    connection: Connection, run_id: UUID, *, limit: int, run_deadline: timedelta
+    connection: Connection,
+    run_id: UUID,
+    *,
+    limit: int,
+    run_deadline: timedelta,
+    above: JobClass | None = None,
 ) -> list[Job]:
     """Take up to `limit` queued jobs of one lane; raises each one's fence.
 
@@ -121,12 +138,19 @@ def claim(
         run_id: Of the claiming run.
         limit: 1 or more.
         run_deadline: From now on, how long the claim may last whatever the lease says.
+        above: Only jobs of a better class than this, for a run that has enough other work; None
+            for all.
 
     Returns:
         The jobs, best first. None when nothing claimable and unlocked was visible, when the run is
         no longer live, or when isolated work would share it with other work.
     """
-    parameters = {"run_id": run_id, "mates": limit - 1, "run_deadline": run_deadline}
+    parameters = {
+        "run_id": run_id,
+        "mates": limit - 1,
+        "run_deadline": run_deadline,
+        "classes": len(JobClass) if above is None else above.rank,
+    }
     rows = connection.execute(_CLAIM, parameters).mappings()
     return sorted((Job.from_row(row) for row in rows), key=lambda job: (job.job_class.rank, job.id))
 
@@ -137,7 +161,7 @@ def measure(
     measures: Mapping[Claim, Measure],
     versions: Mapping[Claim, str] | None = None,
 ) -> set[UUID]:
-    """Write lane, pixels and cost of held jobs.
+    """Write lane, size and cost of held jobs.
 
     Args:
         connection: Whose transaction ends soon after.
@@ -156,6 +180,7 @@ def measure(
             "fences": [held.fence for held in measures],
             "lanes": [found.lane for found in measures.values()],
             "pixels": [found.pixels for found in measures.values()],
+            "lattices": [found.lattice_pixels for found in measures.values()],
             "costs": [found.est_gpu_seconds for found in measures.values()],
             "versions": [(versions or {}).get(held) for held in measures],
         },

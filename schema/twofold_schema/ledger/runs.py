@@ -17,6 +17,8 @@ class Run:
     Attributes:
         lease: How long the run keeps its jobs without a heartbeat.
         model: The model's name as people read it.
+        max_lattice_pixels: The largest padded source, in pixels, that the device has room for; None
+            where no limit is known: then the run is offered everything.
     """
 
     id: UUID
@@ -27,6 +29,7 @@ class Run:
     model: str
     model_revision: str
     lease: timedelta
+    max_lattice_pixels: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +48,10 @@ class Renewal:
 # Begins a run with a full lease, or finds that it did and only the reply was lost.
 _REGISTER = text("""
     INSERT INTO runs (id, host, pid, device, version, model, model_revision,
-                      lease_seconds, lease_expires_at)
+                      max_lattice_pixels, lease_seconds, lease_expires_at)
     VALUES (:id, :host, :pid, :device, :version, :model, :model_revision,
-            :lease_seconds, clock_timestamp() + :lease_seconds * interval '1 second')
+            :max_lattice_pixels, :lease_seconds,
+            clock_timestamp() + :lease_seconds * interval '1 second')
     ON CONFLICT (id) DO NOTHING
 """)
 
@@ -101,6 +105,7 @@ def register(connection: Connection, run: Run) -> None:
             "version": run.version,
             "model": run.model,
             "model_revision": run.model_revision,
+            "max_lattice_pixels": run.max_lattice_pixels,
             "lease_seconds": run.lease.total_seconds(),
         },
     )

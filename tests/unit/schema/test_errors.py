@@ -42,6 +42,7 @@ CODES = {
     "ResultConflict": "result_conflict",
     "OutOfMemory": "out_of_memory",
     "ModelOutputInvalid": "model_output_invalid",
+    "TooLargeForFleet": "too_large_for_fleet",
     "UpscaleFailed": "upscale_failed",
     "WorkerCrashed": "worker_crashed",
     "RunDeadlineExceeded": "run_deadline_exceeded",

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from twofold_schema.environment import PREFIX, Settings, describe
-from twofold_schema.errors import ConfigError
+from twofold_schema.errors import ConfigError, TooLarge
 from twofold_schema.settings import (
     PARTS,
     BrokerSettings,
@@ -52,6 +52,14 @@ WRONG = [
     (LimitSettings, "MAX_SIDE", "1.5"),
     (LimitSettings, "MAX_PIXELS", "100000000"),
     (LimitSettings, "MAX_SOURCE_BYTES", "0"),
+    (LimitSettings, "MAX_STEPS", "151"),
+    (LimitSettings, "POOLS", "4194304"),
+    (LimitSettings, "POOLS", "big=2048x2048"),
+    (LimitSettings, "POOLS", "big=4194304;small=1048576"),
+    (LimitSettings, "POOLS", "big=4194304,big=1048576"),
+    (LimitSettings, "POOLS", "none=0"),
+    (LimitSettings, "POOLS", "a-side=2048"),
+    (LimitSettings, "POOLS", "big=9999999999999999999"),
     (LimitSettings, "MAX_ATTEMPTS", "21"),
     (LimitSettings, "KEY_DAYS", "nan"),
     (WorkerSettings, "ENV", "staging"),
@@ -215,6 +223,19 @@ class TestSettings:
 
         assert settings.places.buckets == {"results", "one", "two"}
         assert settings.places.file_root == tmp_path.resolve()
+
+    @pytest.mark.parametrize(
+        ("pools", "largest"),
+        [("", None), ("small=262144, big = 4194304,", 4194304), ("a.b-c_1=4096", 4096)],
+    )
+    def test_the_largest_pool_says_what_is_too_large(self, pools: str, largest: int | None) -> None:
+        assert LimitSettings.load({"TWOFOLD_POOLS": pools}).largest_pool == largest
+
+    def test_what_fits_no_pool_is_too_large_by_its_padded_size(self) -> None:
+        limits = LimitSettings(pools="small=4096,big=1048576")
+        limits.check_size(1024, 1000)
+        with pytest.raises(TooLarge, match="TWOFOLD_POOLS"):
+            limits.check_size(1025, 1000)
 
     @pytest.mark.parametrize("url", ["http://127.0.0.1:9000", "https://s3.example.org/path"])
     def test_an_endpoint_is_kept_as_it_is_written(self, url: str) -> None:
