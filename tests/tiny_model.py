@@ -10,20 +10,24 @@ from twofold_worker.upscaler.port import BatchTooLarge
 
 
 class TinyModel:
-    """Real networks with random weights on the CPU."""
+    """Real networks with random weights."""
 
-    def __init__(self) -> None:
-        self._unet = standin.unet().eval()
-        self._vae = standin._vae().eval()
+    def __init__(self, device: str = "cpu") -> None:
+        self._device = torch.device(device)
+        self._unet = standin.unet().eval().to(self._device)
+        self._vae = standin._vae().eval().to(self._device)
+
+    def _zeros(self, *sides: int) -> torch.Tensor:
+        return torch.zeros(*sides, device=self._device)
 
     @torch.no_grad()
     def unet(self, slots: int, height: int, width: int) -> None:
         try:
             self._unet(
-                torch.zeros(slots, 8, height // 4, width // 4),
-                torch.tensor(1.0),
-                encoder_hidden_states=torch.zeros(slots, 77, standin.TEXT_WIDTH),
-                timestep_cond=torch.zeros(slots, 128 + standin.TEXT_WIDTH),
+                self._zeros(slots, 8, height // 4, width // 4),
+                torch.tensor(1.0, device=self._device),
+                encoder_hidden_states=self._zeros(slots, 77, standin.TEXT_WIDTH),
+                timestep_cond=self._zeros(slots, 128 + standin.TEXT_WIDTH),
             )
         except torch.OutOfMemoryError:
             raise BatchTooLarge from None
@@ -31,13 +35,13 @@ class TinyModel:
     @torch.no_grad()
     def encode(self, height: int, width: int) -> None:
         try:
-            self._vae.encode(torch.zeros(1, 3, height, width))
+            self._vae.encode(self._zeros(1, 3, height, width))
         except torch.OutOfMemoryError:
             raise BatchTooLarge from None
 
     @torch.no_grad()
     def decode(self, height: int, width: int) -> None:
         try:
-            self._vae.decode(torch.zeros(1, 4, height // 4, width // 4))
+            self._vae.decode(self._zeros(1, 4, height // 4, width // 4))
         except torch.OutOfMemoryError:
             raise BatchTooLarge from None

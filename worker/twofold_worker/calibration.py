@@ -80,7 +80,8 @@ def measure(
         budget: What the operator allows, as `Budget.of` takes it.
         sides: Of square sources, in pixels, from the smallest.
         max_pixels: Larger sources never come; those sides are left out, but for the first three.
-        allowance_s: Seconds after which only the first three sizes of a stage are still measured.
+        allowance_s: Seconds for all of it. The first three sizes of a stage are measured even if
+            they take longer.
         mode: In which the model runs now.
         clock: Seconds, from anywhere.
 
@@ -120,7 +121,8 @@ def measure_modes(
 
     Args:
         measured: Measures the model as it runs now, in this mode.
-        enter: Has the model run in a mode from now on.
+        enter: Has the model run in a mode from now on; it must not fail, and does nothing where
+            the model runs so already.
         wanted_pixels: The largest source that should fit.
 
     Returns:
@@ -155,6 +157,7 @@ class _Calibration:
     sides: Sequence[int]
     clock: Callable[[], float]
     ends_at: float = 0.0
+    pixel_seconds: float = 0.0  # of the last run
 
     def share_of(self, ends_at: float, *, stages: int) -> None:
         """Leave each of the stages to come the same part of the time that is left."""
@@ -208,13 +211,17 @@ class _Calibration:
         allowed = _SURE * self.budget.now(self.meter.free_bytes())
         if allowed <= 0 or bound(points, slots, side * side) > allowed:
             return False
-        if len(points) >= _LEAST_SIZES and self.clock() >= self.ends_at:
+        started = self.clock()
+        expected = self.pixel_seconds * slots * side * side
+        if len(points) >= _LEAST_SIZES and started + expected > self.ends_at:
             return False
         try:
             if not points:
                 run()  # A stage's first run loads kernels, which stay and are not its own.
+                started = self.clock()
             peak = self.meter.peak_bytes(run)
         except BatchTooLarge:
             return False
+        self.pixel_seconds = (self.clock() - started) / (slots * side * side)
         points.append(Point(slots=slots, pixels=side * side, value=peak))
         return True

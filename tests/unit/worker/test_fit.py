@@ -99,6 +99,46 @@ def test_a_larger_size_never_takes_less(values: list[float], some: list[int]) ->
         assert found.at(1, smaller) <= found.at(2, smaller)
 
 
+STEPS = (1, 4, 9, 16)
+
+
+def stepped(values: tuple[float, ...]) -> list[Point]:
+    return [
+        Point(slots=1, pixels=step * 64**2, value=value * 2**20)
+        for step, value in zip(STEPS, values, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ((1, 4, 9, 16), Line),
+        ((1, 4, 9, 16.6), Line),
+        ((1, 4, 9, 17.6), Table),  # the held-out size is missed by 9 %
+        ((2.5, 1.6, 9.9, 16), Table),  # it is met, but by no line
+    ],
+)
+def test_a_line_has_to_meet_the_held_out_size_and_all_others(
+    values: tuple[float, ...], kind: type
+) -> None:
+    assert isinstance(fitted(stepped(values)), kind)
+
+
+@given(noise=st.lists(st.floats(-0.01, 0.01), min_size=4, max_size=4))
+def test_a_line_through_noise_is_above_all_of_it(noise: list[float]) -> None:
+    measured = stepped(tuple(step * (1 + part) for step, part in zip(STEPS, noise, strict=True)))
+    found = fitted(measured)
+    assert isinstance(found, Line)
+    assert all(found.at(1, point.pixels) >= point.value * (1 - 1e-9) for point in measured)
+
+
+@pytest.mark.parametrize("values", [(1, 4, 9, 16.6), (1, 4, 9, 17.6)])
+def test_what_is_raised_is_higher_at_every_size(values: tuple[float, ...]) -> None:
+    found = fitted(stepped(values))
+    for pixels in (64**2, 256**2, 2048**2):
+        assert found.raised(1.5).at(1, pixels) == pytest.approx(1.5 * found.at(1, pixels))
+
+
 def test_two_sizes_are_too_few_for_a_line() -> None:
     assert isinstance(fitted(points(0, 10, 0, SIDES[:2])), Table)
 

@@ -105,17 +105,29 @@ def test_a_machine_has_no_more_free_than_it_has_in_all() -> None:
     assert 0 < meter.held_bytes() < meter.total_bytes
 
 
-@pytest.mark.parametrize(("limit", "total"), [("1048576", 2**20), ("max", None)])
-def test_a_containers_limit_is_all_that_its_process_has(
-    limit: str, total: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "memory.max").write_text(f"{limit}\n")
-    (tmp_path / "memory.current").write_text("1000000\n")
-    machine = host_memory.total_bytes()
-    monkeypatch.setattr(host_memory, "_CGROUP", tmp_path)
-    assert host_memory.total_bytes() == (total or machine)
-    if total:
-        assert host_memory.free_bytes() == 48576
+class TestContainer:
+    """A container's limits, as cgroup 2 shows them."""
+
+    @pytest.fixture
+    def cgroup(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        (tmp_path / "memory.current").write_text("1000000\n")
+        monkeypatch.setattr(host_memory, "_CGROUP", tmp_path)
+        return tmp_path
+
+    def test_its_limit_is_all_that_its_process_has(self, cgroup: Path) -> None:
+        (cgroup / "memory.max").write_text(f"{2**20}\n")
+        assert host_memory.total_bytes() == 2**20
+        assert host_memory.free_bytes() == 2**20 - 1_000_000
+
+    def test_files_that_are_kept_but_not_read_are_free(self, cgroup: Path) -> None:
+        (cgroup / "memory.max").write_text(f"{2**20}\n")
+        (cgroup / "memory.stat").write_text("anon 5\ninactive_file 700000\nactive_file 9\n")
+        assert host_memory.free_bytes() == 2**20 - 300_000
+
+    def test_without_a_limit_the_machine_is_all(self, cgroup: Path) -> None:
+        (cgroup / "memory.max").write_text("max\n")
+        assert host_memory.total_bytes() > 2**20
+        assert (host_memory.free_bytes() or 0) > 2**20
 
 
 @pytest.mark.parametrize("stage", Stage)

@@ -156,6 +156,7 @@ def test_the_largest_source_fits_and_one_step_larger_does_not(
 def test_a_large_card_is_bound_by_the_knee_and_a_small_one_by_its_memory() -> None:
     large = measure(h100())
     assert large.limit(512, 512) is Limit.KNEE
+    assert large.most(512, 512) == large.knee(512, 512) < LADDER[-1]
     small = measure(h100(total_bytes=5 * GIB, weights=GIB, pixel_seconds=1e-9))
     assert small.limit(512, 512) is Limit.VRAM
     assert 1 <= small.most(512, 512) < small.knee(512, 512)
@@ -225,6 +226,16 @@ def test_when_the_time_is_up_three_sizes_are_all_that_is_measured() -> None:
     }
     assert isinstance(plan.decode, Line)
     assert plan.step_seconds is not None
+
+
+@given(device=devices(), allowance_s=st.floats(1, 100))
+def test_it_takes_hardly_longer_than_allowed(device: SimulatedDevice, allowance_s: float) -> None:
+    measure(device, allowance_s=allowance_s)
+    first_three = sum(
+        4 * (device.start_seconds + device.pixel_seconds * side**2) for side in GPU_SIDES[:3]
+    )
+    # A forward is timed after it was measured, and a batch starts as slowly as a single one.
+    assert device.seconds <= 2 * allowance_s + 3 * first_three
 
 
 def test_sizes_that_never_come_are_not_measured() -> None:

@@ -44,7 +44,16 @@ def _left_in_cgroup() -> int | None:
     limit, used = _cgroup_limit(), _CGROUP / "memory.current"
     if limit is None or not used.is_file():
         return None
-    return max(0, limit - int(used.read_text()))
+    return min(limit, max(0, limit - int(used.read_text()) + _unused_cache()))
+
+
+def _unused_cache() -> int:
+    """What the kernel keeps of files that nobody reads now: it counts as used, and is free."""
+    statistics = _CGROUP / "memory.stat"
+    if not statistics.is_file():
+        return 0
+    entries = dict(line.split() for line in statistics.read_text().splitlines())
+    return int(entries.get("inactive_file", 0))
 
 
 def _cgroup_limit() -> int | None:
