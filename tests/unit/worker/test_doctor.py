@@ -11,7 +11,7 @@ import pytest
 from twofold_schema.findings import Finding, Status
 from twofold_schema.settings import WorkerSettings
 from twofold_worker import doctor
-from twofold_worker.upscaler import gauge, provenance
+from twofold_worker.upscaler import host_memory, provenance
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -178,7 +178,7 @@ class TestDevice:
     def test_memory_is_compared_with_what_the_real_model_needs(
         self, monkeypatch: pytest.MonkeyPatch, free: int, status: Status
     ) -> None:
-        monkeypatch.setattr(gauge, "_free_host_bytes", lambda: free)
+        monkeypatch.setattr(host_memory, "free_bytes", lambda: free)
 
         (finding,) = self._checked(device="cpu")
 

@@ -4,20 +4,16 @@ import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import torch
 
-from twofold_worker.upscaler import weights
+from twofold_worker.upscaler import host_memory, weights
 
 #: Of the real model: its networks' numbers, counted.
 _PARAMETERS: Final = 579_300_000
 #: Decoding one picture of 512 pixels needs most, in half precision; and the allocator's slack.
 _ONE_PICTURE_BYTES: Final = int(1536 * 2**20 * 1.3)
-
-_MEMINFO: Final = Path("/proc/meminfo")
-_CGROUP: Final = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,8 +95,8 @@ def _cpu(_device: torch.device, dtype: torch.dtype) -> Gauge:
         dtype=str(dtype).removeprefix("torch."),
         # Half precision on a CPU is computed in single precision, or slower.
         native=dtype == torch.float32,
-        free_bytes=_free_host_bytes(),
-        total_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        free_bytes=host_memory.free_bytes(),
+        total_bytes=host_memory.total_bytes(),
         needed_bytes=_needed_bytes(dtype),
     )
 
@@ -117,22 +113,3 @@ def driver_version() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return told.stdout.partition("\n")[0].strip() or None
-
-
-def _free_host_bytes() -> int | None:
-    free = [size for size in (_available(), _left_in_cgroup()) if size is not None]
-    return min(free, default=None)
-
-
-def _available() -> int | None:
-    if not _MEMINFO.is_file():
-        return None
-    entries = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
-    return int(entries["MemAvailable"].split()[0]) * 1024
-
-
-def _left_in_cgroup() -> int | None:
-    limit, used = (_CGROUP / name for name in ("memory.max", "memory.current"))
-    if not (limit.is_file() and used.is_file()) or (most := limit.read_text().strip()) == "max":
-        return None
-    return max(0, int(most) - int(used.read_text()))
