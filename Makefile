@@ -8,7 +8,7 @@ IMAGES ?=
 OUT ?= demo-out
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test system-packages test-system test-gpu lint format clean
+.PHONY: help demo dev test system-packages test-system test-gpu bench bench-gpu lint format clean
 
 help: ## Explain the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -31,6 +31,13 @@ test-system: $(VENV)/.test ## Run the tests that need system packages
 
 test-gpu: $(VENV)/.test ## Run the tests that need a CUDA device
 	$(RUN) -m pytest -m gpu tests/gpu
+
+bench: $(VENV)/.bench ## Measure the engine without a GPU: timed, and the small model on the CPU
+	$(RUN) -m benchmarks.engine --device timed
+	$(RUN) -m benchmarks.engine --device cpu
+
+bench-gpu: $(VENV)/.bench ## Measure everything on a CUDA device, in full size
+	$(RUN) -m benchmarks.engine --device cuda --size full
 
 lint: $(VENV)/.test ## Check style, types, who imports whom, and what a deployment starts from
 	$(RUN) -m ruff check
@@ -63,5 +70,10 @@ $(VENV)/.demo: $(VENV)/.python pyproject.toml
 
 $(VENV)/.test: $(VENV)/.python pyproject.toml
 	@echo "Installing Twofold and its test tools into $(VENV): a few minutes the first time." >&2
-	$(PIP) --editable ".[api,worker,dev]" --group test --group lint
+	$(PIP) --editable ".[api,worker,dev]" --group test --group lint --group bench
+	@touch $@ $(VENV)/.demo
+
+$(VENV)/.bench: $(VENV)/.python pyproject.toml
+	@echo "Installing Twofold and its benchmarks into $(VENV): a few minutes the first time." >&2
+	$(PIP) --editable ".[worker,dev]" --group bench
 	@touch $@ $(VENV)/.demo

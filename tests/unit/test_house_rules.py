@@ -12,7 +12,7 @@ from twofold_schema.settings import PARTS
 from twofold_schema.states import TRANSITIONS
 
 ROOT = Path(__file__).parent.parent.parent
-FOLDERS = ("schema", "producer", "worker", "tests", "tools", "examples")
+FOLDERS = ("schema", "producer", "worker", "tests", "tools", "examples", "benchmarks")
 
 SAYS_NOTHING = re.compile(r"(^|_)(utils?|helpers?|managers?|commons?|misc)(_|$)")
 

@@ -1,0 +1,80 @@
+"""Thousands of mixed jobs on a device that is allowed 12 GiB: none may fail."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+import torch
+
+from benchmarks import loads
+from benchmarks.clock import Clock, VirtualClock, WallClock
+from benchmarks.driving import drive_continuous
+from benchmarks.report import Report
+from benchmarks.subject import Subject
+from twofold_worker.upscaler.port import Request
+
+CAP_BYTES: Final = 12 * 2**30
+
+#: More slots than fit, so that the cap is met.
+_MOST: Final = 32
+
+
+def measure(subject: Subject) -> Report:
+    """How many jobs failed."""
+    requests = _requests(subject)
+    clock: Clock = WallClock()
+    if subject.is_timed:
+        clock = VirtualClock()
+        upscaler = subject.timed(clock=clock, memory_bytes=CAP_BYTES, makes_pictures=False)
+        done = drive_continuous(
+            upscaler, loads.at_once(requests), most=_MOST, most_pixels=1 << 40, clock=clock
+        )
+    else:
+        with _capped():
+            done = drive_continuous(
+                subject.upscaler(),
+                loads.at_once(requests),
+                most=_MOST,
+                most_pixels=1 << 40,
+                clock=clock,
+            )
+    failed = sum(one.made is None for one in done) + len(requests) - len(done)
+    sizes = Counter(request.size for request in requests)
+    rows = [
+        {"source": f"{width} x {height} px", "jobs": count}
+        for (height, width), count in sorted(sizes.items())
+    ]
+    details = {"jobs": len(requests), "cap_bytes": CAP_BYTES}
+    return Report(figures={"jobs_failed_under_cap": float(failed)}, details=details, rows=rows)
+
+
+def _requests(subject: Subject) -> list[Request]:
+    """All sizes, step counts with and without CFG: short ones, for memory is what is tried."""
+    scale = subject.scale
+    random = np.random.default_rng(4)
+    return [
+        replace(
+            request,
+            steps=int(random.integers(1, 5)),
+            guidance_scale=float(random.choice([0.0, 0.0, 0.0, 5.0])),
+        )
+        for request in loads.mixed_sizes(scale.capped, steps=1, scale=scale.size_factor)
+    ]
+
+
+@contextmanager
+def _capped() -> Iterator[None]:
+    """Let torch have that much of the GPU and no more; of a CPU it cannot."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(min(1.0, CAP_BYTES / total))
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)

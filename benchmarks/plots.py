@@ -1,0 +1,208 @@
+"""A picture of each report."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from benchmarks.end_to_end import GOAL
+from benchmarks.mixed import CONTINUOUS, EQUAL, STATIC
+from benchmarks.report import Report
+from benchmarks.subject import Subject
+
+_INK, _FAINT, _OURS, _OTHERS, _LIMIT = "#1f2328", "#d0d5da", "#1f6f8b", "#a7b1bb", "#c0392b"
+_WAYS: Final = {CONTINUOUS: _OURS, EQUAL: "#e0a030", STATIC: "#8a6bb1"}
+_STYLE: Final[Any] = {
+    "figure.dpi": 150,
+    "font.size": 10,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlepad": 12,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": _FAINT,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "text.color": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+}
+
+
+def draw(name: str, report: Report, subject: Subject, folder: Path) -> Path | None:
+    """Draw a report, if there is a picture for it; returns where it lies."""
+    if name not in PICTURES:
+        return None
+    path = folder / f"engine-{subject.name}-{name}.png"
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(8, 4.5))
+        PICTURES[name](figure, report)
+        figure.text(0.995, 0.005, _device(subject), ha="right", va="bottom", fontsize=7.5)
+        figure.set_layout_engine("constrained", rect=(0, 0.03, 1, 0.97))
+        figure.savefig(path)
+    return path
+
+
+def _device(subject: Subject) -> str:
+    if subject.is_timed:
+        return "timed engine: a model of a GPU, real CPU, GIL, S3 and Postgres"
+    return f"{subject.name}, {subject.size} model with random weights"
+
+
+def _bare(figure: Figure, report: Report) -> None:
+    rates: Mapping[str, float] = report.details["images_per_second"]
+    axes = figure.add_subplot()
+    side, steps = report.details["side"], report.details["steps"]
+    axes.set_title(f"Pictures a second, {side} to {2 * side} px, {steps} steps")
+    colours = [_OURS if name.startswith("engine") else _OTHERS for name in rates]
+    _bars(axes, rates, colours, "{:.3g}")
+    axes.set_xlabel("images/s")
+
+
+def _mixed(figure: Figure, report: Report) -> None:
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
+    rates: Mapping[str, float] = report.details["images_per_second"]
+    low, high = report.details["range_of_steps"]
+    left.set_title(f"{low} to {high} steps, mixed")
+    short = {CONTINUOUS: "continuous", EQUAL: "static,\nequal steps", STATIC: "static"}
+    _bars(left, {short[k]: v for k, v in rates.items()}, [_WAYS[k] for k in rates], "{:.3g}")
+    left.set_xlabel("images/s, with a backlog")
+    if "arrivals" in report.details:
+        right.set_title("Waiting and work, 95th percentile")
+        for way, points in report.details["arrivals"].items():
+            right.plot(
+                [p["per_second"] for p in points],
+                [p["p95"] for p in points],
+                marker="o",
+                markersize=4,
+                color=_WAYS[way],
+                label=way,
+            )
+        right.set_yscale("log")
+        _plain(right.yaxis)
+        right.set_xlabel("arrivals, images/s")
+        right.set_ylabel("seconds, log scale")
+        right.grid(visible=True, which="major")
+        right.legend(loc="upper left", fontsize=9)
+        return
+    right.set_title("Sizes, continuous")
+    sizes: Mapping[str, float] = report.details["megapixels_per_second"]
+    names = {name: name.replace(" of sizes", "\nof sizes") for name in sizes}
+    _bars(right, {names[k]: v for k, v in sizes.items()}, [_OTHERS, _OURS], "{:.3g}")
+    right.set_xlabel("Mpx/s of results")
+
+
+def _end_to_end(figure: Figure, report: Report) -> None:
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
+    formats: Mapping[str, Mapping[str, Any]] = report.details["formats"]
+    left.set_title("Of the bare engine's rate")
+    shares = {kind: 100 * one["efficiency"] for kind, one in formats.items()}
+    colours = [_OURS if share >= 100 * GOAL else _OTHERS for share in shares.values()]
+    _bars(left, shares, colours, "{:.1f}")
+    left.axvline(100 * GOAL, color=_LIMIT, linewidth=1.2)
+    left.set_xlim(0, max(118.0, 1.15 * max(shares.values())))
+    left.annotate(
+        f"{GOAL:.0%}",
+        (100 * GOAL, 1),
+        xycoords=("data", "axes fraction"),
+        ha="center",
+        va="bottom",
+        color=_LIMIT,
+        fontsize=9,
+    )
+    left.set_xlabel("percent")
+    right.set_title("Jobs that have ended")
+    last = 0.0
+    for number, (kind, one) in enumerate(formats.items()):
+        ends = one["ends"]
+        shade = ("#1f6f8b", "#e0a030", "#8a6bb1", "#5b8c5a")[number % 4]
+        right.plot(ends, range(1, len(ends) + 1), color=shade, linewidth=1.3, label=kind)
+        last = max(last, ends[-1])
+    bare = report.details["bare_images_per_second"]
+    most = max(len(one["ends"]) for one in formats.values())
+    right.plot([0, most / bare], [0, most], color=_INK, linewidth=0.9, linestyle="--", label="bare")
+    right.set_xlabel("seconds since the first")
+    right.set_ylabel("jobs")
+    right.grid(visible=True)
+    right.legend(loc="lower right", fontsize=9)
+
+
+def _memory(figure: Figure, report: Report) -> None:
+    axes = figure.add_subplot()
+    axes.set_title("Peak memory, predicted against measured")
+    for stage, colour, mark in (("step", _OURS, "o"), ("decode", "#e0a030", "s")):
+        own = [row for row in report.rows if row["stage"] == stage]
+        axes.plot(
+            [float(str(row["measured MiB"])) for row in own],
+            [float(str(row["predicted MiB"])) for row in own],
+            linestyle="",
+            marker=mark,
+            color=colour,
+            label=stage,
+        )
+    values = [float(str(row["measured MiB"])) for row in report.rows]
+    ends = (0.8 * min(values), 1.25 * max(values))
+    axes.plot(ends, ends, color=_INK, linewidth=0.8, linestyle="--", label="exactly as predicted")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        _plain(axis)
+    axes.set_xlabel("measured, MiB")
+    axes.set_ylabel("predicted, MiB")
+    axes.grid(visible=True)
+    axes.legend(loc="upper left")
+
+
+def _dispatch(figure: Figure, report: Report) -> None:
+    axes = figure.add_subplot()
+    axes.set_title("One tiny torch operation beside a thread that encodes")
+    names = [str(row["beside"]) for row in report.rows]
+    for offset, column, colour, label in (
+        (-0.2, "median us", _OURS, "median"),
+        (0.2, "p99 us", _OTHERS, "99th percentile"),
+    ):
+        places = [number + offset for number in range(len(names))]
+        values = [float(str(row[column])) for row in report.rows]
+        bars = axes.barh(places, values, height=0.38, color=colour, label=label)
+        axes.bar_label(bars, [f"{value:.2f}" for value in values], padding=4, fontsize=9)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    axes.grid(visible=True, axis="x")
+    axes.set_xlabel("microseconds")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def _bars(axes: Axes, values: Mapping[str, float], colours: list[str], form: str) -> None:
+    """Lying bars with their values behind them, in order from the top."""
+    bars = axes.barh(list(values), list(values.values()), height=0.62, color=colours)
+    axes.bar_label(bars, [form.format(value) for value in values.values()], padding=4, fontsize=9)
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    axes.grid(visible=True, axis="x")
+    axes.tick_params(axis="y", length=0)
+
+
+def _plain(axis: Axis) -> None:
+    """Label a logarithmic axis with numbers as people write them."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+PICTURES: Final[dict[str, Callable[[Figure, Report], None]]] = {
+    "bare": _bare,
+    "mixed": _mixed,
+    "end-to-end": _end_to_end,
+    "memory": _memory,
+    "dispatch": _dispatch,
+}

@@ -1,0 +1,88 @@
+"""What was measured, as JSON and as a table."""
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.subject import Subject
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a benchmark found.
+
+    Attributes:
+        figures: The numbers that promises are made of.
+        details: What they were made of, for plots and for people.
+        rows: A table of it: one mapping for each row, all with the same columns.
+    """
+
+    figures: Mapping[str, float]
+    details: Mapping[str, Any] = field(default_factory=dict)
+    rows: Sequence[Mapping[str, object]] = ()
+
+
+def machine(subject: Subject) -> dict[str, object]:
+    """Where and with what it was measured."""
+    on_gpu = subject.device == "cuda"
+    return {
+        "device": torch.cuda.get_device_name() if on_gpu else subject.name,
+        "size": subject.size,
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "torch": str(torch.__version__),
+        "cuda": torch.version.cuda if on_gpu else None,
+        "python": platform.python_version(),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def write(folder: Path, subject: Subject, name: str, report: Report) -> Path:
+    """Put a benchmark's report into its device's file, beside those that are there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"engine-{subject.name}.json"
+    known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    known.setdefault("figures", {}).update(report.figures)
+    measured = {"machine": machine(subject), **report.details, "rows": list(report.rows)}
+    known.setdefault("details", {})[name] = measured
+    known["machine"] = machine(subject)
+    path.write_text(json.dumps(known, indent=2, default=str) + "\n")
+    return path
+
+
+def show(console: Console, title: str, report: Report) -> None:
+    """Print a report."""
+    if report.rows:
+        table = Table(title=title, title_justify="left")
+        for number, column in enumerate(report.rows[0]):
+            table.add_column(column, justify="right" if number else "left")
+        for row in report.rows:
+            table.add_row(*(_shown(value) for value in row.values()))
+        console.print(table)
+    for figure, value in report.figures.items():
+        console.print(f"{figure} = {value:.4g}", highlight=False)
+    console.print()
+
+
+def _shown(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _processor() -> str:
+    about = Path("/proc/cpuinfo")
+    if about.is_file():
+        for line in about.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
