@@ -38,7 +38,9 @@ class LimitedMemory(LiveBytes):
     ) -> Any:
         before = set(self._sizes)
         made = super().__torch_dispatch__(func, types, args, kwargs)
-        self.allocations += bool(self._sizes.keys() - before)
+        if self._sizes.keys() <= before:
+            return made
+        self.allocations += 1
         if self.live > self.limit_bytes or self.allocations > self.most_allocations:
             raise torch.OutOfMemoryError(
                 f"{self.live} bytes of {self.limit_bytes}, allocation {self.allocations}"
