@@ -12,9 +12,9 @@ from typing import Any, Self, TypeAlias
 from uuid import UUID
 
 import numpy as np
+import sqlalchemy
 from numpy.typing import NDArray
 from PIL import Image
-import sqlalchemy
 from sqlalchemy import text
 from tests.factories import begun, job_of, new_job
 from tests.house import eventually

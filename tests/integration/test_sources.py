@@ -15,13 +15,12 @@ from tests.workshop import Make, Workshop, promote_now, twice
 
 from twofold_schema import lanes
 from twofold_schema.artifacts import ArtifactUri
-from twofold_schema.errors import JobError
 from twofold_schema.job import Parameters
 from twofold_schema.ledger import requests
 from twofold_schema.settings import LimitSettings
 from twofold_schema.states import JobState
 from twofold_schema.storage.port import Content
-from twofold_worker.upscaler.port import Made, Slot
+from twofold_worker.upscaler.port import Request, Sample
 
 AGAIN = "write it anew: python -m tests.inputs.page"
 
@@ -30,11 +29,11 @@ class Counting(NearestUpscaler):
     """Counts what reaches the device."""
 
     def __init__(self) -> None:
-        self.slots: list[Slot] = []
+        self.requests: list[Request] = []
 
-    def upscale(self, slots: list[Slot], **options: object) -> list[Made | JobError]:  # type: ignore[override]
-        self.slots += slots
-        return super().upscale(slots, **options)  # type: ignore[arg-type]
+    def begin(self, request: Request, *, careful: bool = False) -> Sample:
+        self.requests.append(request)
+        return super().begin(request, careful=careful)
 
 
 @pytest.mark.parametrize("one", CATALOGUE, ids=[one.name for one in CATALOGUE])
@@ -55,7 +54,7 @@ def test_every_kind_of_input_ends_as_the_catalogue_says(workshop: Make, one: Inp
             JobState.FAILED,
             [one.comes_to],
         )
-        assert device.slots == []
+        assert device.requests == []
     assert page.row(one, job) in page.block(page.PAGE.read_text(encoding="utf-8")), AGAIN
 
 
@@ -93,7 +92,7 @@ def test_a_picture_with_four_channels_is_never_taken_for_latents(workshop: Make)
         (job,) = shop.wait_settled(shop.submit(saved(rgba, "PNG")))
     assert job.result is not None
     assert (job.result.width, job.result.height) == (128, 128)
-    assert [slot.source.shape for slot in device.slots] == [(64, 64, 3)]
+    assert [slot.source.shape for slot in device.requests] == [(64, 64, 3)]
 
 
 def test_latents_and_pictures_of_one_size_never_share_a_batch(workshop: Make) -> None:

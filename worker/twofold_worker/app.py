@@ -97,9 +97,7 @@ def _before_the_pool_stops(app: Celery, act: Callable[[], None]) -> None:
 class Process:
     """One run, from its registration to its end."""
 
-    def __init__(
-        self, *, liveness: int | None, watch: Watch, upscaler: Upscaler | None
-    ) -> None:
+    def __init__(self, *, liveness: int | None, watch: Watch, upscaler: Upscaler | None) -> None:
         self._liveness = liveness
         self._celery_stops = False
         worker, database_settings = WorkerSettings.load(), DatabaseSettings.load()

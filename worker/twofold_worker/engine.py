@@ -170,7 +170,8 @@ class Engine:
 
     def _tried(self, call: Callable[[], T]) -> T | JobError:
         """Ask something of the device; what goes wrong is a value, so that no traceback keeps
-        the device's memory in use."""
+        the device's memory in use.
+        """
         try:
             with self._progress.step("upscale"):
                 return call()
