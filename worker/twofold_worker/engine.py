@@ -110,8 +110,9 @@ class Engine:
             if not self._holdings.goes_on(one.claim):
                 self._seating.leave(one)
                 yield Released(one.claim)
-        while (called := self._seating.call()) is not None:
-            yield from self._begin(called)
+        while called := self._seating.call():
+            for one in called:
+                yield from self._begin(one)
         company, most = self._seating.company()
         if company:
             yield from self._step(company, most)

@@ -1,8 +1,8 @@
 """Who is on the device and who waits; nothing here touches it.
 
 Jobs wait in the order of their rank: class, then id. A lane that is open has seats, each for one
-sample at its own step. A lane is never refilled past a better-ranked job of another lane: it
-drains, and ids grow, so that no lane starves another.
+sample at its own step. It opens with all who fit, and is not refilled past a better-ranked job of
+another lane: it drains, and ids grow, so that no lane starves another.
 """
 
 from bisect import insort
@@ -126,11 +126,22 @@ class Seating:
         """Let a job wait for its turn."""
         insort(self._waiting, one)
 
-    def call(self) -> Waiting | None:
-        """Who may begin now: the best-ranked, or nobody. It waits no more."""
-        if self._waiting and self._has_room(self._waiting[0]):
-            return self._waiting.pop(0)
-        return None
+    def call(self) -> list[Waiting]:
+        """Who begins next: the best-ranked, with the mates that fit if it opens a lane.
+
+        Returns:
+            None of them if nobody may begin. They wait no more.
+        """
+        if not self._waiting or not self._has_room(self._waiting[0]):
+            return []
+        called, opens = [self._waiting[0]], self._waiting[0].lane not in self._lanes
+        most, slots = self._most(called[0]), called[0].slots
+        for one in self._waiting[1:] if opens else []:
+            if one.lane == called[0].lane and slots + one.slots <= most:
+                called.append(one)
+                slots += one.slots
+        self._waiting = [one for one in self._waiting if one not in called]
+        return called
 
     def seat(self, one: Waiting, sample: Sample) -> None:
         """Give a job that has begun a seat in its lane."""
