@@ -160,22 +160,29 @@ def test_a_source_that_is_overwritten_between_two_claims_ends_the_job(workshop: 
     assert [error.code for job in jobs for error in job.errors] == ["source_changed"]
 
 
-def test_latents_whose_size_was_stated_as_a_pictures_are_measured_anew(workshop: Make) -> None:
-    """They must not run beside pictures, whose lane they were given."""
+def test_latents_whose_size_was_stated_as_a_pictures_cost_no_attempt(workshop: Make) -> None:
     with workshop() as shop:
-        (job_id,) = shop.submit(npy(latents(8, 8)), size=(64, 64))
+        (job,) = shop.wait_settled(shop.submit(npy(latents(8, 8)), size=(64, 64)))
+
+    assert (job.state, job.attempts) == (JobState.SUCCEEDED, 1)
+    assert shop.result(job).shape == (128, 128, 3)
+
+
+@pytest.mark.parametrize("lane", ["1/any/64x64/steps2/guidance0/free", "2/any/128x64/free"])
+def test_a_job_of_a_lane_that_is_not_its_own_is_measured_anew(workshop: Make, lane: str) -> None:
+    """Its producer computes lanes in another way, or it wrote them before the last upgrade."""
+    shop = workshop()
+    (job_id,) = shop.submit(encoded(64, 64), size=(64, 64))
+    with shop.engine.begin() as connection:
+        connection.execute(text("UPDATE jobs SET lane = :lane"), {"lane": lane})
+    with shop:
         (job,) = shop.wait_settled([job_id])
-        assert (job.state, [error.code for error in job.errors]) == (
-            JobState.SCHEDULED,
-            ["mismeasured"],
-        )
-        assert job.lane is not None
-        assert job.lane.endswith("/latents")
+        assert [error.code for error in job.errors] == ["mismeasured"]
+        assert job.lane == "2/any/64x64/free"
         promote_now(shop.engine)
         (job,) = shop.wait_final([job_id])
 
     assert (job.state, job.attempts) == (JobState.SUCCEEDED, 2)
-    assert shop.result(job).shape == (128, 128, 3)
 
 
 def test_latents_of_stated_size_share_the_lane_of_measured_ones(workshop: Make) -> None:
