@@ -3,6 +3,7 @@
 # torch's dispatch modes have no types.
 # mypy: disable-error-code="no-untyped-call"
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,11 +13,21 @@ from twofold_worker.upscaler.live_bytes import LiveBytes
 
 
 class LimitedMemory(LiveBytes):
-    """While it is entered, an operator that makes too much raises torch's out-of-memory error."""
+    """While it is entered, an operator that makes too much raises torch's out-of-memory error.
 
-    def __init__(self, limit_bytes: int) -> None:
+    Attributes:
+        limit_bytes: How much may live at once.
+        most_allocations: How many operators may make something before one fails.
+        allocations: How many did.
+    """
+
+    def __init__(
+        self, limit_bytes: float = math.inf, *, most_allocations: float = math.inf
+    ) -> None:
         super().__init__()
         self.limit_bytes = limit_bytes
+        self.most_allocations = most_allocations
+        self.allocations = 0
 
     def __torch_dispatch__(
         self,
@@ -25,7 +36,13 @@ class LimitedMemory(LiveBytes):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
+        before = set(self._sizes)
         made = super().__torch_dispatch__(func, types, args, kwargs)
-        if self.live > self.limit_bytes:
-            raise torch.OutOfMemoryError(f"{self.live} bytes of {self.limit_bytes}")
+        if self._sizes.keys() <= before:
+            return made
+        self.allocations += 1
+        if self.live > self.limit_bytes or self.allocations > self.most_allocations:
+            raise torch.OutOfMemoryError(
+                f"{self.live} bytes of {self.limit_bytes}, allocation {self.allocations}"
+            )
         return made

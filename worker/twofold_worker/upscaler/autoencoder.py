@@ -77,12 +77,16 @@ def taken(latents: Tensor) -> Latents:
 @contextmanager
 def single_precision(vae: Vae) -> Iterator[Vae]:
     """Let an autoencoder work in float32 for a while; its weights come back as they were."""
-    before = vae.dtype
-    vae.to(torch.float32)
+    weights = list(vae.parameters())
+    own = [weight.data for weight in weights]
     try:
+        for weight in weights:
+            weight.data = weight.data.float()
         yield vae
     finally:
-        vae.to(before)
+        # Kept, not made anew: that could fail, too, where memory has just run out.
+        for weight, data in zip(weights, own, strict=True):
+            weight.data = data
 
 
 def _sent(values: Tensor, device: torch.device) -> Tensor:
