@@ -279,7 +279,12 @@ class WorkerSettings(Settings):
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         dtype: `auto` is bfloat16 on a GPU and float32 on a CPU.
         processes: Worker processes to keep; 0 for one per visible GPU, else one.
-        max_batch: Most jobs on the device at once.
+        max_batch: Most slots of a step on the device; the worker measures how many fit and are
+            worth it.
+        memory_budget: What the process may have of the device: up to 1 a share of it, above 1
+            bytes; unset for all but a reserve.
+        cache_dir: Where what was learned of the device is kept from one start to the next; unset
+            for nowhere.
         pinned_rung: The batch size of reproducible jobs, a power of two, the same fleet-wide.
         preview_side: The longer side of the small picture stored beside each result, in pixels; 0
             for none.
@@ -298,7 +303,9 @@ class WorkerSettings(Settings):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     processes: Annotated[int, Field(ge=0, le=64)] = 0
-    max_batch: Annotated[int, Field(ge=1, le=32)] = 4
+    max_batch: Annotated[int, Field(ge=1, le=32)] = 32
+    memory_budget: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    cache_dir: Path | None = None
     pinned_rung: Annotated[int, Field(ge=1, le=32), AfterValidator(_power_of_two)] = 4
     preview_side: Annotated[int, Field(ge=0, le=2048)] = 256
     io_threads: Annotated[int, Field(ge=1, le=64)] = 8

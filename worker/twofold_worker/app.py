@@ -44,22 +44,21 @@ from twofold_worker.work import Watch, unwatched
 logger = structlog.get_logger(__name__)
 
 
-def load_upscaler(settings: WorkerSettings) -> Upscaler:
-    """The model on its device, warmed up.
+def load(worker: WorkerSettings, limits: LimitSettings) -> tuple[Upscaler, Capacity]:
+    """The model on its device, warmed up, and what fits beside it.
 
     Raises:
         ConfigError: It cannot be loaded.
     """
+    # Only who loads the model pays for these imports.
     from twofold_worker.upscaler.diffusion import DiffusionUpscaler
+    from twofold_worker.upscaler.planning import capacity_of
 
     upscaler = DiffusionUpscaler.load(
-        settings.model,
-        revision=settings.model_revision,
-        device=settings.device,
-        dtype=settings.dtype,
+        worker.model, revision=worker.model_revision, device=worker.device, dtype=worker.dtype
     )
     upscaler.warm_up()
-    return upscaler
+    return upscaler, capacity_of(upscaler, worker, limits)
 
 
 def celery_app(settings: BrokerSettings) -> Celery:
@@ -104,8 +103,10 @@ class Process:
         self._broker = BrokerSettings.load()
         storage = OpenPlaces(StorageSettings.load())
         limits = LimitSettings.load()
-        upscaler = upscaler or load_upscaler(worker)
-        capacity = Capacity(max_batch=worker.max_batch)
+        if upscaler is None:
+            upscaler, capacity = load(worker, limits)
+        else:
+            capacity = Capacity(max_batch=worker.max_batch)
         self._engine = database.connect(database_settings)
         self._run = runs.Run(
             id=new_id(),

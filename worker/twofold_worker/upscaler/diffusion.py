@@ -12,6 +12,7 @@ import diffusers
 import numpy as np
 import torch
 import transformers
+from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
 from twofold_schema.errors import ModelOutputInvalid
@@ -30,6 +31,7 @@ from twofold_worker.upscaler.port import (
 from twofold_worker.upscaler.prompts import Prompts
 from twofold_worker.upscaler.resampling import depthwise
 from twofold_worker.upscaler.standin import is_stand_in
+from twofold_worker.vram import PLAIN, Mode
 
 Answer = TypeVar("Answer")
 
@@ -96,6 +98,7 @@ class DiffusionUpscaler:
             pipeline.tokenizer, pipeline.text_encoder, device=self.device, dtype=self.dtype
         )
         self._schedules: dict[int, sampling.Schedule] = {}
+        self._mode = PLAIN
         self._steps_ahead: deque[torch.cuda.Event] = deque()
 
     @classmethod
@@ -135,6 +138,17 @@ class DiffusionUpscaler:
         sample = self.begin(Request(source=source, seed=0, steps=1))
         self.step([sample], rung=1)
         self.finish(sample)
+
+    def enter(self, mode: Mode) -> None:
+        """Run in a mode from now on; back in the plain one every bit is as before."""
+        if mode.sliced_attention != self._mode.sliced_attention:
+            for part in (self._unet, self._vae):
+                for layer in part.modules():
+                    if isinstance(layer, Attention):
+                        layer.set_attention_slice(1 if mode.sliced_attention else None)
+        if mode.text_encoder_off != self._mode.text_encoder_off:
+            self._prompts.move(torch.device("cpu") if mode.text_encoder_off else self.device)
+        self._mode = mode
 
     def begin(self, request: Request, *, careful: bool = False) -> DiffusionSample:
         """Encode the source and the prompts, draw the noise; see `Upscaler.begin`."""
