@@ -41,7 +41,7 @@ class Capacity:
     @property
     def largest_pixels(self) -> int | None:
         """The largest padded source that fits, in pixels; None if that is not known."""
-        return self._plan and self._plan.largest_pixels
+        return None if self._plan is None else self._plan.largest_pixels
 
     @property
     def batch_pixels(self) -> int | None:

@@ -22,6 +22,7 @@ from twofold_worker.outcome import Failed, Released
 from twofold_worker.progress import Progress
 from twofold_worker.seating import Seat, Seating, Waiting
 from twofold_worker.upscaler.port import BatchTooLarge, DeviceLost, Upscaler
+from twofold_worker.vram import Stage
 from twofold_worker.work import Prepared, Upscaled, Watch, unwatched
 
 log = structlog.get_logger(__name__)
@@ -73,7 +74,7 @@ class Engine:
         self._seating = Seating(pinned_rung, self._room)
         self._rooms: dict[tuple[int, int], int] = {}  # as of this turn
         self._ceilings: dict[tuple[int, int], batching.Ceiling] = {}
-        self._sufficed: set[tuple[str, tuple[int, int], int]] = set()
+        self._sufficed: set[tuple[Stage, tuple[int, int], int]] = set()
         self._strikes: deque[float] = deque(maxlen=_STRIKES)
 
     @property
@@ -123,9 +124,9 @@ class Engine:
     def _begin(self, one: Waiting) -> Iterator[Failed]:
         begun = self._tried(lambda: self._upscaler.begin(one.prepared.request, careful=one.careful))
         if isinstance(begun, JobError):
-            yield self._failed(one, begun, "begin")
+            yield self._failed(one, begun, Stage.ENCODE)
         else:
-            self._sufficed.add(("begin", one.size, 1))
+            self._went_well(Stage.ENCODE, one.size, 1)
             self._seating.seat(one, begun)
 
     def _step(self, seats: Sequence[Seat], most: int) -> Iterator[Failed]:
@@ -138,19 +139,19 @@ class Engine:
         ceiling = self._ceilings.setdefault(size, batching.Ceiling())
         error = self._tried(lambda: self._upscaler.step([s.sample for s in seats], rung=rung))
         if error is None:
-            self._sufficed.add(("step", size, rung))
+            self._went_well(Stage.UNET, size, rung)
             ceiling.held(rung)
         elif isinstance(error, OutOfMemory):
             log.warning("batch_too_large", rung=rung, jobs=len(seats))
             ceiling.lower(rung)
             if len(seats) == 1 or pinned:
                 for seat in seats:
-                    yield self._failed(seat, error, "step", rung)
+                    yield self._failed(seat, error, Stage.UNET, rung)
             else:
                 # They step again with the next turn, in smaller company.
-                self._note("step", size, rung)
+                self._note(Stage.UNET, size, rung)
         elif len(seats) == 1:
-            yield self._failed(seats[0], error, "step", rung)
+            yield self._failed(seats[0], error, Stage.UNET, rung)
         else:
             for half in batching.halves(seats):
                 yield from self._step(half, most)
@@ -162,16 +163,17 @@ class Engine:
             self._seating.leave(seat)
             self._seating.wait(Waiting(seat.prepared, careful=True, rungs=seat.rungs))
         elif isinstance(made, JobError):
-            yield self._failed(seat, made, "finish")
+            yield self._failed(seat, made, Stage.DECODE)
         else:
-            self._sufficed.add(("finish", seat.size, 1))
+            self._went_well(Stage.DECODE, seat.size, 1)
             self._seating.leave(seat)
             self._watch("upscale", seat.prepared.job.id)
             yield Upscaled(seat.prepared, made, tuple(seat.rungs))
 
     def _tried(self, call: Callable[[], T]) -> T | JobError:
-        """Ask something of the device; what goes wrong is a value, so that no traceback keeps
-        the device's memory in use.
+        """Ask something of the device; what goes wrong is a value.
+
+        A traceback would keep the device's memory in use.
         """
         try:
             with self._progress.step("upscale"):
@@ -192,15 +194,19 @@ class Engine:
         ceiling = self._ceilings.get(size)
         return min(self._rooms[size], ceiling.most) if ceiling else self._rooms[size]
 
-    def _failed(self, one: Waiting, error: JobError, call: str, rung: int = 1) -> Failed:
+    def _failed(self, one: Waiting, error: JobError, stage: Stage, rung: int = 1) -> Failed:
         if isinstance(error, OutOfMemory):
-            self._note(call, one.size, rung)
+            self._note(stage, one.size, rung)
         self._seating.leave(one)
         return Failed(one.claim, error)
 
-    def _note(self, call: str, size: tuple[int, int], rung: int) -> None:
+    def _went_well(self, stage: Stage, size: tuple[int, int], rung: int) -> None:
+        self._sufficed.add((stage, size, rung))
+        self._capacity.observe(stage, rung, *size)
+
+    def _note(self, stage: Stage, size: tuple[int, int], rung: int) -> None:
         """Memory lacked; whether that is new decides whether this process has lost some."""
-        if (call, size, rung) not in self._sufficed:
+        if (stage, size, rung) not in self._sufficed:
             return
         now = self._clock()
         self._strikes.append(now)

@@ -282,8 +282,8 @@ def test_a_pinned_job_that_does_not_fit_its_rung_fails_and_the_free_ones_go_on()
 
 @pytest.mark.parametrize(("pause", "exhausted"), [(100.0, True), (1000.0, False)])
 def test_memory_that_lacks_where_it_sufficed_three_times_soon_ends_the_process(
-    pause: float, exhausted: bool
-) -> None:  # noqa: FBT001
+    *, pause: float, exhausted: bool
+) -> None:
     device = Small(4)
     bench = Bench(device)
     for _ in range(3):

@@ -3,7 +3,7 @@
 import gc
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -145,7 +145,8 @@ class DiffusionUpscaler:
             for part in (self._unet, self._vae):
                 for layer in part.modules():
                     if isinstance(layer, Attention):
-                        layer.set_attention_slice(1 if mode.sliced_attention else None)
+                        # Though it says otherwise, it takes None, and takes back what it did.
+                        layer.set_attention_slice(1 if mode.sliced_attention else None)  # type: ignore[arg-type]
         if mode.text_encoder_off != self._mode.text_encoder_off:
             self._prompts.move(torch.device("cpu") if mode.text_encoder_off else self.device)
         self._mode = mode
@@ -183,9 +184,13 @@ class DiffusionUpscaler:
         with torch.inference_mode():
             if request.source.dtype == np.uint8:
                 with self._autoencoder(careful=careful) as vae:
-                    small = autoencoder.encode(vae, request.source, generator).to(self.dtype)
+                    small = autoencoder.encode(
+                        vae, request.source.astype(np.uint8, copy=False), generator
+                    ).to(self.dtype)
             else:
-                small = autoencoder.given(request.source, self.device, self.dtype)
+                small = autoencoder.given(
+                    request.source.astype(np.float32, copy=False), self.device, self.dtype
+                )
             conditions = sampling.condition(small)
             _, channels, height, width = conditions.shape
             noise = sampling.noise(height, width, channels, generator).to(self.device)
@@ -218,7 +223,7 @@ class DiffusionUpscaler:
                 timestep_cond=_filled(torch.cat([s.times for s in samples]), rung, 0.0),
                 return_dict=False,
             )[0]
-            answers = sampling.answer(raw, latents, at)[: sum(slots)].split(slots)
+            answers = torch.split(sampling.answer(raw, latents, at)[: sum(slots)], slots)
             best = torch.cat(
                 [_best(sample, rows) for sample, rows in zip(samples, answers, strict=True)]
             )
@@ -237,7 +242,7 @@ class DiffusionUpscaler:
             own = autoencoder.taken(latents) if wanted else None
         return Made(pixels=pixels, latents=own) if finite else None
 
-    def _autoencoder(self, *, careful: bool) -> "nullcontext[autoencoder.Vae]":
+    def _autoencoder(self, *, careful: bool) -> AbstractContextManager[autoencoder.Vae]:
         if careful and self.dtype != torch.float32:
             return autoencoder.single_precision(self._vae)
         return nullcontext(self._vae)
@@ -251,7 +256,7 @@ class DiffusionUpscaler:
         """Let the device fall behind by one step at most: who comes next waits no longer."""
         if self.device.type != "cuda":
             return
-        event = torch.cuda.Event()
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
         self._steps_ahead.append(event)
         if len(self._steps_ahead) > 1:
@@ -302,7 +307,7 @@ def _repeated(values: Tensor, slots: Sequence[int]) -> Tensor:
     """Each sample's row once for each of its slots."""
     if max(slots) == 1:
         return values
-    parts = zip(values.split(1), slots, strict=True)
+    parts = zip(torch.split(values, 1), slots, strict=True)
     return torch.cat([row for row, count in parts for _ in range(count)])
 
 
