@@ -52,13 +52,15 @@ def load(worker: WorkerSettings, limits: LimitSettings) -> tuple[Upscaler, Capac
     """
     # Only who loads the model pays for these imports.
     from twofold_worker.upscaler.diffusion import DiffusionUpscaler
-    from twofold_worker.upscaler.planning import capacity_of
+    from twofold_worker.upscaler.planning import capacity_of, compile_for
 
     upscaler = DiffusionUpscaler.load(
         worker.model, revision=worker.model_revision, device=worker.device, dtype=worker.dtype
     )
     upscaler.warm_up()
-    return upscaler, capacity_of(upscaler, worker, limits)
+    capacity = capacity_of(upscaler, worker, limits)
+    compile_for(upscaler, capacity, worker)
+    return upscaler, capacity
 
 
 def celery_app(settings: BrokerSettings) -> Celery:

@@ -1,11 +1,12 @@
 """The planner over the real networks, small: what it foretells is what is then taken."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from twofold_schema.settings import LimitSettings, WorkerSettings
 from twofold_worker import calibration
@@ -127,3 +128,30 @@ def test_an_operators_budget_is_kept_to(upscaler: DiffusionUpscaler) -> None:
     assert 0 < narrow.largest_pixels < wide.largest_pixels
     nothing = capacity_of(upscaler, settings(memory_budget=float(held // 2)), LimitSettings())
     assert nothing.largest_pixels == 0
+
+
+def test_a_compiled_size_is_stepped_by_the_compiled_network_and_others_are_not(
+    stand_in_model: Path,
+) -> None:
+    """By the compiler's front alone, which rounds as before: its back takes minutes here."""
+    calls: list[None] = []
+
+    def counting(graph: torch.fx.GraphModule, _inputs: object) -> Callable[..., Any]:
+        def run(*inputs: Any) -> Any:
+            calls.append(None)
+            return graph.forward(*inputs)
+
+        return run
+
+    upscaler = DiffusionUpscaler.load(
+        str(stand_in_model), revision=None, device="cpu", dtype="float32"
+    )
+    plain = _latents(upscaler)
+    upscaler.compile((64, 64), [2], backend=counting)
+    calls.clear()
+    np.testing.assert_array_equal(_latents(upscaler), plain)
+    assert not calls
+    upscaler.compile((128, 64), [2], backend=counting)
+    calls.clear()
+    np.testing.assert_array_equal(_latents(upscaler), plain)
+    assert calls

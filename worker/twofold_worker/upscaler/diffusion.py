@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import diffusers
 import numpy as np
@@ -92,6 +92,8 @@ class DiffusionUpscaler:
             pipeline.unet.to(memory_format=torch.channels_last)
             pipeline.vae.to(memory_format=torch.channels_last)
         self._unet = pipeline.unet
+        self._compiled_unet = pipeline.unet
+        self._compiled_sizes: set[tuple[int, int]] = set()
         self._vae = pipeline.vae
         self._scheduler = pipeline.scheduler
         self._prompts = Prompts(
@@ -150,6 +152,33 @@ class DiffusionUpscaler:
         if mode.text_encoder_off != self._mode.text_encoder_off:
             self._prompts.move(torch.device("cpu") if mode.text_encoder_off else self.device)
         self._mode = mode
+
+    def compile(
+        self,
+        size: tuple[int, int],
+        rungs: Sequence[int],
+        *,
+        backend: str | Callable[..., Any] = "inductor",
+    ) -> None:
+        """Compile the UNet for one more size, now: faster steps for minutes at the start.
+
+        Its roundings are others than before, so that a fleet whose pinned pictures shall be equal
+        compiles the same sizes everywhere.
+
+        Args:
+            size: Height and width of padded sources, in pixels.
+            rungs: Each is a compilation of its own.
+            backend: Of torch's compiler.
+        """
+        if not self._compiled_sizes:
+            self._compiled_unet = torch.compile(self._unet, dynamic=False, backend=backend)
+        self._compiled_sizes.add(size)
+        # The compiler has no public name for it.
+        torch._dynamo.config.recompile_limit += len(rungs)  # noqa: SLF001
+        sides = [side // PIXELS_PER_LATENT for side in size]
+        request = Request(source=np.zeros((4, *sides), np.float32), seed=0, steps=1)
+        for rung in rungs:
+            self.step([self.begin(request)], rung=rung)
 
     def begin(self, request: Request, *, careful: bool = False) -> DiffusionSample:
         """Encode the source and the prompts, draw the noise; see `Upscaler.begin`."""
@@ -216,7 +245,8 @@ class DiffusionUpscaler:
             latents = _filled(_repeated(before, slots), rung, 0.0)
             at = sampling.Coefficients(*_filled(_repeated(table, slots), rung, 1.0).unbind(1))
             conditions = _filled(torch.cat([s.conditions for s in samples]), rung, 0.0)
-            raw = self._unet(
+            is_compiled = samples[0].request.size in self._compiled_sizes
+            raw = (self._compiled_unet if is_compiled else self._unet)(
                 sampling.seen(latents, conditions, at),
                 at.time,
                 encoder_hidden_states=_filled(torch.cat([s.words for s in samples]), rung, 0.0),

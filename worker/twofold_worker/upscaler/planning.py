@@ -1,10 +1,14 @@
 """Learns what a loaded model has room for on its device, from a kept plan or by measuring."""
 
+import os
+import time
+
 import structlog
 import torch
 
 from twofold_schema.settings import LimitSettings, WorkerSettings
 from twofold_worker import calibration
+from twofold_worker.batching import LADDER
 from twofold_worker.capacity import Capacity
 from twofold_worker.upscaler import plan_cache
 from twofold_worker.upscaler.diffusion import DiffusionUpscaler
@@ -43,7 +47,7 @@ def capacity_of(
         total_bytes=meter.total_bytes,
         model_revision=upscaler.revision,
         dtype=str(upscaler.dtype),
-        compiled=False,
+        compiled=bool(worker.compile_sizes),
         budget=budget,
         max_pixels=most,
     )
@@ -75,3 +79,15 @@ def capacity_of(
         free_bytes=meter.free_bytes,
         peak_bytes=meter.peak_since_asked,
     )
+
+
+def compile_for(upscaler: DiffusionUpscaler, capacity: Capacity, worker: WorkerSettings) -> None:
+    """Compile the UNet for the sizes that are asked for, at the rungs that fit them."""
+    if worker.cache_dir is not None:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(worker.cache_dir / "compiled"))
+    for size in worker.compiled_sizes:
+        most = max(worker.pinned_rung, capacity.slots(*size))
+        rungs = [rung for rung in LADDER if rung <= most]
+        began = time.monotonic()
+        upscaler.compile(size, rungs)
+        log.info("compiled", size=size, rungs=rungs, seconds=round(time.monotonic() - began, 1))
