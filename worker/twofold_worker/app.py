@@ -32,6 +32,7 @@ from twofold_schema.settings import (
 from twofold_schema.storage.places import OpenPlaces
 from twofold_worker import tasks
 from twofold_worker.capacity import Capacity
+from twofold_worker.cold_start import ColdStart
 from twofold_worker.engine import Engine
 from twofold_worker.heartbeat import Heartbeat
 from twofold_worker.holdings import Holdings
@@ -44,7 +45,9 @@ from twofold_worker.work import Watch, unwatched
 logger = structlog.get_logger(__name__)
 
 
-def load(worker: WorkerSettings, limits: LimitSettings) -> tuple[Upscaler, Capacity]:
+def load(
+    worker: WorkerSettings, limits: LimitSettings, cold_start: ColdStart
+) -> tuple[Upscaler, Capacity]:
     """The model on its device, warmed up, and what fits beside it.
 
     Raises:
@@ -54,12 +57,17 @@ def load(worker: WorkerSettings, limits: LimitSettings) -> tuple[Upscaler, Capac
     from twofold_worker.upscaler.diffusion import DiffusionUpscaler
     from twofold_worker.upscaler.planning import capacity_of, compile_for
 
+    cold_start.end("imports")
     upscaler = DiffusionUpscaler.load(
         worker.model, revision=worker.model_revision, device=worker.device, dtype=worker.dtype
     )
+    cold_start.end("weights")
     upscaler.warm_up()
+    cold_start.end("warm_up")
     capacity = capacity_of(upscaler, worker, limits)
+    cold_start.end("plan")
     compile_for(upscaler, capacity, worker)
+    cold_start.end("compile")
     return upscaler, capacity
 
 
@@ -101,12 +109,14 @@ class Process:
     def __init__(self, *, liveness: int | None, watch: Watch, upscaler: Upscaler | None) -> None:
         self._liveness = liveness
         self._celery_stops = False
+        self._cold_start = ColdStart()
+        watch = self._cold_start.watching(watch)
         worker, database_settings = WorkerSettings.load(), DatabaseSettings.load()
         self._broker = BrokerSettings.load()
         storage = OpenPlaces(StorageSettings.load())
         limits = LimitSettings.load()
         if upscaler is None:
-            upscaler, capacity = load(worker, limits)
+            upscaler, capacity = load(worker, limits, self._cold_start)
         else:
             capacity = Capacity(max_batch=worker.max_batch)
         self._engine = database.connect(database_settings)
@@ -172,6 +182,7 @@ class Process:
         signal.signal(signal.SIGTERM, lambda *_: self._stages.stop())
         self._heartbeat.start()
         self._stages.start()
+        self._cold_start.end("ready")
         logger.info("ready", model=self._run.model, model_revision=self._run.model_revision)
         worker_shutting_down.connect(self._on_shutdown, weak=False)
         setup_logging.connect(lambda **_: None, weak=False)
