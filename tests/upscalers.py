@@ -33,6 +33,8 @@ class NearestUpscaler:
             raise ValueError(f"{len(samples)} samples do not fit a rung of {rung}")
         if len({sample.request.size for sample in samples}) > 1:
             raise ValueError("the samples of a batch are of one size")
+        if any(sample.is_done for sample in samples) or len(set(samples)) < len(samples):
+            raise ValueError("a sample is done, or there twice")
         for sample in samples:
             sample.step += 1
 
