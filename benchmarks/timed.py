@@ -136,7 +136,9 @@ def expected(request: Request) -> Made:
     if not request.wants_latents:
         return Made(pixels=pixels)
     view = pixels[::PIXELS_PER_LATENT, ::PIXELS_PER_LATENT]
-    latents = view[..., [0, 1, 2, 0]].transpose(2, 0, 1).astype(np.float32) / np.float32(32) - np.float32(4)
+    latents = view[..., [0, 1, 2, 0]].transpose(2, 0, 1).astype(np.float32) / np.float32(
+        32
+    ) - np.float32(4)
     return Made(pixels=view, latents=latents)
 
 

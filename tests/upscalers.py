@@ -2,13 +2,13 @@
 
 import ctypes
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from twofold_schema.errors import JobError
-from twofold_worker.upscaler.port import BatchTooLarge, Latents, Made, Pixels, Slot
+from twofold_schema.lanes import LATTICE
+from twofold_worker.upscaler.port import BatchTooLarge, Latents, Made, Pixels, Request, Sample
 
 
 class NearestUpscaler:
@@ -20,30 +20,38 @@ class NearestUpscaler:
     def warm_up(self) -> None:
         pass
 
-    def upscale(
-        self,
-        slots: Sequence[Slot],
-        *,
-        rung: int,
-        steps: int,
-        guidance_scale: float,
-        on_step: Callable[[], None],
-    ) -> list[Made | JobError]:
-        if not 1 <= len(slots) <= rung:
-            raise ValueError(f"{len(slots)} slots do not fit a rung of {rung}")
-        for _ in range(steps):
-            on_step()
-        return [_made(slot) for slot in slots]
+    def begin(self, request: Request, *, careful: bool = False) -> Sample:
+        del careful  # it has no precision
+        height, width = request.size
+        channels = request.source.shape[-1 if request.source.dtype == np.uint8 else 0]
+        if height % LATTICE or width % LATTICE or channels not in (3, 4):
+            raise ValueError(f"{request.source.shape} is not on the lattice")
+        return Sample(request=request)
+
+    def step(self, samples: Sequence[Sample], *, rung: int) -> None:
+        if not 1 <= sum(sample.request.slots for sample in samples) <= rung:
+            raise ValueError(f"{len(samples)} samples do not fit a rung of {rung}")
+        if len({sample.request.size for sample in samples}) > 1:
+            raise ValueError("the samples of a batch are of one size")
+        if any(sample.is_done for sample in samples) or len(set(samples)) < len(samples):
+            raise ValueError("a sample is done, or there twice")
+        for sample in samples:
+            sample.step += 1
+
+    def finish(self, sample: Sample) -> Made:
+        if not sample.is_done:
+            raise ValueError("only a sample that is done can be finished")
+        return _made(sample.request)
 
 
-def _made(slot: Slot) -> Made:
-    if slot.source.dtype == np.uint8:
-        pixels = slot.source.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
-        latents = slot.source[::8, ::8, [0, 1, 2, 0]].transpose(2, 0, 1).astype(np.float32)
+def _made(request: Request) -> Made:
+    if request.source.dtype == np.uint8:
+        pixels = request.source.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
+        latents = request.source[::8, ::8, [0, 1, 2, 0]].transpose(2, 0, 1).astype(np.float32)
     else:
-        latents = slot.source.astype(np.float32)
+        latents = request.source.astype(np.float32)
         pixels = _shown(latents).repeat(16, axis=0).repeat(16, axis=1)
-    if not slot.wants_latents:
+    if not request.wants_latents:
         return Made(pixels=pixels)
     return Made(pixels=pixels[::8, ::8], latents=latents.repeat(2, axis=1).repeat(2, axis=2))
 
@@ -54,51 +62,46 @@ def _shown(latents: Latents) -> Pixels:
 
 
 class Hanging(NearestUpscaler):
-    """Hangs at its first batch, once per marker file: its successor works."""
+    """Hangs at its first step, once per marker file: its successor works."""
 
     def __init__(self, marker: Path, *, holding_gil: bool) -> None:
         self._marker = marker
         self._holding_gil = holding_gil
 
-    def upscale(
-        self,
-        slots: Sequence[Slot],
-        *,
-        rung: int,
-        steps: int,
-        guidance_scale: float,
-        on_step: Callable[[], None],
-    ) -> list[Made | JobError]:
+    def step(self, samples: Sequence[Sample], *, rung: int) -> None:
         if not self._marker.exists():
             self._marker.touch()
             if self._holding_gil:
                 # PyDLL, unlike CDLL, keeps the GIL during the call.
                 ctypes.PyDLL(None).sleep(3600)
             threading.Event().wait()
-        return super().upscale(
-            slots, rung=rung, steps=steps, guidance_scale=guidance_scale, on_step=on_step
-        )
+        super().step(samples, rung=rung)
 
 
-class Small(NearestUpscaler):
+class Noting(NearestUpscaler):
+    """Notes of each step who took it: the seeds, and the shape of their sources."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[int, ...]] = []
+        self.rungs: list[int] = []
+        self.shapes: list[set[tuple[int, ...]]] = []
+
+    def step(self, samples: Sequence[Sample], *, rung: int) -> None:
+        self.steps.append(tuple(sample.request.seed for sample in samples))
+        self.rungs.append(rung)
+        self.shapes.append({sample.request.source.shape for sample in samples})
+        super().step(samples, rung=rung)
+
+
+class Small(Noting):
     """A device that holds only so many slots."""
 
     def __init__(self, most: int) -> None:
-        self._most = most
-        self.rungs: list[int] = []
+        super().__init__()
+        self.most = most
 
-    def upscale(
-        self,
-        slots: Sequence[Slot],
-        *,
-        rung: int,
-        steps: int,
-        guidance_scale: float,
-        on_step: Callable[[], None],
-    ) -> list[Made | JobError]:
-        self.rungs.append(rung)
-        if rung > self._most:
+    def step(self, samples: Sequence[Sample], *, rung: int) -> None:
+        if rung > self.most:
+            self.rungs.append(rung)
             raise BatchTooLarge
-        return super().upscale(
-            slots, rung=rung, steps=steps, guidance_scale=guidance_scale, on_step=on_step
-        )
+        super().step(samples, rung=rung)

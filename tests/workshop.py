@@ -12,9 +12,10 @@ from typing import Any, Self, TypeAlias
 from uuid import UUID
 
 import numpy as np
+import sqlalchemy
 from numpy.typing import NDArray
 from PIL import Image
-from sqlalchemy import Engine, text
+from sqlalchemy import text
 from tests.factories import begun, job_of, new_job
 from tests.house import eventually
 from tests.upscalers import NearestUpscaler
@@ -26,10 +27,13 @@ from twofold_schema.job import Job, Parameters
 from twofold_schema.ledger import requests, runs, submit, sweeps
 from twofold_schema.settings import LimitSettings, StorageSettings, WorkerSettings
 from twofold_schema.storage.places import OpenPlaces
+from twofold_worker.capacity import Capacity
+from twofold_worker.engine import Engine
 from twofold_worker.holdings import Holdings
-from twofold_worker.pipeline import Pipeline, Watch
+from twofold_worker.pipeline import Pipeline
 from twofold_worker.progress import Progress
 from twofold_worker.stages import Stages
+from twofold_worker.work import Watch, unwatched
 
 AMPLE = 20.0
 
@@ -57,18 +61,14 @@ class Gate:
         self._open.set()
 
 
-def ignore(verb: str, job_id: UUID) -> None:
-    """Watch nothing."""
-
-
 @dataclass
 class Workshop:
     """One run in this process: the real pipeline and stages over a folder or S3."""
 
-    engine: Engine
+    engine: sqlalchemy.Engine
     folder: Path
     upscaler: NearestUpscaler = field(default_factory=NearestUpscaler)
-    watch: Watch = ignore
+    watch: Watch = unwatched
     max_batch: int = 4
     pinned_rung: int = 4
     preview_side: int = 256
@@ -85,6 +85,7 @@ class Workshop:
         self.results = settings.results
         self.uploads = settings.uploads_uri
         self.storage = OpenPlaces(settings)
+        self.capacity = Capacity(max_batch=self.max_batch)
         self.run_id = begun(self.engine, model_revision=self.upscaler.revision)
         self.holdings = Holdings()
         self.pipeline = Pipeline(
@@ -92,6 +93,7 @@ class Workshop:
             engine=self.engine,
             storage=self.storage,
             upscaler=self.upscaler,
+            capacity=self.capacity,
             worker=WorkerSettings(
                 max_batch=self.max_batch,
                 pinned_rung=self.pinned_rung,
@@ -103,7 +105,15 @@ class Workshop:
             holdings=self.holdings,
             watch=self.watch,
         )
-        self.stages = Stages(self.pipeline, self.broken.append)
+        engine = Engine(
+            self.upscaler,
+            self.capacity,
+            pinned_rung=self.pinned_rung,
+            holdings=self.holdings,
+            progress=self.pipeline.progress,
+            watch=self.watch,
+        )
+        self.stages = Stages(self.pipeline, engine, self.broken.append)
 
     def submit(
         self,
@@ -210,7 +220,7 @@ class Workshop:
 Make: TypeAlias = Callable[..., Workshop]
 
 
-def promote_now(engine: Engine) -> None:
+def promote_now(engine: sqlalchemy.Engine) -> None:
     """Let every backoff be over."""
     with engine.begin() as connection:
         connection.execute(text("UPDATE jobs SET scheduled_at = now() WHERE state = 'scheduled'"))

@@ -10,7 +10,7 @@ from twofold_schema.errors import TooLarge
 from twofold_schema.formats import ResultFormat
 from twofold_schema.job import Output, Parameters
 
-VERSION = 1
+VERSION = 2
 
 #: Sides are padded up to a multiple of this, in pixels.
 LATTICE = 64
@@ -113,7 +113,7 @@ def measure(
     return Measure(
         width=width,
         height=height,
-        lane=_lane(parameters, width, height, from_latents=from_latents),
+        lane=_lane(parameters, width, height),
         est_gpu_seconds=_est_gpu_seconds(
             parameters, width, height, encodes=not from_latents, decodes=not to_latents
         ),
@@ -133,20 +133,13 @@ def measure_job(
     return measure(parameters, width, height, from_latents=from_latents, to_latents=to_latents)
 
 
-def _lane(parameters: Parameters, width: int, height: int, *, from_latents: bool) -> str:
-    # Any guidance in (0, 1] gives the same picture: the prompt is used, without CFG.
-    guidance = parameters.guidance_scale
-    guidance = 1.0 if 0 < guidance <= 1 else abs(guidance)  # -0.0 is 0.0
+def _lane(parameters: Parameters, width: int, height: int) -> str:
     return "/".join(
         (
             str(VERSION),
             parameters.model_revision or "any",
             f"{padded(width)}x{padded(height)}",
-            f"steps{parameters.steps}",
-            # To the last digit: a batch runs with one guidance, its first job's.
-            f"guidance{guidance:.17g}",
             "pinned" if parameters.reproducible else "free",
-            *(["latents"] if from_latents else []),
         )
     )
 

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import numpy as np
@@ -16,7 +16,7 @@ from tests.factories import begun
 from tests.house import eventually
 from tests.inputs.files import saved, turned
 from tests.pictures import encoded, picture
-from tests.upscalers import NearestUpscaler, Small
+from tests.upscalers import NearestUpscaler, Noting, Small
 from tests.workshop import AMPLE, Gate, Make, Workshop, twice
 
 from twofold_schema.artifacts import ArtifactUri
@@ -26,7 +26,7 @@ from twofold_schema.job import Parameters
 from twofold_schema.settings import LimitSettings, StorageSettings
 from twofold_schema.states import JobState
 from twofold_worker.outcome import Failed, Outcome, Released
-from twofold_worker.upscaler.port import DeviceLost, Made, Slot
+from twofold_worker.upscaler.port import DeviceLost, Sample
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -111,17 +111,6 @@ def test_a_turned_picture_comes_out_upright_at_exactly_twice_its_size(
     np.testing.assert_array_equal(shop.result(job), twice(upright))
 
 
-class Noting(NearestUpscaler):
-    """Notes what each batch was made of."""
-
-    def __init__(self) -> None:
-        self.shapes: list[set[tuple[int, ...]]] = []
-
-    def upscale(self, slots: Sequence[Slot], **options: Any) -> list[Made | JobError]:
-        self.shapes.append({slot.source.shape for slot in slots})
-        return super().upscale(slots, **options)
-
-
 def test_unmeasured_jobs_of_several_lanes_never_share_a_batch_and_cost_no_attempt(
     workshop: Make,
 ) -> None:
@@ -135,11 +124,11 @@ def test_unmeasured_jobs_of_several_lanes_never_share_a_batch_and_cost_no_attemp
     assert {job.state for job in jobs} == {JobState.SUCCEEDED}
     assert {job.attempts for job in jobs} == {1}
     assert [shop.result(job).shape[:2] for job in jobs] == [(2 * h, 2 * w) for w, h in sizes]
-    assert sorted(map(sorted, upscaler.shapes)) == [
-        [(64, 64, 3)],
-        [(64, 128, 3)],
-        [(192, 64, 3)],
-    ]
+    assert {tuple(shapes) for shapes in upscaler.shapes} == {
+        ((64, 64, 3),),
+        ((64, 128, 3),),
+        ((192, 64, 3),),
+    }
 
 
 def test_a_batch_that_does_not_fit_is_split_in_place(workshop: Make) -> None:
@@ -153,8 +142,8 @@ def test_a_batch_that_does_not_fit_is_split_in_place(workshop: Make) -> None:
     assert [(job.state, job.attempts, job.fence) for job in jobs] == [
         (JobState.SUCCEEDED, 1, 1)
     ] * 3
-    assert upscaler.rungs == [3, 2, 1, 1, 1]
-    assert [job.result and job.result.rungs for job in jobs] == [(3, 2, 1), (3, 2, 1), (3, 1)]
+    assert upscaler.rungs == [3] + 3 * [1, 1]
+    assert [job.result and job.result.rungs for job in jobs] == [(3, 1)] * 3
 
 
 @pytest.mark.parametrize(("attempts", "state"), [(1, JobState.FAILED), (2, JobState.SCHEDULED)])
@@ -190,10 +179,10 @@ class Allergic(NearestUpscaler):
         self._seed = seed
         self._complaint = complaint
 
-    def upscale(self, slots: Sequence[Slot], **options: Any) -> list[Made | JobError]:
-        if any(slot.seed == self._seed for slot in slots):
+    def step(self, samples: Sequence[Sample], *, rung: int) -> None:
+        if any(sample.request.seed == self._seed for sample in samples):
             raise RuntimeError(self._complaint)
-        return super().upscale(slots, **options)
+        super().step(samples, rung=rung)
 
 
 @pytest.mark.parametrize("complaint", ["no", "NUL \x00, lone surrogate \ud800, ✓", "long" * 1000])
@@ -268,7 +257,7 @@ def test_a_job_called_off_before_the_device_never_reaches_it(workshop: Make) -> 
         first, called_off = shop.wait_settled([gate.job_id, waiting])
 
     assert (first.state, called_off.state) == (JobState.SUCCEEDED, JobState.CANCELLED)
-    assert (called_off.attempts, len(upscaler.shapes)) == (0, 1)
+    assert (called_off.attempts, len(upscaler.steps)) == (0, first.parameters.steps)
 
 
 def test_a_job_called_off_on_the_device_is_not_stored_and_its_company_is(workshop: Make) -> None:
@@ -340,7 +329,7 @@ def test_suspects_of_a_crash_wait_until_the_company_is_settled(workshop: Make) -
 
 
 class Doomed(NearestUpscaler):
-    def upscale(self, slots: Sequence[Slot], **options: Any) -> list[Made | JobError]:
+    def step(self, samples: Sequence[Sample], *, rung: int) -> None:
         raise DeviceLost("illegal memory access")
 
 

@@ -15,13 +15,12 @@ from tests.workshop import Make, Workshop, promote_now, twice
 
 from twofold_schema import lanes
 from twofold_schema.artifacts import ArtifactUri
-from twofold_schema.errors import JobError
 from twofold_schema.job import Parameters
 from twofold_schema.ledger import requests
 from twofold_schema.settings import LimitSettings
 from twofold_schema.states import JobState
 from twofold_schema.storage.port import Content
-from twofold_worker.upscaler.port import Made, Slot
+from twofold_worker.upscaler.port import Request, Sample
 
 AGAIN = "write it anew: python -m tests.inputs.page"
 
@@ -30,11 +29,11 @@ class Counting(NearestUpscaler):
     """Counts what reaches the device."""
 
     def __init__(self) -> None:
-        self.slots: list[Slot] = []
+        self.requests: list[Request] = []
 
-    def upscale(self, slots: list[Slot], **options: object) -> list[Made | JobError]:  # type: ignore[override]
-        self.slots += slots
-        return super().upscale(slots, **options)  # type: ignore[arg-type]
+    def begin(self, request: Request, *, careful: bool = False) -> Sample:
+        self.requests.append(request)
+        return super().begin(request, careful=careful)
 
 
 @pytest.mark.parametrize("one", CATALOGUE, ids=[one.name for one in CATALOGUE])
@@ -55,7 +54,7 @@ def test_every_kind_of_input_ends_as_the_catalogue_says(workshop: Make, one: Inp
             JobState.FAILED,
             [one.comes_to],
         )
-        assert device.slots == []
+        assert device.requests == []
     assert page.row(one, job) in page.block(page.PAGE.read_text(encoding="utf-8")), AGAIN
 
 
@@ -93,10 +92,10 @@ def test_a_picture_with_four_channels_is_never_taken_for_latents(workshop: Make)
         (job,) = shop.wait_settled(shop.submit(saved(rgba, "PNG")))
     assert job.result is not None
     assert (job.result.width, job.result.height) == (128, 128)
-    assert [slot.source.shape for slot in device.slots] == [(64, 64, 3)]
+    assert [request.source.shape for request in device.requests] == [(64, 64, 3)]
 
 
-def test_latents_and_pictures_of_one_size_never_share_a_batch(workshop: Make) -> None:
+def test_latents_and_pictures_of_one_size_share_a_batch(workshop: Make) -> None:
     shop = workshop()
     job_ids = shop.submit(encoded(64, 64), npy(latents()), encoded(64, 64), npy(latents(seed=2)))
     with shop:
@@ -104,7 +103,8 @@ def test_latents_and_pictures_of_one_size_never_share_a_batch(workshop: Make) ->
 
     assert [job.state for job in jobs] == [JobState.SUCCEEDED] * 4, [job.error for job in jobs]
     assert [job.attempts for job in jobs] == [1] * 4
-    assert jobs[0].lane == jobs[2].lane != jobs[1].lane == jobs[3].lane
+    assert {job.lane for job in jobs} == {jobs[0].lane}
+    assert {job.result and job.result.rungs for job in jobs} == {(4,)}
 
 
 @pytest.mark.parametrize("size", [None, (40, 30)], ids=["unmeasured", "stated"])
@@ -160,22 +160,29 @@ def test_a_source_that_is_overwritten_between_two_claims_ends_the_job(workshop: 
     assert [error.code for job in jobs for error in job.errors] == ["source_changed"]
 
 
-def test_latents_whose_size_was_stated_as_a_pictures_are_measured_anew(workshop: Make) -> None:
-    """They must not run beside pictures, whose lane they were given."""
+def test_latents_whose_size_was_stated_as_a_pictures_cost_no_attempt(workshop: Make) -> None:
     with workshop() as shop:
-        (job_id,) = shop.submit(npy(latents(8, 8)), size=(64, 64))
+        (job,) = shop.wait_settled(shop.submit(npy(latents(8, 8)), size=(64, 64)))
+
+    assert (job.state, job.attempts) == (JobState.SUCCEEDED, 1)
+    assert shop.result(job).shape == (128, 128, 3)
+
+
+@pytest.mark.parametrize("lane", ["1/any/64x64/steps2/guidance0/free", "2/any/128x64/free"])
+def test_a_job_of_a_lane_that_is_not_its_own_is_measured_anew(workshop: Make, lane: str) -> None:
+    """Its producer computes lanes in another way, or it wrote them before the last upgrade."""
+    shop = workshop()
+    (job_id,) = shop.submit(encoded(64, 64), size=(64, 64))
+    with shop.engine.begin() as connection:
+        connection.execute(text("UPDATE jobs SET lane = :lane"), {"lane": lane})
+    with shop:
         (job,) = shop.wait_settled([job_id])
-        assert (job.state, [error.code for error in job.errors]) == (
-            JobState.SCHEDULED,
-            ["mismeasured"],
-        )
-        assert job.lane is not None
-        assert job.lane.endswith("/latents")
+        assert [error.code for error in job.errors] == ["mismeasured"]
+        assert job.lane == "2/any/64x64/free"
         promote_now(shop.engine)
         (job,) = shop.wait_final([job_id])
 
     assert (job.state, job.attempts) == (JobState.SUCCEEDED, 2)
-    assert shop.result(job).shape == (128, 128, 3)
 
 
 def test_latents_of_stated_size_share_the_lane_of_measured_ones(workshop: Make) -> None:

@@ -31,32 +31,44 @@ from twofold_schema.settings import (
 )
 from twofold_schema.storage.places import OpenPlaces
 from twofold_worker import tasks
+from twofold_worker.capacity import Capacity
+from twofold_worker.cold_start import ColdStart
+from twofold_worker.engine import Engine
 from twofold_worker.heartbeat import Heartbeat
 from twofold_worker.holdings import Holdings
-from twofold_worker.pipeline import Pipeline, Watch
+from twofold_worker.pipeline import Pipeline
 from twofold_worker.progress import Progress
 from twofold_worker.stages import Stages
 from twofold_worker.upscaler.port import Upscaler
+from twofold_worker.work import Watch, unwatched
 
 logger = structlog.get_logger(__name__)
 
 
-def load_upscaler(settings: WorkerSettings) -> Upscaler:
-    """The model on its device, warmed up.
+def load(
+    worker: WorkerSettings, limits: LimitSettings, cold_start: ColdStart
+) -> tuple[Upscaler, Capacity]:
+    """The model on its device, warmed up, and what fits beside it.
 
     Raises:
         ConfigError: It cannot be loaded.
     """
+    # Only who loads the model pays for these imports.
     from twofold_worker.upscaler.diffusion import DiffusionUpscaler
+    from twofold_worker.upscaler.planning import capacity_of, compile_for
 
+    cold_start.end("imports")
     upscaler = DiffusionUpscaler.load(
-        settings.model,
-        revision=settings.model_revision,
-        device=settings.device,
-        dtype=settings.dtype,
+        worker.model, revision=worker.model_revision, device=worker.device, dtype=worker.dtype
     )
+    cold_start.end("weights")
     upscaler.warm_up()
-    return upscaler
+    cold_start.end("warm_up")
+    capacity = capacity_of(upscaler, worker, limits)
+    cold_start.end("plan")
+    compile_for(upscaler, capacity, worker)
+    cold_start.end("compile")
+    return upscaler, capacity
 
 
 def celery_app(settings: BrokerSettings) -> Celery:
@@ -94,16 +106,19 @@ def _before_the_pool_stops(app: Celery, act: Callable[[], None]) -> None:
 class Process:
     """One run, from its registration to its end."""
 
-    def __init__(
-        self, *, liveness: int | None, watch: Watch | None, upscaler: Upscaler | None
-    ) -> None:
+    def __init__(self, *, liveness: int | None, watch: Watch, upscaler: Upscaler | None) -> None:
         self._liveness = liveness
         self._celery_stops = False
+        self._cold_start = ColdStart()
+        watch = self._cold_start.watching(watch)
         worker, database_settings = WorkerSettings.load(), DatabaseSettings.load()
         self._broker = BrokerSettings.load()
         storage = OpenPlaces(StorageSettings.load())
         limits = LimitSettings.load()
-        upscaler = upscaler or load_upscaler(worker)
+        if upscaler is None:
+            upscaler, capacity = load(worker, limits, self._cold_start)
+        else:
+            capacity = Capacity(max_batch=worker.max_batch)
         self._engine = database.connect(database_settings)
         self._run = runs.Run(
             id=new_id(),
@@ -114,6 +129,7 @@ class Process:
             model=upscaler.name,
             model_revision=upscaler.revision,
             lease=timedelta(seconds=worker.lease_seconds),
+            max_lattice_pixels=capacity.largest_pixels,
         )
         log.identify(run_id=str(self._run.id))
         progress, holdings = Progress(worker.stall_seconds), Holdings()
@@ -122,13 +138,22 @@ class Process:
             engine=self._engine,
             storage=storage,
             upscaler=upscaler,
+            capacity=capacity,
             worker=worker,
             limits=limits,
             progress=progress,
             holdings=holdings,
-            **({} if watch is None else {"watch": watch}),
+            watch=watch,
         )
-        self._stages = Stages(pipeline, self._break)
+        engine = Engine(
+            upscaler,
+            capacity,
+            pinned_rung=worker.pinned_rung,
+            holdings=holdings,
+            progress=progress,
+            watch=watch,
+        )
+        self._stages = Stages(pipeline, engine, self._break)
         self._heartbeat = Heartbeat(
             run_id=self._run.id,
             engine=self._engine,
@@ -141,8 +166,12 @@ class Process:
             alive=self._alive,
         )
 
-    def run(self) -> None:
-        """Work until told to stop; everything in hand is settled or released on return."""
+    def run(self) -> int:
+        """Work until told to stop; everything in hand is settled or released on return.
+
+        Returns:
+            The process's exit status: not 0 if the supervisor shall start another one.
+        """
         database.persevere(
             self._engine,
             lambda connection: runs.register(connection, self._run),
@@ -153,6 +182,7 @@ class Process:
         signal.signal(signal.SIGTERM, lambda *_: self._stages.stop())
         self._heartbeat.start()
         self._stages.start()
+        self._cold_start.end("ready")
         logger.info("ready", model=self._run.model, model_revision=self._run.model_revision)
         worker_shutting_down.connect(self._on_shutdown, weak=False)
         setup_logging.connect(lambda **_: None, weak=False)
@@ -180,6 +210,7 @@ class Process:
         self._heartbeat.stop()
         self._sign_off()
         logger.info("stopped")
+        return os.EX_TEMPFAIL if self._stages.is_exhausted else 0
 
     def _sign_off(self) -> None:
         try:
@@ -223,7 +254,7 @@ class Process:
 def main(
     arguments: Sequence[str] | None = None,
     *,
-    watch: Watch | None = None,
+    watch: Watch = unwatched,
     upscaler: Upscaler | None = None,
 ) -> int:
     """Run one worker process; returns its exit status.
@@ -242,8 +273,7 @@ def main(
     except ConfigError as error:
         sys.stderr.write(f"twofold worker: {error.message}\n")
         return os.EX_CONFIG
-    process.run()
-    return 0
+    return process.run()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,9 @@ from typing import Final, TypeVar
 
 T = TypeVar("T")
 
+#: Full steps without lack of memory, after which the next larger rung is tried again.
+_PATIENCE: Final = 256
+
 LADDER: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """The rungs: the only batch sizes a device ever sees, so that each is compiled and warmed once."""
 
@@ -39,3 +42,29 @@ def halves(batch: Sequence[T]) -> tuple[Sequence[T], Sequence[T]]:
         raise ValueError("a batch of fewer than two jobs has no halves")
     middle = (len(batch) + 1) // 2
     return batch[:middle], batch[middle:]
+
+
+class Ceiling:
+    """How many slots a step may have since memory lacked: halved at once, won back rung by rung.
+
+    Attributes:
+        most: A rung.
+    """
+
+    def __init__(self) -> None:
+        self.most = LADDER[-1]
+        self._full_steps = 0
+
+    def lower(self, rung: int) -> None:
+        """A step of this rung did not fit."""
+        self.most = rung_for(max(1, rung // 2), most=max(1, rung // 2))
+        self._full_steps = 0
+
+    def held(self, rung: int) -> None:
+        """A step of this rung did fit."""
+        if rung < self.most or self.most == LADDER[-1]:
+            return
+        self._full_steps += 1
+        if self._full_steps == _PATIENCE:
+            self.most = LADDER[LADDER.index(self.most) + 1]
+            self._full_steps = 0

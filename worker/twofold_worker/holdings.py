@@ -35,10 +35,10 @@ class Holdings:
                     del self._held[claim.job_id]
             self._changed.notify_all()
 
-    def is_called_off(self, claim: Claim) -> bool:
-        """Whether somebody wants the job cancelled."""
+    def goes_on(self, claim: Claim) -> bool:
+        """Whether it is still in hand, and nobody wants the job cancelled."""
         with self._changed:
-            return claim in self._called_off
+            return self._held.get(claim.job_id) == claim and claim not in self._called_off
 
     def wait_empty(self, timeout: float) -> bool:
         """Wait until nothing is in hand; False when that was not so within `timeout` seconds."""
@@ -69,8 +69,3 @@ class Holdings:
             self._strangers = strangers
             self._changed.notify_all()
             return lost_replies
-
-    def has(self, claim: Claim) -> bool:
-        """Whether the claim is still in hand; rescue or the keeper may have taken it."""
-        with self._changed:
-            return self._held.get(claim.job_id) == claim

@@ -1,17 +1,16 @@
 """The life of a job in a worker, top to bottom.
 
-    claim ─▶ measure ─▶ fetch ─▶ start ─▶ decode ─▶ upscale ─▶ encode ─▶ store ─▶ settle
+    claim ─▶ measure ─▶ fetch ─▶ start ─▶ decode ─▶ (engine) ─▶ encode ─▶ store ─▶ settle
 
-Each verb is a method of `Pipeline`, in this order. They hold no threads and no queues: `stages`
-runs them, several jobs at once. What ends a claim is a value (see `outcome`) that `settle` writes
-to the ledger; an error is one job's, never its batch's.
+Each verb is a method of `Pipeline`, in this order; what lies between is the `engine`'s. They hold
+no threads and no queues: `stages` runs them, several jobs at once. What ends a claim is a value
+(see `outcome`) that `settle` writes to the ledger.
 """
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TypeAlias
 from urllib.parse import quote
 from uuid import UUID
 
@@ -24,34 +23,29 @@ from twofold_schema.artifacts import ArtifactUri, preview_place, result_place
 from twofold_schema.database import Answer, persevere
 from twofold_schema.errors import (
     CorruptSource,
-    JobError,
     Mismeasured,
-    OutOfMemory,
     SizeMismatch,
     SourceChanged,
     SourceTooLarge,
-    UpscaleFailed,
 )
 from twofold_schema.formats import ResultFormat
 from twofold_schema.job import Job, Result
 from twofold_schema.ledger import claims
 from twofold_schema.settings import LimitSettings, WorkerSettings
+from twofold_schema.states import JobClass
 from twofold_schema.storage.port import Content, Storage
-from twofold_worker import batching
+from twofold_worker.capacity import Capacity
 from twofold_worker.codec import latents, result, source
 from twofold_worker.holdings import Holdings
-from twofold_worker.outcome import Failed, Outcome, records
+from twofold_worker.outcome import Outcome, records
 from twofold_worker.progress import Progress
-from twofold_worker.upscaler.port import BatchTooLarge, DeviceLost, Slot, Upscaler
-from twofold_worker.work import Encoded, Measured, Prepared, Upscaled
+from twofold_worker.upscaler.port import Request, Upscaler
+from twofold_worker.work import Encoded, Measured, Prepared, Upscaled, Watch, unwatched
 
 log = structlog.get_logger(__name__)
 
 #: The first read of a source's header, in bytes; four times as much until it suffices.
 HEAD_BYTES = 64 * 1024
-
-#: Told the name of each verb and the job, as it ends. For tests that pull the plug between two.
-Watch: TypeAlias = Callable[[str, UUID], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,14 +56,18 @@ class Pipeline:
     engine: Engine
     storage: Storage
     upscaler: Upscaler
+    capacity: Capacity
     worker: WorkerSettings
     limits: LimitSettings
     progress: Progress
     holdings: Holdings
-    watch: Watch = lambda verb, job_id: None  # noqa: ARG005 - nobody watches
+    watch: Watch = unwatched
 
-    def claim(self) -> list[Job]:
+    def claim(self, *, above: JobClass | None = None) -> list[Job]:
         """Take the next jobs of one lane; none when nothing waits.
+
+        Args:
+            above: Only jobs of a better class than this; None for all.
 
         Raises:
             DBAPIError: The database is away; what it may have given is found by the heartbeat.
@@ -78,8 +76,10 @@ class Pipeline:
             jobs = claims.claim(
                 connection,
                 self.run_id,
-                limit=batching.rung_for(self.worker.max_batch, most=self.worker.max_batch),
+                limit=self.worker.max_batch,
+                pixels=self.capacity.batch_pixels,
                 run_deadline=timedelta(seconds=self.worker.run_deadline_seconds),
+                above=above,
             )
         self.holdings.take(job.claim for job in jobs)
         for job in jobs:
@@ -117,7 +117,7 @@ class Pipeline:
         return Measured(found, head.version)
 
     def sort_out(self, jobs: Sequence[Job], measured: Mapping[UUID, Measured]) -> list[Job]:
-        """Write what was measured and keep the lane of the best job.
+        """Write what was measured and keep the lane of the best job that this run has room for.
 
         Returns:
             The jobs of that lane; the others are the caller's to release.
@@ -135,7 +135,12 @@ class Pipeline:
         ]
         for job in laned:
             self.watch("measure", job.id)
-        return [job for job in laned if job.lane == laned[0].lane]
+        fitting = [
+            job
+            for job in laned
+            if job.id not in measured or self.capacity.holds(measured[job.id].measure)
+        ]
+        return [job for job in fitting if job.lane == fitting[0].lane]
 
     def fetch(self, job: Job) -> Content:
         """Read the source.
@@ -195,74 +200,16 @@ class Pipeline:
             raise Mismeasured
         self.watch("decode", job.id)
         parameters = job.parameters
-        slot = Slot(
+        request = Request(
             source=padded,
             wants_latents=job.output.format is ResultFormat.LATENTS,
             seed=parameters.seed or 0,
+            steps=parameters.steps,
+            guidance_scale=parameters.guidance_scale,
             prompt=parameters.prompt,
             negative_prompt=parameters.negative_prompt,
         )
-        return Prepared(job, decoded, slot)
-
-    def upscale(self, batch: Sequence[Prepared]) -> list[Upscaled | Failed]:
-        """Run a batch of one lane on the device; the only verb that touches it.
-
-        A batch that does not fit is split in place until it does; no attempt is used for that.
-
-        Raises:
-            DeviceLost: The device or the process must be restarted.
-        """
-        pinned = batch[0].job.parameters.reproducible
-        most = self.worker.pinned_rung if pinned else self.worker.max_batch
-        answers: list[Upscaled | Failed] = []
-        for start in range(0, len(batch), most):
-            answers += self._upscale(batch[start : start + most], most, rungs=())
-        return answers
-
-    def _upscale(
-        self, batch: Sequence[Prepared], most: int, *, rungs: tuple[int, ...]
-    ) -> list[Upscaled | Failed]:
-        parameters = batch[0].job.parameters
-        pinned = parameters.reproducible
-        rung = most if pinned else batching.rung_for(len(batch), most=most)
-        rungs = (*rungs, rung)
-        failure: JobError
-        try:
-            with self.progress.step("upscale") as advance:
-                answers = self.upscaler.upscale(
-                    [prepared.slot for prepared in batch],
-                    rung=rung,
-                    steps=parameters.steps,
-                    guidance_scale=parameters.guidance_scale,
-                    on_step=advance,
-                )
-        except BatchTooLarge:
-            too_large = True
-        except DeviceLost:
-            raise
-        except Exception as error:
-            log.exception("upscale_failed", jobs=[str(prepared.job.id) for prepared in batch])
-            too_large, failure = False, UpscaleFailed(f"The model failed: {error}")
-        else:
-            for prepared in batch:
-                self.watch("upscale", prepared.job.id)
-            return [
-                Failed(prepared.job.claim, answer)
-                if isinstance(answer, JobError)
-                else Upscaled(prepared, answer, rungs)
-                for prepared, answer in zip(batch, answers, strict=True)
-            ]
-        # Split outside of `except`: a traceback would keep the batch's tensors alive.
-        if too_large:
-            log.warning("batch_split", rung=rung, jobs=len(batch))
-            failure = OutOfMemory()
-        if len(batch) == 1 or (too_large and pinned):
-            return [Failed(prepared.job.claim, failure) for prepared in batch]
-        first, second = batching.halves(batch)
-        return [
-            *self._upscale(first, most, rungs=rungs),
-            *self._upscale(second, most, rungs=rungs),
-        ]
+        return Prepared(job, decoded, request)
 
     def encode(self, upscaled: Upscaled) -> Encoded:
         """Cut the padding off and make the files."""
@@ -301,7 +248,7 @@ class Pipeline:
             preview=str(preview) if encoded.preview else None,
             model=self.upscaler.name,
             model_revision=self.upscaler.revision,
-            seed=prepared.slot.seed,
+            seed=prepared.request.seed,
             steps=job.parameters.steps,
             rungs=encoded.upscaled.rungs,
         )

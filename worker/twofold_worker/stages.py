@@ -1,8 +1,8 @@
 """Three stages with bounded hand-overs: intake, engine, outlet.
 
-The engine's thread does nothing but upscale; while it does, the intake prepares the next batch and
-the outlet stores the last one. Several settlements are written together. The stages live as long
-as the process: a ticket, a poll or the end of a batch only wakes them.
+The engine's thread does nothing but upscale; while it does, the intake prepares who comes next and
+the outlet stores who is done. Several settlements are written together. The stages live as long
+as the process: a ticket, a poll or room ahead of the engine only wakes them.
 """
 
 import queue
@@ -17,6 +17,8 @@ from sqlalchemy.exc import DBAPIError
 
 from twofold_schema.errors import JobError, UpscaleFailed
 from twofold_schema.job import Job
+from twofold_schema.states import JobClass
+from twofold_worker.engine import Engine
 from twofold_worker.outcome import Completed, Failed, Outcome, Released
 from twofold_worker.pipeline import Pipeline
 from twofold_worker.work import Prepared, Upscaled
@@ -26,6 +28,9 @@ log = structlog.get_logger(__name__)
 Answer = TypeVar("Answer")
 
 _TICK_SECONDS = 0.5
+#: What waits for the engine, in steps' worth of slots, below which more is claimed. What waits
+#: here, no idle run can take.
+_AHEAD = 0.5
 #: Results that may wait for the outlet, in batches: more, and the engine waits.
 _OUTLET_BATCHES = 2
 
@@ -35,11 +40,15 @@ class Stages:
 
     Args:
         pipeline: The verbs.
+        engine: What lies between decoding and encoding; from now on its thread's.
         broken: Called once, from the thread concerned, when this process cannot go on.
     """
 
-    def __init__(self, pipeline: Pipeline, broken: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self, pipeline: Pipeline, engine: Engine, broken: Callable[[BaseException], None]
+    ) -> None:
         self._pipeline = pipeline
+        self._engine = engine
         self._broken = broken
         self._stopping = threading.Event()
         self._wanted = threading.Event()
@@ -47,6 +56,7 @@ class Stages:
         self._ready: queue.SimpleQueue[list[Prepared] | None] = queue.SimpleQueue()
         self._room_ahead = threading.Event()
         self._room_ahead.set()
+        self._least_urgent: JobClass | None = None
         self._ended: queue.Queue[Outcome | None] = queue.Queue()
         worker = pipeline.worker
         self._room = threading.BoundedSemaphore(_OUTLET_BATCHES * worker.max_batch)
@@ -56,7 +66,7 @@ class Stages:
             name: threading.Thread(target=self._guarded, args=(loop,), name=name, daemon=True)
             for name, loop in (
                 ("intake", self._intake),
-                ("engine", self._engine),
+                ("engine", self._upscale),
                 ("outlet", self._outlet),
             )
         }
@@ -70,6 +80,11 @@ class Stages:
     def stopping(self) -> bool:
         """Whether `stop` was called."""
         return self._stopping.is_set()
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether a new process has to take over; then this one has stopped by itself."""
+        return self._engine.is_exhausted
 
     def wake(self) -> None:
         """Look for work now rather than at the next poll."""
@@ -106,17 +121,10 @@ class Stages:
 
     def _intake(self) -> None:
         while not self._stopping.is_set():
-            # One batch ahead of the engine and no more: what waits here, no idle run can take.
-            if not self._room_ahead.wait(_TICK_SECONDS):
-                continue
             self._looking.set()
             # Cleared before the look: a ticket that comes while looking makes for another look.
             self._wanted.clear()
-            try:
-                jobs = self._pipeline.claim()
-            except DBAPIError as error:
-                log.warning("claim_failed", error=str(error.orig))
-                jobs = []
+            jobs = self._claim()
             self._looking.clear()
             if not jobs:
                 self._wanted.wait(self._pipeline.worker.poll_seconds)
@@ -127,6 +135,17 @@ class Stages:
                 self._ready.put(batch)
             self._wanted.set()
         self._ready.put(None)
+
+    def _claim(self) -> list[Job]:
+        """Jobs of any class while there is room ahead of the engine; else those that overtake."""
+        above = None if self._room_ahead.is_set() else self._least_urgent
+        if above is None and not self._room_ahead.is_set():
+            return []
+        try:
+            return self._pipeline.claim(above=above)
+        except DBAPIError as error:
+            log.warning("claim_failed", error=str(error.orig))
+            return []
 
     def _prepare(self, jobs: list[Job]) -> list[Prepared]:
         pipeline = self._pipeline
@@ -149,24 +168,44 @@ class Stages:
         )
         return list(decoded.values())
 
-    def _engine(self) -> None:
-        while (batch := self._ready.get()) is not None:
-            self._room_ahead.set()
-            wanted = [] if self._stopping.is_set() else [p for p in batch if self._goes_on(p.job)]
-            self._release([prepared.job for prepared in batch if prepared not in wanted])
-            if not wanted:
-                continue
-            for answer in self._pipeline.upscale(wanted):
-                if isinstance(answer, Failed):
-                    self._ended.put(answer)
-                else:
+    def _upscale(self) -> None:
+        last = False
+        while not (last and self._engine.is_idle):
+            last = self._admit() or last
+            if self._stopping.is_set():
+                for released in self._engine.release_waiting():
+                    self._ended.put(released)
+            for answer in self._engine.turn():
+                if isinstance(answer, Upscaled):
                     self._room.acquire()
                     self._storers.submit(self._deliver, answer)
+                else:
+                    self._ended.put(answer)
+            if self._engine.is_exhausted:
+                self.stop()
+            self._look_ahead()
+
+    def _admit(self) -> bool:
+        """Take what the intake has prepared, and wait for it when idle; whether it was the last."""
+        while self._engine.is_idle or not self._ready.empty():
+            batch = self._ready.get()
+            if batch is None:
+                return True
+            for prepared in batch:
+                self._engine.add(prepared)
+        return False
+
+    def _look_ahead(self) -> None:
+        """Tell the intake what it may claim."""
+        self._least_urgent = self._engine.least_urgent
+        if self._ready.empty() and self._engine.backlog <= _AHEAD and not self._room_ahead.is_set():
+            self._room_ahead.set()
+            self._wanted.set()
 
     def _deliver(self, upscaled: Upscaled) -> None:
         job = upscaled.prepared.job
         try:
-            if not self._goes_on(job):
+            if not self._pipeline.holdings.goes_on(job.claim):
                 return self._release([job])
             delivered = self._attempt(job, lambda _: self._encode_and_store(upscaled))
             return self._ended.put(delivered)
@@ -187,10 +226,6 @@ class Stages:
             outcomes = [outcome for outcome in ended if outcome is not None]
             if outcomes:
                 self._pipeline.settle(outcomes)
-
-    def _goes_on(self, job: Job) -> bool:
-        holdings = self._pipeline.holdings
-        return holdings.has(job.claim) and not holdings.is_called_off(job.claim)
 
     def _release(self, jobs: Iterable[Job]) -> None:
         for job in jobs:

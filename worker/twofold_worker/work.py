@@ -1,11 +1,21 @@
 """What becomes of a job's picture on its way: the values that the verbs of `pipeline` hand on."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
+from uuid import UUID
 
 from twofold_schema import lanes
 from twofold_schema.job import Job
 from twofold_worker.codec import source
-from twofold_worker.upscaler.port import Made, Slot
+from twofold_worker.upscaler.port import Made, Request
+
+#: Told the name of each verb and the job, as it ends. For tests that pull the plug between two.
+Watch: TypeAlias = Callable[[str, UUID], None]
+
+
+def unwatched(verb: str, job_id: UUID) -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +32,7 @@ class Prepared:
 
     job: Job
     decoded: source.Decoded
-    slot: Slot
+    request: Request
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -103,9 +103,10 @@ def check_worker(settings: Effective) -> Iterator[Finding]:
 def _named(crew: vitals.Crew) -> str:
     workers = "worker" if crew.runs == 1 else "workers"
     revision = crew.model_revision[: len("sha256:") + 16]
+    room = f", largest_pixels={crew.largest_pixels}" if crew.largest_pixels is not None else ""
     return (
         f"{crew.runs} {workers} on {crew.device} with {crew.model} {revision} "
-        f"(Twofold {crew.version}), {crew.holding} jobs in hand"
+        f"(Twofold {crew.version}), {crew.holding} jobs in hand{room}"
     )
 
 

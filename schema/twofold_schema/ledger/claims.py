@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
+from typing import Final
 from uuid import UUID
 
 from sqlalchemy import Connection, text
@@ -25,6 +26,8 @@ _CLAIMABLE = """
 # over queued jobs, which then answers without the row.
 _FITS = "coalesce(jobs.lattice_pixels, 0) <= (SELECT room FROM me)"
 
+_ANY_PIXELS: Final = 2**62
+
 # Takes the best claimable job and others of its lane. Jobs that the run has no room for are left,
 # as if they were not there, to a run that has it.
 #
@@ -46,7 +49,7 @@ _CLAIM = text(f"""
         WHERE id = :run_id AND state = 'live' AND lease_expires_at > clock_timestamp()
         FOR SHARE
     ), best AS (
-        SELECT id, lane, isolation FROM jobs
+        SELECT id, lane, lattice_pixels, isolation FROM jobs
         WHERE {_CLAIMABLE} AND {_FITS} AND EXISTS (SELECT FROM me)
           AND NOT EXISTS (SELECT FROM jobs AS held WHERE held.state = 'running'
                           AND held.run_id = :run_id AND held.isolation IS NOT NULL)
@@ -67,7 +70,8 @@ _CLAIM = text(f"""
                    WHEN (SELECT isolation FROM head) IS NULL THEN isolation IS NULL
                    ELSE isolation = (SELECT isolation FROM head) END
         ORDER BY job_class, id
-        LIMIT :mates
+        LIMIT (SELECT least(:mates, greatest(0, :pixels / coalesce(lattice_pixels, 1) - 1))
+               FROM head)
         FOR UPDATE SKIP LOCKED
     )
     UPDATE jobs
@@ -127,6 +131,7 @@ def claim(
     *,
     limit: int,
     run_deadline: timedelta,
+    pixels: int | None = None,
     above: JobClass | None = None,
 ) -> list[Job]:
     """Take up to `limit` queued jobs of one lane; raises each one's fence.
@@ -138,6 +143,8 @@ def claim(
         run_id: Of the claiming run.
         limit: 1 or more.
         run_deadline: From now on, how long the claim may last whatever the lease says.
+        pixels: What the padded sources may have together, where their size is known; the best job
+            is taken in any case. None for any number.
         above: Only jobs of a better class than this, for a run that has enough other work; None
             for all.
 
@@ -148,6 +155,7 @@ def claim(
     parameters = {
         "run_id": run_id,
         "mates": limit - 1,
+        "pixels": _ANY_PIXELS if pixels is None else pixels,
         "run_deadline": run_deadline,
         "classes": len(JobClass) if above is None else above.rank,
     }

@@ -47,6 +47,7 @@ class Crew:
     Attributes:
         runs: How many.
         holding: The jobs in their hands.
+        largest_pixels: The largest padded source that fits each of them; None if nobody knows.
     """
 
     model: str
@@ -55,6 +56,7 @@ class Crew:
     device: str
     runs: int
     holding: int
+    largest_pixels: int | None
 
 
 # What the server is, and whether it takes writes.
@@ -95,7 +97,8 @@ _HOLDS_A_LEASE = "state IN ('live', 'draining') AND lease_expires_at > clock_tim
 
 # Runs that hold a lease, by what they are; of one host or of all.
 _CREWS = text(f"""
-    SELECT model, model_revision, version, device, count(*) AS runs, sum(holding) AS holding
+    SELECT model, model_revision, version, device, count(*) AS runs, sum(holding) AS holding,
+           min(max_lattice_pixels) AS largest_pixels
     FROM runs
     WHERE {_HOLDS_A_LEASE} AND (CAST(:host AS text) IS NULL OR host = :host)
     GROUP BY model, model_revision, version, device

@@ -114,7 +114,9 @@ class TestJob:
         assert job().error is None
         assert job(generation=2, errors=[error(1)]).error is None
 
-        last = job(generation=2, errors=[error(1), error(2), error(2, "model_output_invalid")]).error
+        last = job(
+            generation=2, errors=[error(1), error(2), error(2, "model_output_invalid")]
+        ).error
         assert last is not None
         assert last.code == "model_output_invalid"
 

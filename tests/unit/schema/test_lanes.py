@@ -39,47 +39,37 @@ class TestLane:
             {"width": 513},
             {"height": 513},
             {"width": 256, "height": 1024},
-            {"steps": 21},
-            {"guidance_scale": 0.5},
-            {"guidance_scale": 7.5},
             {"reproducible": True},
             {"model_revision": "a1b2"},
         ],
     )
-    def test_what_changes_the_work_changes_the_lane(self, other: dict[str, int]) -> None:
+    def test_what_a_step_cannot_mix_changes_the_lane(self, other: dict[str, int]) -> None:
         assert lane(**other) != lane()
 
-    @pytest.mark.parametrize("own", [{"seed": 7}, {"prompt": "a cat"}, {"negative_prompt": "x"}])
+    @pytest.mark.parametrize(
+        "own",
+        [
+            {"seed": 7},
+            {"prompt": "a cat"},
+            {"negative_prompt": "x"},
+            {"steps": 21},
+            {"guidance_scale": 7.5},
+        ],
+    )
     def test_what_is_each_jobs_own_does_not(self, own: dict[str, object]) -> None:
         assert lane(**own) == lane()  # type: ignore[arg-type]
 
     def test_a_turned_picture_has_another_lane(self) -> None:
         assert lane(512, 256) != lane(256, 512)
 
-    @given(guidance=st.floats(min_value=0, max_value=1, exclude_min=True))
-    def test_all_guidance_above_0_and_up_to_1_is_one_lane(self, guidance: float) -> None:
-        assert lane(guidance_scale=guidance) == lane(guidance_scale=1.0)
-
-    @given(one=ABOVE_ONE, other=ABOVE_ONE)
-    def test_above_1_every_guidance_is_a_lane_of_its_own(self, one: float, other: float) -> None:
-        """A batch runs with one guidance: shared, a job would get its neighbour's."""
-        assert (lane(guidance_scale=one) == lane(guidance_scale=other)) == (one == other)
-
-    def test_guidance_just_above_1_does_not_share_with_1(self) -> None:
-        assert lane(guidance_scale=1.0000001) != lane(guidance_scale=1.0)
-
-    def test_both_zeros_are_one_lane(self) -> None:
-        assert lane(guidance_scale=-0.0) == lane(guidance_scale=0.0)
-
     def test_pinned_jobs_keep_apart(self) -> None:
         assert lane(reproducible=True).endswith("/pinned")
         assert lane().endswith("/free")
 
-    def test_latents_keep_apart_and_what_the_result_is_does_not(self) -> None:
-        parameters = Parameters()
-        picture = measure(parameters, 512, 512)
-        assert measure(parameters, 512, 512, from_latents=True).lane == f"{picture.lane}/latents"
-        assert measure(parameters, 512, 512, to_latents=True).lane == picture.lane
+    def test_neither_latents_nor_what_the_result_is_keep_apart(self) -> None:
+        lane = measure(Parameters(), 512, 512).lane
+        assert measure(Parameters(), 512, 512, from_latents=True).lane == lane
+        assert measure(Parameters(), 512, 512, to_latents=True).lane == lane
 
 
 class TestCost:

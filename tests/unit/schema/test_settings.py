@@ -68,6 +68,11 @@ WRONG = [
     (WorkerSettings, "DTYPE", "int8"),
     (WorkerSettings, "PROCESSES", "-1"),
     (WorkerSettings, "MAX_BATCH", "33"),
+    (WorkerSettings, "COMPILE_SIZES", "512"),
+    (WorkerSettings, "COMPILE_SIZES", "512x500"),
+    (WorkerSettings, "COMPILE_SIZES", "0x512"),
+    (WorkerSettings, "MEMORY_BUDGET", "0"),
+    (WorkerSettings, "MEMORY_BUDGET", "12GiB"),
     (WorkerSettings, "PINNED_RUNG", "0"),
     (WorkerSettings, "PREVIEW_SIDE", "-1"),
     (WorkerSettings, "IO_THREADS", "65"),
@@ -83,7 +88,7 @@ WRONG = [
     (LogSettings, "LOG_LEVEL", "verbose"),
     (LogSettings, "LOG_FORMAT", "xml"),
 ]
-UNCHECKED = {"BUCKETS", "MODEL", "MODEL_REVISION"}  # any text may be right
+UNCHECKED = {"BUCKETS", "CACHE_DIR", "MODEL", "MODEL_REVISION"}  # any text may be right
 
 
 class TestWrongSettings:

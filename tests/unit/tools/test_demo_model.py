@@ -11,7 +11,7 @@ from PIL import Image
 from tools.demo_model import pictures, train
 
 from twofold_worker.upscaler.diffusion import DiffusionUpscaler
-from twofold_worker.upscaler.port import Made, Slot
+from twofold_worker.upscaler.port import Request
 
 
 @pytest.fixture
@@ -47,9 +47,9 @@ def test_a_training_begins_goes_on_and_ends_in_a_model_that_a_worker_loads(tmp_p
         with Image.open(tmp_path / "work" / f"{name}.samples.png") as sheet:
             assert sheet.height == 6 * pictures.SIDE
     upscaler = DiffusionUpscaler.load(str(model), revision=None, device="cpu", dtype="float32")
-    slot = Slot(source=pictures.draw(1, 9)[:64, :64], seed=1)
-    (made,) = upscaler.upscale([slot], rung=1, steps=2, guidance_scale=0.0, on_step=lambda: None)
-    assert isinstance(made, Made)
+    sample = upscaler.begin(Request(source=pictures.draw(1, 9)[:64, :64], seed=1, steps=1))
+    upscaler.step([sample], rung=1)
+    made = upscaler.finish(sample)
     assert made.pixels.shape == (128, 128, 3)
     assert math.isfinite(float(made.pixels.mean()))
     assert sum(path.stat().st_size for path in model.rglob("*.safetensors")) < 12_000_000

@@ -32,15 +32,19 @@ def holdings() -> Holdings:
 def test_what_was_taken_is_in_hand_until_it_is_dropped(holdings: Holdings) -> None:
     holdings.take([claim(1), claim(2)])
     holdings.drop([claim(1)])
-    assert (holdings.has(claim(1)), holdings.has(claim(2)), len(holdings)) == (False, True, 1)
+    assert (holdings.goes_on(claim(1)), holdings.goes_on(claim(2)), len(holdings)) == (
+        False,
+        True,
+        1,
+    )
 
 
 def test_dropping_an_old_claim_leaves_a_later_one_of_the_same_job(holdings: Holdings) -> None:
     holdings.take([claim(1, fence=1)])
     holdings.take([claim(1, fence=2)])
-    assert not holdings.has(claim(1, fence=1))
+    assert not holdings.goes_on(claim(1, fence=1))
     holdings.drop([claim(1, fence=1)])
-    assert holdings.has(claim(1, fence=2))
+    assert holdings.goes_on(claim(1, fence=2))
 
 
 def test_a_claim_whose_reply_was_lost_is_named_at_the_second_beat(holdings: Holdings) -> None:
@@ -52,7 +56,7 @@ def test_a_claim_whose_reply_came_late_is_kept(holdings: Holdings) -> None:
     holdings.reconcile(believed(claim(1)))
     holdings.take([claim(1)])
     assert holdings.reconcile(believed(claim(1))) == []
-    assert holdings.has(claim(1))
+    assert holdings.goes_on(claim(1))
 
 
 def test_a_lost_reply_is_named_until_the_ledger_has_heard(holdings: Holdings) -> None:
@@ -68,9 +72,9 @@ def test_a_claim_that_the_ledger_gave_away_is_let_go_at_the_second_beat(
 ) -> None:
     holdings.take([claim(1)])
     holdings.reconcile(believed())
-    assert holdings.has(claim(1))
+    assert holdings.goes_on(claim(1))
     holdings.reconcile(believed())
-    assert not holdings.has(claim(1))
+    assert not holdings.goes_on(claim(1))
 
 
 def test_a_claim_taken_while_the_beat_was_under_way_is_kept(holdings: Holdings) -> None:
@@ -78,7 +82,7 @@ def test_a_claim_taken_while_the_beat_was_under_way_is_kept(holdings: Holdings) 
     holdings.reconcile(believed())
     holdings.reconcile(believed(claim(1)))
     holdings.reconcile(believed())
-    assert holdings.has(claim(1))
+    assert holdings.goes_on(claim(1))
 
 
 ledgers = st.lists(
@@ -94,10 +98,10 @@ def test_no_single_beat_decides(beats: list[tuple[set[int], set[int]]]) -> None:
     strangers: set[int] = set()
     for taken, ledger in beats:
         holdings.take(map(claim, taken))
-        held = {number for number in range(1, 5) if holdings.has(claim(number))}
+        held = {number for number in range(1, 5) if holdings.goes_on(claim(number))}
         lost = holdings.reconcile(believed(*map(claim, ledger)))
         assert lost == [claim(number) for number in sorted((ledger - held) & strangers)]
-        gone = {number for number in held if not holdings.has(claim(number))}
+        gone = {number for number in held if not holdings.goes_on(claim(number))}
         assert gone == (held - ledger) & missing
         missing, strangers = held - ledger, ledger - held
 
@@ -105,16 +109,16 @@ def test_no_single_beat_decides(beats: list[tuple[set[int], set[int]]]) -> None:
 def test_a_job_is_called_off_for_as_long_as_the_ledger_says_so(holdings: Holdings) -> None:
     holdings.take([claim(1), claim(2)])
     holdings.reconcile({claim(1): True, claim(2): False})
-    assert holdings.is_called_off(claim(1))
-    assert not holdings.is_called_off(claim(2))
+    assert not holdings.goes_on(claim(1))
+    assert holdings.goes_on(claim(2))
     holdings.reconcile({claim(2): False})
-    assert not holdings.is_called_off(claim(1))
+    assert holdings.goes_on(claim(1))
 
 
 def test_an_old_cancel_says_nothing_about_a_later_claim_of_the_job(holdings: Holdings) -> None:
     holdings.take([claim(1, fence=2)])
     holdings.reconcile({claim(1, fence=1): True})
-    assert not holdings.is_called_off(claim(1, fence=2))
+    assert holdings.goes_on(claim(1, fence=2))
 
 
 @pytest.mark.parametrize("leaves", ["dropped", "given away"])

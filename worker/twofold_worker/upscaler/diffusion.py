@@ -3,15 +3,16 @@
 import gc
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import diffusers
 import numpy as np
 import torch
 import transformers
+from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
 from twofold_schema.errors import ModelOutputInvalid
@@ -30,6 +31,7 @@ from twofold_worker.upscaler.port import (
 from twofold_worker.upscaler.prompts import Prompts
 from twofold_worker.upscaler.resampling import depthwise
 from twofold_worker.upscaler.standin import is_stand_in
+from twofold_worker.vram import PLAIN, Mode
 
 Answer = TypeVar("Answer")
 
@@ -90,12 +92,15 @@ class DiffusionUpscaler:
             pipeline.unet.to(memory_format=torch.channels_last)
             pipeline.vae.to(memory_format=torch.channels_last)
         self._unet = pipeline.unet
+        self._compiled_unet = pipeline.unet
+        self._compiled_sizes: set[tuple[int, int]] = set()
         self._vae = pipeline.vae
         self._scheduler = pipeline.scheduler
         self._prompts = Prompts(
             pipeline.tokenizer, pipeline.text_encoder, device=self.device, dtype=self.dtype
         )
         self._schedules: dict[int, sampling.Schedule] = {}
+        self._mode = PLAIN
         self._steps_ahead: deque[torch.cuda.Event] = deque()
 
     @classmethod
@@ -136,6 +141,45 @@ class DiffusionUpscaler:
         self.step([sample], rung=1)
         self.finish(sample)
 
+    def enter(self, mode: Mode) -> None:
+        """Run in a mode from now on; back in the plain one every bit is as before."""
+        if mode.sliced_attention != self._mode.sliced_attention:
+            for part in (self._unet, self._vae):
+                for layer in part.modules():
+                    if isinstance(layer, Attention):
+                        # Though it says otherwise, it takes None, and takes back what it did.
+                        layer.set_attention_slice(1 if mode.sliced_attention else None)  # type: ignore[arg-type]
+        if mode.text_encoder_off != self._mode.text_encoder_off:
+            self._prompts.move(torch.device("cpu") if mode.text_encoder_off else self.device)
+        self._mode = mode
+
+    def compile(
+        self,
+        size: tuple[int, int],
+        rungs: Sequence[int],
+        *,
+        backend: str | Callable[..., Any] = "inductor",
+    ) -> None:
+        """Compile the UNet for one more size, now: faster steps for minutes at the start.
+
+        Its roundings are others than before, so that a fleet whose pinned pictures shall be equal
+        compiles the same sizes everywhere.
+
+        Args:
+            size: Height and width of padded sources, in pixels.
+            rungs: Each is a compilation of its own.
+            backend: Of torch's compiler.
+        """
+        if not self._compiled_sizes:
+            self._compiled_unet = torch.compile(self._unet, dynamic=False, backend=backend)
+        self._compiled_sizes.add(size)
+        # The compiler has no public name for it.
+        torch._dynamo.config.recompile_limit += len(rungs)  # noqa: SLF001
+        sides = [side // PIXELS_PER_LATENT for side in size]
+        request = Request(source=np.zeros((4, *sides), np.float32), seed=0, steps=1)
+        for rung in rungs:
+            self.step([self.begin(request)], rung=rung)
+
     def begin(self, request: Request, *, careful: bool = False) -> DiffusionSample:
         """Encode the source and the prompts, draw the noise; see `Upscaler.begin`."""
         if not (_is_picture(request.source) or _is_latents(request.source)):
@@ -171,9 +215,13 @@ class DiffusionUpscaler:
         with torch.inference_mode():
             if request.source.dtype == np.uint8:
                 with self._autoencoder(careful=careful) as vae:
-                    small = autoencoder.encode(vae, request.source, generator).to(self.dtype)
+                    small = autoencoder.encode(
+                        vae, request.source.astype(np.uint8, copy=False), generator
+                    ).to(self.dtype)
             else:
-                small = autoencoder.given(request.source, self.device, self.dtype)
+                small = autoencoder.given(
+                    request.source.astype(np.float32, copy=False), self.device, self.dtype
+                )
             conditions = sampling.condition(small)
             _, channels, height, width = conditions.shape
             noise = sampling.noise(height, width, channels, generator).to(self.device)
@@ -199,14 +247,15 @@ class DiffusionUpscaler:
             latents = _filled(_repeated(before, slots), rung, 0.0)
             at = sampling.Coefficients(*_filled(_repeated(table, slots), rung, 1.0).unbind(1))
             conditions = _filled(torch.cat([s.conditions for s in samples]), rung, 0.0)
-            raw = self._unet(
+            is_compiled = samples[0].request.size in self._compiled_sizes
+            raw = (self._compiled_unet if is_compiled else self._unet)(
                 sampling.seen(latents, conditions, at),
                 at.time,
                 encoder_hidden_states=_filled(torch.cat([s.words for s in samples]), rung, 0.0),
                 timestep_cond=_filled(torch.cat([s.times for s in samples]), rung, 0.0),
                 return_dict=False,
             )[0]
-            answers = sampling.answer(raw, latents, at)[: sum(slots)].split(slots)
+            answers = torch.split(sampling.answer(raw, latents, at)[: sum(slots)], slots)
             best = torch.cat(
                 [_best(sample, rows) for sample, rows in zip(samples, answers, strict=True)]
             )
@@ -225,7 +274,7 @@ class DiffusionUpscaler:
             own = autoencoder.taken(latents) if wanted else None
         return Made(pixels=pixels, latents=own) if finite else None
 
-    def _autoencoder(self, *, careful: bool) -> "nullcontext[autoencoder.Vae]":
+    def _autoencoder(self, *, careful: bool) -> AbstractContextManager[autoencoder.Vae]:
         if careful and self.dtype != torch.float32:
             return autoencoder.single_precision(self._vae)
         return nullcontext(self._vae)
@@ -239,7 +288,7 @@ class DiffusionUpscaler:
         """Let the device fall behind by one step at most: who comes next waits no longer."""
         if self.device.type != "cuda":
             return
-        event = torch.cuda.Event()
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
         self._steps_ahead.append(event)
         if len(self._steps_ahead) > 1:
@@ -290,7 +339,7 @@ def _repeated(values: Tensor, slots: Sequence[int]) -> Tensor:
     """Each sample's row once for each of its slots."""
     if max(slots) == 1:
         return values
-    parts = zip(values.split(1), slots, strict=True)
+    parts = zip(torch.split(values, 1), slots, strict=True)
     return torch.cat([row for row, count in parts for _ in range(count)])
 
 

@@ -18,6 +18,7 @@ class CudaMeter:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._most: int | None = None
+        self._weights = self.held_bytes()
         _, self.total_bytes = torch.cuda.mem_get_info(device)
 
     def set_fraction(self, budget: float) -> None:
@@ -60,6 +61,12 @@ class CudaMeter:
         finally:
             torch.cuda.empty_cache()
 
+    def peak_since_asked(self) -> int | None:
+        """The most that tensors had since this was last asked, beside those at the beginning."""
+        peak = torch.cuda.max_memory_allocated(self._device) - self._weights
+        torch.cuda.reset_peak_memory_stats(self._device)
+        return peak
+
 
 class HostMeter:
     """The memory of this machine, for a model on the CPU.
@@ -86,3 +93,7 @@ class HostMeter:
         with counted:
             run()
         return counted.peak
+
+    def peak_since_asked(self) -> int | None:
+        """Not known: nobody keeps count, and counting each run would slow it down."""
+        return None

@@ -22,7 +22,7 @@ class Halve(nn.Module):
         super().__init__()
         self._edge = (original.pad,) * 4
         self._mode = original.pad_mode
-        self.register_buffer("kernel", original.kernel, persistent=False)
+        self.register_buffer("kernel", original.get_buffer("kernel"), persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Filter and halve."""
@@ -40,7 +40,7 @@ class Double(nn.Module):
         self._edge = ((original.pad + 1) // 2,) * 4
         self._mode = original.pad_mode
         self._cut = original.pad * 2 + 1
-        self.register_buffer("kernel", original.kernel, persistent=False)
+        self.register_buffer("kernel", original.get_buffer("kernel"), persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Double and filter."""

@@ -9,6 +9,7 @@ Rows are what the UNet sees: one for a sample, two for one with classifier-free 
 stands at its own step, so all that depends on the noise is a column with a value for each row.
 """
 
+import itertools
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import torch
@@ -66,7 +67,7 @@ def schedule(scheduler: Scheduler, steps: int, device: torch.device) -> Schedule
     # It places one sigma more than there are steps, and 0 behind it: the last step ends above 0.
     sigmas: list[Tensor] = list(scheduler.sigmas[: steps + 1])
     # One by one: a logarithm of a vector may differ from a scalar's in the last bit.
-    rows = [_coefficients(*pair) for pair in zip(sigmas, sigmas[1:], strict=False)]
+    rows = [_coefficients(*pair) for pair in itertools.pairwise(sigmas)]
     table = torch.stack([torch.stack(list(row)) for row in rows])
     return Schedule(table.to(device), torch.as_tensor(scheduler.init_noise_sigma).to(device))
 
@@ -129,7 +130,7 @@ def answer(raw: Tensor, latents: Tensor, at: Coefficients) -> Tensor:
     return _column(at.skip) * latents + _column(at.out) * raw[:, :-1].float()
 
 
-def guided(without: Tensor, towards: Tensor, scale: float) -> Tensor:
+def guided(without: Tensor, towards: Tensor, scale: Tensor) -> Tensor:
     """Classifier-free guidance (Ho and Salimans, 2022) of one answer by another."""
     return without + scale * (towards - without)
 

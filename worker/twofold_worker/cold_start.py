@@ -1,0 +1,54 @@
+"""How long a process takes from its exec to its first finished job, phase by phase."""
+
+import os
+import time
+from pathlib import Path
+from uuid import UUID
+
+import structlog
+
+from twofold_worker.work import Watch
+
+log = structlog.get_logger(__name__)
+
+_STAT = Path("/proc/self/stat")
+
+
+class ColdStart:
+    """Notes when each phase ends, and says it all in one line of the log when a job has ended."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic() - _age_seconds()
+        self._phases: dict[str, float] | None = {}
+
+    def end(self, phase: str) -> None:
+        """A phase ends now; the next one begins."""
+        if self._phases is not None:
+            now = time.monotonic()
+            self._phases[f"{phase}_s"] = round(now - self._last, 3)
+            self._last = now
+
+    def watching(self, watch: Watch) -> Watch:
+        """A watch that tells this one, too: of the first claim, and of the first job's end."""
+
+        def both(verb: str, job_id: UUID) -> None:
+            watch(verb, job_id)
+            if self._phases is not None and verb == "claim" and "wait_s" not in self._phases:
+                self.end("wait")
+            elif self._phases is not None and verb == "settle":
+                self.end("job")
+                # What it waited for its first job is nobody's cost.
+                took = sum(self._phases.values()) - self._phases.get("wait_s", 0.0)
+                log.info("cold_start", **self._phases, all_but_wait_s=round(took, 3))
+                self._phases = None
+
+        return both
+
+
+def _age_seconds() -> float:
+    """Since this process was begun; 0 where the system does not say."""
+    if not _STAT.is_file():
+        return 0.0
+    # Behind the name, which may hold anything, the 20th field: its start after boot, in ticks.
+    ticks = int(_STAT.read_text().rpartition(")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,93 @@
+"""Learns what a loaded model has room for on its device, from a kept plan or by measuring."""
+
+import os
+import time
+
+import structlog
+import torch
+
+from twofold_schema.settings import LimitSettings, WorkerSettings
+from twofold_worker import calibration
+from twofold_worker.batching import LADDER
+from twofold_worker.capacity import Capacity
+from twofold_worker.upscaler import plan_cache
+from twofold_worker.upscaler.diffusion import DiffusionUpscaler
+from twofold_worker.upscaler.meter import CudaMeter, HostMeter
+from twofold_worker.upscaler.probes import PortProbes
+from twofold_worker.vram import Mode, Plan
+
+log = structlog.get_logger(__name__)
+
+#: What a CPU's start may spend; it is fast enough to tell sizes apart and too slow for more.
+_CPU_SECONDS = 3.0
+_GPU_SECONDS = 20.0
+
+
+def capacity_of(
+    upscaler: DiffusionUpscaler, worker: WorkerSettings, limits: LimitSettings
+) -> Capacity:
+    """What the device has room for; the model may run in another mode afterwards.
+
+    Args:
+        upscaler: Loaded and warm.
+        worker: Its budget, and where plans are kept.
+        limits: The largest source that comes.
+    """
+    device, budget = upscaler.device, worker.memory_budget
+    meter: CudaMeter | HostMeter
+    if device.type == "cuda":
+        meter, wait = CudaMeter(device), lambda: torch.cuda.synchronize(device)
+        if budget is not None:
+            meter.set_fraction(budget)
+    else:
+        meter, wait = HostMeter(), lambda: None
+    probes, most = PortProbes(upscaler, wait), limits.max_pixels
+    key = plan_cache.key_of(
+        device,
+        total_bytes=meter.total_bytes,
+        model_revision=upscaler.revision,
+        dtype=str(upscaler.dtype),
+        compiled=bool(worker.compile_sizes),
+        budget=budget,
+        max_pixels=most,
+    )
+
+    def measured(mode: Mode) -> Plan:
+        on_gpu = device.type == "cuda"
+        return calibration.measure(
+            probes,
+            meter,
+            budget=budget,
+            sides=calibration.GPU_SIDES if on_gpu else calibration.CPU_SIDES,
+            max_pixels=most,
+            allowance_s=_GPU_SECONDS if on_gpu else _CPU_SECONDS,
+            mode=mode,
+        )
+
+    plan = plan_cache.planned(
+        worker.cache_dir,
+        key,
+        probes,
+        meter,
+        measured=lambda: calibration.measure_modes(measured, upscaler.enter, wanted_pixels=most),
+        enter=upscaler.enter,
+    )
+    log.info("planned", **plan.describe())
+    return Capacity(
+        max_batch=worker.max_batch,
+        plan=plan,
+        free_bytes=meter.free_bytes,
+        peak_bytes=meter.peak_since_asked,
+    )
+
+
+def compile_for(upscaler: DiffusionUpscaler, capacity: Capacity, worker: WorkerSettings) -> None:
+    """Compile the UNet for the sizes that are asked for, at the rungs that fit them."""
+    if worker.cache_dir is not None:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(worker.cache_dir / "compiled"))
+    for size in worker.compiled_sizes:
+        most = max(worker.pinned_rung, capacity.slots(*size))
+        rungs = [rung for rung in LADDER if rung <= most]
+        began = time.monotonic()
+        upscaler.compile(size, rungs)
+        log.info("compiled", size=size, rungs=rungs, seconds=round(time.monotonic() - began, 1))
