@@ -30,7 +30,7 @@ def of_latents(number: int, *, height: int = 64, width: int = 64, **more: Any) -
 
 
 def _request(number: int, source: NDArray[Any], **more: Any) -> Request:
-    asked = {
+    asked: dict[str, Any] = {
         "source": source,
         "seed": 2**62 + number,
         "steps": 3,

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.pictures import picture
+from tests.sampling import make
 
 from twofold_schema.errors import ConfigError
 from twofold_schema.findings import Status
@@ -13,7 +14,7 @@ from twofold_schema.settings import WorkerSettings
 from twofold_worker import doctor
 from twofold_worker.upscaler import demo, provenance
 from twofold_worker.upscaler.diffusion import DiffusionUpscaler
-from twofold_worker.upscaler.port import Made, Slot
+from twofold_worker.upscaler.port import Request
 
 EVERY_FILE = sorted(name for name in provenance.hashes(demo.FOLDER) if name != "README.md")
 
@@ -66,12 +67,11 @@ def test_a_folder_of_that_name_is_not_taken_for_it(
 
 def test_it_makes_a_picture_twice_as_large_and_gives_its_name() -> None:
     upscaler = _load("demo")
-    slot = Slot(source=np.asarray(picture(64, 128)), seed=1)
+    request = Request(source=np.array(picture(64, 128)), seed=1, steps=2)
 
-    (made,) = upscaler.upscale([slot], rung=1, steps=2, guidance_scale=0, on_step=lambda: None)
+    (made,) = make(upscaler, [request], rung=1)
 
     assert upscaler.name == "demo"
-    assert isinstance(made, Made)
     assert made.pixels.shape == (256, 128, 3)
 
 

@@ -1,157 +1,55 @@
-"""The diffusers engine: one job's picture is its own, whatever else is in the batch."""
+"""The diffusers engine: what it takes, what it makes of it, and how it fails."""
 
 import contextlib
 import dataclasses
-import logging
-import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
-from PIL import Image
+from tests.sampling import advance, make, of_latents, of_picture
 
-from twofold_schema.errors import ConfigError, JobError, NotFinite
-from twofold_worker.upscaler import standin
-from twofold_worker.upscaler.diffusion import DiffusionUpscaler
-from twofold_worker.upscaler.port import (
-    BatchTooLarge,
-    DeviceLost,
-    Latents,
-    Made,
-    Pixels,
-    Slot,
-    Upscaler,
-)
-
-# torch's tensors do not know numpy 2's `copy`; the scheduler's tables run into it.
-
-UNET = "unet/diffusion_pytorch_model.safetensors"
-VAE = "vae/diffusion_pytorch_model.safetensors"
-TEXT = "text_encoder/model.safetensors"
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "model"
-    standin.build(folder)
-    return folder
-
-
-def _load(model: Path | str, revision: str | None = None) -> DiffusionUpscaler:
-    return DiffusionUpscaler.load(str(model), revision=revision, device="cpu", dtype="auto")
-
-
-@pytest.fixture(scope="module")
-def upscaler(model: Path) -> DiffusionUpscaler:
-    return _load(model)
-
-
-def _slot(number: int, *, height: int = 64, width: int = 64) -> Slot:
-    random = np.random.default_rng(number)
-    return Slot(
-        source=random.integers(0, 256, (height, width, 3), dtype=np.uint8),
-        seed=2**62 + number,
-        prompt=f"a photograph of {number} cats",
-        negative_prompt="blurred" if number % 2 else "",
-    )
-
-
-def _upscale(
-    upscaler: Upscaler,
-    slots: list[Slot],
-    *,
-    rung: int,
-    steps: int = 3,
-    guidance_scale: float = 0.0,
-    on_step: Callable[[], None] = lambda: None,
-) -> list[Made | JobError]:
-    return upscaler.upscale(
-        slots, rung=rung, steps=steps, guidance_scale=guidance_scale, on_step=on_step
-    )
-
-
-def _pixels(result: Made | JobError) -> Pixels:
-    assert isinstance(result, Made), result
-    return result.pixels
-
-
-def _latents(result: Made | JobError) -> Latents:
-    assert isinstance(result, Made), result
-    assert result.latents is not None
-    return result.latents
-
-
-def _latent_slot(number: int, *, wants_latents: bool = False) -> Slot:
-    values = np.random.default_rng(number).standard_normal((4, 8, 16), dtype=np.float32)
-    return Slot(
-        source=values,
-        seed=2**62 + number,
-        wants_latents=wants_latents,
-        prompt="cats",
-        negative_prompt="dogs",
-    )
-
+from twofold_schema.errors import ModelOutputInvalid
+from twofold_worker.upscaler.diffusion import DiffusionSample, DiffusionUpscaler
+from twofold_worker.upscaler.port import BatchTooLarge, DeviceLost, Request, Sample
 
 guidance = pytest.mark.parametrize("guidance_scale", [0.0, 3.0])
 
 
-@guidance
-@pytest.mark.parametrize("rung", [1, 3])
-def test_pictures_are_those_of_the_stock_pipeline_to_the_bit(
-    upscaler: DiffusionUpscaler, guidance_scale: float, rung: int
+def _of(shape: tuple[int, ...], dtype: type = np.uint8) -> Request:
+    return Request(source=np.zeros(shape, dtype), seed=1, steps=1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 5},
+        {"prompt": "dogs"},
+        {"negative_prompt": "cats"},
+        {"guidance_scale": 8.0},
+        {"steps": 4},
+        {"source": of_picture(2).source},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_everything_that_is_asked_is_each_samples_own(
+    upscaler: DiffusionUpscaler, change: dict[str, Any]
 ) -> None:
-    slots = [_slot(number, width=128) for number in range(rung)]
-    results = _upscale(upscaler, slots, rung=rung, guidance_scale=guidance_scale)
-    stock = upscaler._pipeline(
-        prompt=[slot.prompt for slot in slots],
-        negative_prompt=[slot.negative_prompt for slot in slots],
-        image=[Image.fromarray(slot.source) for slot in slots],
-        num_inference_steps=3,
-        guidance_scale=guidance_scale,
-        generator=[torch.Generator().manual_seed(slot.seed) for slot in slots],
-    ).images
-    for result, picture in zip(results, stock, strict=True):
-        assert _pixels(result).shape == (128, 256, 3)
-        assert np.array_equal(_pixels(result), np.asarray(picture))
-
-
-@guidance
-def test_a_picture_at_a_rung_is_the_same_alone_and_in_any_company(
-    upscaler: DiffusionUpscaler, guidance_scale: float
-) -> None:
-    slots = [_slot(number) for number in range(4)]
-    (alone,) = _upscale(upscaler, slots[:1], rung=4, guidance_scale=guidance_scale)
-    for order in ([0, 1, 2, 3], [3, 2, 0], [1, 0]):
-        company = [slots[number] for number in order]
-        results = _upscale(upscaler, company, rung=4, guidance_scale=guidance_scale)
-        assert len(results) == len(order)
-        assert np.array_equal(_pixels(results[order.index(0)]), _pixels(alone))
-
-
-def test_seed_prompt_and_negative_prompt_are_each_slots_own(upscaler: DiffusionUpscaler) -> None:
-    slot = _slot(1)
-    others = [
-        Slot(source=slot.source, seed=5, prompt=slot.prompt, negative_prompt="blurred"),
-        Slot(source=slot.source, seed=slot.seed, prompt="dogs", negative_prompt="blurred"),
-        Slot(source=slot.source, seed=slot.seed, prompt=slot.prompt, negative_prompt="cats"),
-    ]
-    results = _upscale(upscaler, [slot, *others], rung=4, guidance_scale=9.0)
-    for other in results[1:]:
-        assert not np.array_equal(_pixels(other), _pixels(results[0]))
+    asked = of_picture(1, guidance_scale=9.0)
+    other = dataclasses.replace(asked, **change)
+    ends = make(upscaler, [asked, other, asked], rung=8)
+    assert np.array_equal(ends[0].pixels, ends[2].pixels)
+    assert not np.array_equal(ends[0].pixels, ends[1].pixels)
 
 
 @contextlib.contextmanager
-def _spoiled(module: torch.nn.Module, number: float) -> Iterator[None]:
-    """Let a module answer with a bad number for the batch's second picture."""
+def _spoiled(module: torch.nn.Module, number: float, *, row: int) -> Iterator[None]:
+    """Let a module answer with a bad number in one row of its batch."""
 
     def spoil(_module: object, _inputs: object, output: Any) -> None:
         tensor = output if isinstance(output, torch.Tensor) else output[0]
-        tensor[1, 0, 0, 0] = number
+        tensor[row, 0, 0, 0] = number
 
     hook = module.register_forward_hook(spoil)
     try:
@@ -160,134 +58,136 @@ def _spoiled(module: torch.nn.Module, number: float) -> Iterator[None]:
         hook.remove()
 
 
-@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("part", ["unet", "decoder"])
-def test_numbers_that_are_none_fail_their_slot_alone(
-    upscaler: DiffusionUpscaler, part: str, number: float
+bad_numbers = pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+
+
+@bad_numbers
+@pytest.mark.parametrize(("guidance_scale", "row"), [(0.0, 1), (3.0, 2), (3.0, 3)])
+def test_numbers_of_the_unet_that_are_none_fail_their_sample_alone(
+    upscaler: DiffusionUpscaler, guidance_scale: float, row: int, number: float
 ) -> None:
-    slots = [_slot(number) for number in range(3)]
-    sound = _upscale(upscaler, slots, rung=3)
-    pipeline = upscaler._pipeline
-    with _spoiled(pipeline.unet if part == "unet" else pipeline.vae.decoder, number):
-        first, second, third = _upscale(upscaler, slots, rung=3)
-    assert isinstance(second, NotFinite)
-    assert np.array_equal(_pixels(first), _pixels(sound[0]))
-    assert np.array_equal(_pixels(third), _pixels(sound[2]))
+    asked = [of_picture(number, guidance_scale=guidance_scale) for number in range(3)]
+    sound = make(upscaler, asked, rung=8)
+    samples = [upscaler.begin(request) for request in asked]
+    with _spoiled(upscaler._unet, number, row=row):
+        upscaler.step(samples, rung=8)
+    advance(upscaler, samples, rung=8)
+    with pytest.raises(ModelOutputInvalid):
+        upscaler.finish(samples[1])
+    for one in (0, 2):
+        assert np.array_equal(upscaler.finish(samples[one]).pixels, sound[one].pixels)
 
 
-@guidance
-@pytest.mark.parametrize("rung", [1, 3])
-def test_latents_in_and_out_are_those_of_the_stock_pipeline_to_the_bit(
-    upscaler: DiffusionUpscaler, guidance_scale: float, rung: int
+@bad_numbers
+@pytest.mark.parametrize("wants_latents", [False, True])
+def test_numbers_of_the_decoder_that_are_none_fail_what_it_decodes(
+    upscaler: DiffusionUpscaler, number: float, *, wants_latents: bool
 ) -> None:
-    slots = [_latent_slot(number) for number in range(rung)]
-    wanting = [_latent_slot(number, wants_latents=True) for number in range(rung)]
-
-    def stock(output_type: str) -> Any:
-        return upscaler._pipeline(
-            prompt=["cats"] * rung,
-            negative_prompt=["dogs"] * rung,
-            image=torch.from_numpy(np.stack([slot.source for slot in slots])),
-            num_inference_steps=3,
-            guidance_scale=guidance_scale,
-            generator=[torch.Generator().manual_seed(slot.seed) for slot in slots],
-            output_type=output_type,
-        ).images
-
-    pictures = _upscale(upscaler, slots, rung=rung, guidance_scale=guidance_scale)
-    for result, picture in zip(pictures, stock("pil"), strict=True):
-        assert _pixels(result).shape == (128, 256, 3)
-        assert np.array_equal(_pixels(result), np.asarray(picture))
-    latents = _upscale(upscaler, wanting, rung=rung, guidance_scale=guidance_scale)
-    for result, values in zip(latents, stock("latent").numpy(), strict=True):
-        assert _latents(result).dtype == np.float32
-        assert np.array_equal(_latents(result), values)
-
-
-def test_a_slot_that_wants_latents_changes_no_picture_beside_it(
-    upscaler: DiffusionUpscaler,
-) -> None:
-    plain, other = _slot(1), _slot(2)
-    wanting = dataclasses.replace(other, wants_latents=True)
-    beside_plain = _upscale(upscaler, [plain, other], rung=4)
-    beside_wanting = _upscale(upscaler, [plain, wanting], rung=4)
-    assert np.array_equal(_pixels(beside_plain[0]), _pixels(beside_wanting[0]))
-    assert _latents(beside_wanting[1]).shape == (4, 16, 16)
+    asked = of_picture(1, wants_latents=wants_latents)
+    (sound,) = make(upscaler, [asked], rung=1)
+    sample = upscaler.begin(asked)
+    advance(upscaler, [sample], rung=1)
+    with (
+        _spoiled(upscaler._vae.decoder, number, row=0),
+        pytest.raises(ModelOutputInvalid),
+    ):
+        upscaler.finish(sample)
+    assert np.array_equal(upscaler.finish(sample).pixels, sound.pixels)
 
 
 def test_the_view_of_latents_shows_what_they_decode_to(upscaler: DiffusionUpscaler) -> None:
     """Small enough latents are not averaged, so that their view is their picture."""
-    picture, view = (
-        _upscale(upscaler, [_latent_slot(1, wants_latents=wants)], rung=2)[0]
-        for wants in (False, True)
+    picture, view = make(
+        upscaler, [of_latents(1, wants_latents=wants) for wants in (False, True)], rung=2
     )
-    assert np.array_equal(_pixels(picture), _pixels(view))
-
-    large = np.zeros((4, 8, 96), np.float32)
-    slot = Slot(source=large, seed=1, wants_latents=True)
-    (made,) = _upscale(upscaler, [slot], rung=1, steps=1)
-    assert _pixels(made).shape == (8 * 3, 8 * 32, 3)
+    assert np.array_equal(picture.pixels, view.pixels)
 
 
 def test_no_full_decode_is_made_when_nobody_wants_a_picture(upscaler: DiffusionUpscaler) -> None:
     sizes = []
-    hook = upscaler._pipeline.vae.decoder.register_forward_hook(
+    hook = upscaler._vae.decoder.register_forward_hook(
         lambda _module, inputs, _output: sizes.append(inputs[0].shape[-1])
     )
-    try:
-        slot = Slot(source=np.zeros((4, 8, 96), np.float32), seed=1, wants_latents=True)
-        _upscale(upscaler, [slot], rung=1, steps=1)
-    finally:
-        hook.remove()
+    asked = of_latents(1, width=768, steps=1, wants_latents=True)
+    (made,) = make(upscaler, [asked], rung=1)
+    hook.remove()
+    assert made.pixels.shape == (8 * 3, 8 * 32, 3)
     assert sizes == [32]
 
 
-@guidance
-def test_each_step_is_reported_once(upscaler: DiffusionUpscaler, guidance_scale: float) -> None:
-    steps: list[None] = []
-    _upscale(
-        upscaler,
-        [_slot(1)],
-        rung=2,
-        steps=5,
-        guidance_scale=guidance_scale,
-        on_step=lambda: steps.append(None),
+@pytest.fixture
+def texts(upscaler: DiffusionUpscaler) -> Iterator[list[int]]:
+    """How many texts the text encoder read with each of its calls."""
+    read: list[int] = []
+    hook = upscaler._prompts._text_encoder.register_forward_hook(
+        lambda _module, inputs, _output: read.append(len(inputs[0]))
     )
-    assert len(steps) == 5
+    yield read
+    hook.remove()
+
+
+def test_a_prompt_is_encoded_once_and_not_at_all_when_nothing_heeds_it(
+    upscaler: DiffusionUpscaler, texts: list[int]
+) -> None:
+    upscaler.begin(of_latents(1, guidance_scale=0.0))
+    texts.clear()
+    upscaler.begin(of_latents(1, guidance_scale=0.0, prompt="never", negative_prompt="heard"))
+    assert texts == []
+    for _ in range(2):
+        upscaler.begin(of_latents(1, guidance_scale=1.0, prompt="once", negative_prompt="heard"))
+        assert texts == [1]
+    upscaler.begin(of_latents(1, guidance_scale=3.0, prompt="once", negative_prompt="heard"))
+    assert texts == [1, 1]
+
+
+def test_prompts_without_end_are_not_remembered_for_ever(
+    upscaler: DiffusionUpscaler, texts: list[int]
+) -> None:
+    def mean(text: object) -> None:
+        upscaler.begin(of_latents(1, guidance_scale=1.0, prompt=str(text)))
+
+    mean("first")
+    for number in range(300):
+        mean(number)
+    texts.clear()
+    mean(299)
+    assert texts == []
+    mean("first")
+    assert texts == [1]
+    assert len(upscaler._prompts._known) < 300
 
 
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
         (torch.OutOfMemoryError("no memory left"), BatchTooLarge),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"), BatchTooLarge),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), BatchTooLarge),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), BatchTooLarge),
         (torch.AcceleratorError("unspecified launch failure"), DeviceLost),
+        (RuntimeError("a mistake of ours"), RuntimeError),
     ],
+    ids=lambda value: str(value)[:40],
 )
-def test_what_the_device_raises_gets_the_ports_name_and_the_next_batch_is_sound(
-    upscaler: DiffusionUpscaler, error: Exception, kind: type[Exception]
+@pytest.mark.parametrize("part", ["encoder", "unet", "decoder"])
+def test_what_the_device_raises_gets_the_ports_name_and_the_next_try_is_sound(
+    upscaler: DiffusionUpscaler, part: str, error: Exception, kind: type[Exception]
 ) -> None:
-    (before,) = _upscale(upscaler, [_slot(1)], rung=2)
+    (before,) = make(upscaler, [of_picture(1)], rung=2)
 
     def exhaust(*_: object) -> None:
         raise error
 
-    hook = upscaler._pipeline.unet.register_forward_hook(exhaust)
+    module = upscaler._unet if part == "unet" else getattr(upscaler._vae, part)
+    hook = module.register_forward_hook(exhaust)
     try:
-        with pytest.raises(kind):
-            _upscale(upscaler, [_slot(1)], rung=2)
+        with pytest.raises(kind, match=str(error)) as raised:
+            make(upscaler, [of_picture(1)], rung=2)
     finally:
         hook.remove()
-    (after,) = _upscale(upscaler, [_slot(1)], rung=2)
-    assert np.array_equal(_pixels(after), _pixels(before))
-
-
-@pytest.fixture
-def diffusers_log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    """What diffusers logs; it does not pass records up to the root."""
-    logger = logging.getLogger("diffusers")
-    logger.addHandler(caplog.handler)
-    yield caplog
-    logger.removeHandler(caplog.handler)
+    assert raised.type is kind
+    (after,) = make(upscaler, [of_picture(1)], rung=2)
+    assert np.array_equal(after.pixels, before.pixels)
 
 
 def test_a_prompt_too_long_for_the_model_is_not_quoted_in_logs(
@@ -295,147 +195,93 @@ def test_a_prompt_too_long_for_the_model_is_not_quoted_in_logs(
     diffusers_log: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    slot = Slot(source=_slot(1).source, seed=1, prompt="x" * 100 + " zebra")
-    _upscale(upscaler, [slot], rung=1, guidance_scale=3.0)
+    make(upscaler, [of_picture(1, guidance_scale=3.0, prompt="x" * 100 + " zebra")], rung=2)
     written = capfd.readouterr()
     logged = diffusers_log.text + written.out + written.err
     assert "zebra" not in logged.replace(" ", "")
-    assert "%|" not in written.err, "the progress bar is on"
+    assert "%|" not in written.err, "a progress bar is on"
 
 
-def test_slots_that_the_pipeline_would_silently_resize_are_refused(
+@pytest.mark.parametrize(
+    "asked",
+    [
+        _of((72, 64, 3)),
+        _of((64, 96, 3)),
+        _of((0, 64, 3)),
+        _of((64, 64, 4)),
+        _of((64, 64)),
+        _of((3,)),
+        _of((64, 64, 64, 3)),
+        _of((64, 64, 3), np.float32),
+        _of((4, 8, 12), np.float32),
+        _of((4, 0, 8), np.float32),
+        _of((3, 8, 8), np.float32),
+        _of((1, 4, 8, 8), np.float32),
+        _of((4,), np.float32),
+        _of((4, 8, 8), np.float64),
+    ],
+    ids=lambda asked: f"{asked.source.dtype} {asked.source.shape}",
+)
+def test_a_source_that_the_pipeline_would_resize_or_stumble_over_is_refused(
+    upscaler: DiffusionUpscaler, asked: Request
+) -> None:
+    with pytest.raises(ValueError, match="lattice"):
+        upscaler.begin(asked)
+
+
+def _refused(
+    upscaler: DiffusionUpscaler, samples: Sequence[Sample], *, rung: int, match: str
+) -> None:
+    before = [(sample.step, getattr(sample, "latents", None)) for sample in samples]
+    with pytest.raises(ValueError, match=match):
+        upscaler.step(samples, rung=rung)
+    assert [(sample.step, getattr(sample, "latents", None)) for sample in samples] == before
+
+
+def test_samples_that_cannot_be_one_batch_are_refused_and_stay_where_they_are(
     upscaler: DiffusionUpscaler,
 ) -> None:
-    for slots, rung in (
-        ([], 1),
-        ([_slot(1), _slot(2)], 1),
-        ([_slot(1), _slot(2, width=128)], 2),
-        ([_slot(1, height=72)], 1),
-        ([_slot(1), _latent_slot(1)], 2),
-        ([Slot(source=np.zeros((4, 8, 12), np.float32), seed=1)], 1),
-        ([Slot(source=np.zeros((64, 64, 4), np.uint8), seed=1)], 1),
-    ):
-        with pytest.raises(ValueError, match=r"rung|shape|lattice"):
-            _upscale(upscaler, slots, rung=rung)
+    plain, other = (upscaler.begin(of_latents(number)) for number in range(2))
+    guided = upscaler.begin(of_latents(2, guidance_scale=3.0))
+    wide = upscaler.begin(of_latents(3, width=128))
+    _refused(upscaler, [], rung=1, match="do not fit a rung")
+    _refused(upscaler, [plain, other], rung=1, match="do not fit a rung")
+    _refused(upscaler, [guided], rung=1, match="do not fit a rung")
+    _refused(upscaler, [plain, guided], rung=2, match="do not fit a rung")
+    _refused(upscaler, [plain, wide], rung=2, match="of one size")
 
 
-def test_warming_up_runs_a_batch(upscaler: DiffusionUpscaler) -> None:
-    calls: list[None] = []
-    hook = upscaler._pipeline.vae.decoder.register_forward_hook(lambda *_: calls.append(None))
-    upscaler.warm_up()
-    hook.remove()
-    assert len(calls) == 1
-
-
-def test_it_names_what_it_loaded_by_marker_and_content(model: Path, tmp_path: Path) -> None:
-    first = _load(model)
-    assert first.name == "stand-in"
-    assert first.revision.startswith("sha256:")
-    assert len(first.revision) == len("sha256:") + 16
-    moved = tmp_path / "moved"
-    shutil.copytree(model, moved)
-    assert _load(moved).revision == first.revision
-    (moved / standin.MARKER).unlink()
-    assert _load(moved).name == "moved"
-    assert _load(moved).revision != first.revision
-
-
-def _cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def _lack_a_tensor(path: Path) -> None:
-    tensors = safetensors.torch.load_file(path)
-    tensors.pop(min(tensors))
-    safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
-
-
-def _pickle(path: Path) -> None:
-    name = "pytorch_model.bin" if path.parent.name == "text_encoder" else f"{path.stem}.bin"
-    torch.save(safetensors.torch.load_file(path), path.with_name(name))
-    path.unlink()
-
-
-@pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.parametrize(
-    ("spoil", "name"),
-    [
-        *((spoil, name) for spoil in (_cut, _lack_a_tensor, _pickle) for name in (UNET, VAE, TEXT)),
-        (Path.unlink, "model_index.json"),
-        (_cut, "model_index.json"),
-        (_cut, "unet/config.json"),
-        (_cut, "scheduler/scheduler_config.json"),
-        (Path.unlink, "tokenizer/tokenizer.json"),
-        (Path.unlink, "tokenizer/tokenizer_config.json"),
-    ],
-)
-def test_a_damaged_folder_stops_the_start_and_names_the_setting(
-    model: Path, tmp_path: Path, spoil: Callable[[Path], None], name: str
+def test_a_sample_that_is_done_twice_there_or_another_engines_is_refused(
+    upscaler: DiffusionUpscaler,
 ) -> None:
-    folder = tmp_path / "model"
-    shutil.copytree(model, folder)
-    spoil(folder / name)
-    with pytest.raises(ConfigError, match="TWOFOLD_MODEL"):
-        _load(folder)
+    plain = upscaler.begin(of_latents(1))
+    done = upscaler.begin(of_latents(2, steps=1))
+    upscaler.step([done], rung=1)
+    for samples in ([done], [plain, done], [plain, plain], [plain, Sample(request=plain.request)]):
+        _refused(upscaler, samples, rung=2, match="another engine's, done, or there twice")
 
 
-@pytest.fixture
-def offline_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty hub cache, and no hub behind it."""
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    return tmp_path
-
-
-@pytest.mark.parametrize("name", ["nobody/nothing", "/no/such/folder", "not a name"])
-def test_a_model_that_is_nowhere_stops_the_start_and_names_both_settings(
-    offline_hub: Path, name: str
-) -> None:
-    with pytest.raises(ConfigError, match=r"TWOFOLD_MODEL.*TWOFOLD_MODEL_REVISION"):
-        _load(name, COMMIT)
-
-
-def test_a_model_in_the_hubs_cache_loads_without_asking_the_hub_and_is_named_by_its_commit(
-    model: Path, offline_hub: Path, diffusers_log: pytest.LogCaptureFixture
-) -> None:
-    repository = offline_hub / "models--nobody--upscaler"
-    shutil.copytree(model, repository / "snapshots" / COMMIT)
-    (repository / "snapshots" / COMMIT / standin.MARKER).unlink()
-    loaded = _load("nobody/upscaler", COMMIT)
-    assert (loaded.name, loaded.revision) == ("nobody/upscaler", COMMIT)
-    assert "connect" not in diffusers_log.text
-
-
-@pytest.mark.parametrize("revision", [None, "main", "v1", COMMIT[:12]])
-def test_a_hub_model_that_is_not_pinned_to_a_commit_stops_the_start(
-    offline_hub: Path, revision: str | None
-) -> None:
-    with pytest.raises(ConfigError, match="TWOFOLD_MODEL_REVISION must pin a commit"):
-        _load("nobody/upscaler", revision)
-
-
-@pytest.mark.parametrize(
-    ("device", "dtype", "setting"),
-    [
-        ("tpu9", "auto", "TWOFOLD_DEVICE"),
-        ("cuda:99", "auto", "TWOFOLD_DEVICE"),
-        ("cpu", "int8", "TWOFOLD_DTYPE"),
-    ],
-)
-def test_an_unknown_device_or_dtype_stops_the_start(
-    model: Path, device: str, dtype: str, setting: str
-) -> None:
-    with pytest.raises(ConfigError, match=setting):
-        DiffusionUpscaler.load(str(model), revision=None, device=device, dtype=dtype)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_noise_is_the_fp32_draw_rounded(dtype: torch.dtype) -> None:
-    """What lets the stock pipeline draw in its own dtype on the CPU."""
-    shape = (1, 4, 16, 16)
-    drawn = [torch.Generator().manual_seed(7) for _ in range(2)]
+def test_a_sample_that_is_not_done_is_not_finished(upscaler: DiffusionUpscaler) -> None:
+    sample: DiffusionSample = upscaler.begin(of_latents(1, steps=2))
     for _ in range(2):
-        full = torch.randn(shape, generator=drawn[0])
-        assert torch.equal(torch.randn(shape, generator=drawn[1], dtype=dtype), full.to(dtype))
+        with pytest.raises(ValueError, match="only a sample that is done"):
+            upscaler.finish(sample)
+        upscaler.step([sample], rung=1)
+    assert upscaler.finish(sample).pixels.shape == (128, 128, 3)
+
+
+def test_warming_up_runs_every_network_once(upscaler: DiffusionUpscaler) -> None:
+    ran: list[str] = []
+    networks = {
+        "encoder": upscaler._vae.encoder,
+        "unet": upscaler._unet,
+        "decoder": upscaler._vae.decoder,
+    }
+    hooks = [
+        network.register_forward_hook(lambda *_, name=name: ran.append(name))
+        for name, network in networks.items()
+    ]
+    upscaler.warm_up()
+    for hook in hooks:
+        hook.remove()
+    assert ran == ["encoder", "unet", "decoder"]

@@ -113,6 +113,22 @@ def test_whoever_comes_goes_or_sits_beside_it_a_sample_ends_as_it_would_alone(
         assert (upscaler.finish(sample).pixels == made.pixels).all()
 
 
+@pytest.mark.parametrize("rung", [2, 4, 8, 16, 32])
+@pytest.mark.parametrize("guidance_scale", [0.0, 3.0])
+def test_at_every_rung_that_can_be_pinned_the_place_does_not_matter(
+    upscaler: DiffusionUpscaler, guidance_scale: float, rung: int
+) -> None:
+    asked = of_latents(1, guidance_scale=guidance_scale)
+    count = rung // asked.slots
+    ends = []
+    for place in {0, count // 2, count - 1}:
+        samples = [upscaler.begin(of_latents(2)) for _ in range(count)]
+        samples[place] = upscaler.begin(asked)
+        advance(upscaler, samples, rung=rung)
+        ends.append(samples[place].latents)
+    assert all(torch.equal(end, ends[0]) for end in ends)
+
+
 @pytest.mark.parametrize("guidance_scale", [0.0, 3.0])
 def test_no_two_samples_of_a_batch_end_alike(
     upscaler: DiffusionUpscaler, guidance_scale: float

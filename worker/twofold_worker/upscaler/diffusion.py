@@ -189,7 +189,9 @@ class DiffusionUpscaler:
 
     def step(self, samples: Sequence[Sample], *, rung: int) -> None:
         """Bring each sample one step on; see `Upscaler.step`."""
-        own = [sample for sample in samples if isinstance(sample, DiffusionSample)]
+        own = [s for s in samples if isinstance(s, DiffusionSample) and not s.is_done]
+        if len(set(own)) != len(samples):
+            raise ValueError("a sample is another engine's, done, or there twice")
         if not 1 <= sum(sample.request.slots for sample in own) <= rung:
             raise ValueError(f"{len(samples)} samples do not fit a rung of {rung}")
         if len({sample.latents.shape for sample in own}) > 1:
@@ -356,12 +358,14 @@ def _best(sample: DiffusionSample, answers: Tensor) -> Tensor:
 
 def _is_picture(source: Pixels | Latents) -> bool:
     *sides, channels = source.shape
-    return source.dtype == np.uint8 and channels == 3 and not any(side % LATTICE for side in sides)
+    return source.dtype == np.uint8 and channels == 3 and _on_lattice(sides, LATTICE)
 
 
 def _is_latents(source: Pixels | Latents) -> bool:
     channels, *sides = source.shape
     lattice = LATTICE // PIXELS_PER_LATENT
-    return (
-        source.dtype == np.float32 and channels == 4 and not any(side % lattice for side in sides)
-    )
+    return source.dtype == np.float32 and channels == 4 and _on_lattice(sides, lattice)
+
+
+def _on_lattice(sides: Sequence[int], lattice: int) -> bool:
+    return len(sides) == 2 and all(side and side % lattice == 0 for side in sides)

@@ -131,7 +131,8 @@ class Upscaler(Protocol):
             rung: How many slots the batch has on the device; empty ones are padded.
 
         Raises:
-            ValueError: The samples do not fit the rung, or are not of one size.
+            ValueError: The samples do not fit the rung, or are not of one size; or one of them is
+                done, there twice, or not begun here.
             BatchTooLarge: The batch does not fit the device.
             DeviceLost: The device cannot be used any more.
         """
