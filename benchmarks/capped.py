@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import loads
 from benchmarks.clock import Clock, VirtualClock, WallClock
-from benchmarks.driving import drive_continuous
+from benchmarks.driving import Room, drive_engine
 from benchmarks.report import Report
 from benchmarks.subject import Subject
 from twofold_worker.upscaler.port import Request
@@ -29,16 +29,20 @@ def measure(subject: Subject) -> Report:
     if subject.is_timed:
         clock = VirtualClock()
         upscaler = subject.timed(clock=clock, memory_bytes=CAP_BYTES, makes_pictures=False)
-        done = drive_continuous(
-            upscaler, loads.at_once(requests), most=_MOST, most_pixels=1 << 40, clock=clock
+        done = drive_engine(
+            upscaler,
+            loads.at_once(requests),
+            most=_MOST,
+            capacity=Room(_MOST, 1 << 40),
+            clock=clock,
         )
     else:
         with _capped():
-            done = drive_continuous(
+            done = drive_engine(
                 subject.upscaler(),
                 loads.at_once(requests),
                 most=_MOST,
-                most_pixels=1 << 40,
+                capacity=Room(_MOST, 1 << 40),
                 clock=clock,
             )
     failed = sum(one.made is None for one in done) + len(requests) - len(done)

@@ -19,7 +19,7 @@ from tests.house import House
 from benchmarks import loads
 from benchmarks.clock import WallClock
 from benchmarks.dispatch import FORMATS
-from benchmarks.driving import drive_continuous
+from benchmarks.driving import Room, drive_engine
 from benchmarks.house import open_house
 from benchmarks.report import Report
 from benchmarks.subject import Subject
@@ -97,11 +97,11 @@ def _bare(subject: Subject) -> float:
         device = subject.device_model()
         return device.images_per_second(scale.most, side=scale.side, steps=scale.steps)
     requests = loads.uniform(4 * scale.most, side=scale.side, steps=scale.steps)
-    done = drive_continuous(
+    done = drive_engine(
         subject.upscaler(),
         loads.at_once(requests),
         most=scale.most,
-        most_pixels=scale.most * scale.side**2,
+        capacity=Room(scale.most, scale.most * scale.side**2),
         clock=WallClock(),
     )
     return len(done) / done[-1].at

@@ -13,7 +13,7 @@ import torch
 from benchmarks import engine, loads, plots
 from benchmarks.clock import VirtualClock
 from benchmarks.device_model import DeviceModel
-from benchmarks.driving import Done, drive_continuous, drive_static
+from benchmarks.driving import Done, Room, drive_engine, drive_static
 from benchmarks.end_to_end import check_picture
 from benchmarks.subject import Subject
 from benchmarks.timed import TimedUpscaler, expected
@@ -122,8 +122,8 @@ def test_bare_time_is_known_exactly() -> None:
     upscaler = TimedUpscaler(device, clock=clock, operations=0)
     requests = loads.uniform(8, side=512, steps=20)
 
-    done = drive_continuous(
-        upscaler, loads.at_once(requests), most=4, most_pixels=4 * 512**2, clock=clock
+    done = drive_engine(
+        upscaler, loads.at_once(requests), most=4, capacity=Room(4, 4 * 512**2), clock=clock
     )
 
     assert done[-1].at == pytest.approx(0.8)
@@ -173,7 +173,7 @@ def _continuous(
 ) -> list[Done]:
     clock = VirtualClock()
     upscaler = TimedUpscaler(device or DeviceModel.calibrated(), clock=clock, operations=0)
-    return drive_continuous(upscaler, arrivals, most=most, most_pixels=1 << 40, clock=clock)
+    return drive_engine(upscaler, arrivals, most=most, capacity=Room(most, 1 << 40), clock=clock)
 
 
 def _static(arrivals: list[loads.Arrival], **options: Any) -> list[Done]:
