@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import loads, model
 from benchmarks.clock import WallClock
-from benchmarks.driving import drive_continuous
+from benchmarks.driving import Room, drive_engine
 from benchmarks.report import Report
 from benchmarks.subject import Subject
 from twofold_worker.upscaler.port import BatchTooLarge, Upscaler
@@ -77,11 +77,11 @@ def _of_engine(subject: Subject, upscaler: Upscaler, others: dict[str, float]) -
             break
         model.wait(device)
         clock = WallClock()
-        done = drive_continuous(
+        done = drive_engine(
             upscaler,
             loads.at_once(requests),
             most=rung,
-            most_pixels=rung * scale.side**2,
+            capacity=Room(rung, rung * scale.side**2),
             clock=clock,
         )
         rates[f"engine, rung {rung}"] = len(done) / done[-1].at

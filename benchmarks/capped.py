@@ -10,11 +10,15 @@ import numpy as np
 import torch
 
 from benchmarks import loads
-from benchmarks.clock import Clock, VirtualClock, WallClock
-from benchmarks.driving import drive_continuous
+from benchmarks.clock import VirtualClock, WallClock
+from benchmarks.driving import Room, drive_engine
 from benchmarks.report import Report
 from benchmarks.subject import Subject
-from twofold_worker.upscaler.port import Request
+from twofold_schema.settings import LimitSettings, WorkerSettings
+from twofold_worker.capacity import Capacity
+from twofold_worker.upscaler.diffusion import DiffusionUpscaler
+from twofold_worker.upscaler.planning import capacity_of
+from twofold_worker.upscaler.port import Request, Upscaler
 
 CAP_BYTES: Final = 12 * 2**30
 
@@ -25,21 +29,19 @@ _MOST: Final = 32
 def measure(subject: Subject) -> Report:
     """How many jobs failed."""
     requests = _requests(subject)
-    clock: Clock = WallClock()
+    arrivals = loads.at_once(requests)
     if subject.is_timed:
-        clock = VirtualClock()
-        upscaler = subject.timed(clock=clock, memory_bytes=CAP_BYTES, makes_pictures=False)
-        done = drive_continuous(
-            upscaler, loads.at_once(requests), most=_MOST, most_pixels=1 << 40, clock=clock
-        )
+        virtual = VirtualClock()
+        timed = subject.timed(clock=virtual, memory_bytes=CAP_BYTES, makes_pictures=False)
+        # Without a plan: what does not fit shows when it is tried.
+        room = Room(_MOST, 1 << 40)
+        done = drive_engine(timed, arrivals, most=_MOST, capacity=room, clock=virtual)
     else:
         with _capped():
-            done = drive_continuous(
-                subject.upscaler(),
-                loads.at_once(requests),
-                most=_MOST,
-                most_pixels=1 << 40,
-                clock=clock,
+            upscaler = subject.upscaler()
+            capacity = _planned(subject, upscaler)
+            done = drive_engine(
+                upscaler, arrivals, most=_MOST, capacity=capacity, clock=WallClock()
             )
     failed = sum(one.made is None for one in done) + len(requests) - len(done)
     sizes = Counter(request.size for request in requests)
@@ -63,6 +65,18 @@ def _requests(subject: Subject) -> list[Request]:
         )
         for request in loads.mixed_sizes(scale.capped, steps=1, scale=scale.size_factor)
     ]
+
+
+def _planned(subject: Subject, upscaler: Upscaler) -> Capacity:
+    """What a worker with this budget plans."""
+    if not isinstance(upscaler, DiffusionUpscaler):
+        raise TypeError(f"{upscaler.name} has no memory to plan")
+    settings = {
+        "TWOFOLD_DEVICE": subject.torch_device.type,
+        "TWOFOLD_MAX_BATCH": str(_MOST),
+        "TWOFOLD_MEMORY_BUDGET": str(CAP_BYTES),
+    }
+    return capacity_of(upscaler, WorkerSettings.load(settings), LimitSettings.load({}))
 
 
 @contextmanager

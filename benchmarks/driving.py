@@ -1,20 +1,34 @@
-"""Two ways to put requests on a device: batches that stay together, and slots that are refilled.
-
-Both are one thread's loop over an `Upscaler`. `drive_continuous` stands for the engine until the
-worker's own has this form, which is then driven in its place.
-"""
+"""Two ways to put requests on a device: the worker's engine, and batches that stay together."""
 
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from uuid import UUID
+
+import numpy as np
+from tests.factories import held_job
 
 from benchmarks.clock import Clock
 from benchmarks.loads import Arrival
-from twofold_worker.batching import halves, rung_for
-from twofold_worker.upscaler.port import BatchTooLarge, Made, Request, Sample, Upscaler
+from twofold_schema import lanes
+from twofold_schema.formats import ResultFormat
+from twofold_schema.job import Output, Parameters
+from twofold_worker.batching import rung_for
+from twofold_worker.capacity import Capacity
+from twofold_worker.codec.source import Picture
+from twofold_worker.engine import Answer, Engine
+from twofold_worker.holdings import Holdings
+from twofold_worker.outcome import Released
+from twofold_worker.progress import Progress
+from twofold_worker.stages import _AHEAD
+from twofold_worker.upscaler.port import Made, Request, Upscaler
+from twofold_worker.work import Prepared, Upscaled
 
-#: How far behind the oldest request one may be and still come first, because its size fits.
-_HORIZON = 64
+#: Longer than anything here takes.
+_NO_BOUND = 3600.0
+
+
+_NOTHING = np.zeros((1, 1, 3), np.uint8)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -30,6 +44,30 @@ class Done:
     arrival: Arrival
     at: float
     made: Made | None
+
+
+class Room(Capacity):
+    """A device that has room for so many slots, and pixels of sources, and wants no more.
+
+    Args:
+        most: Slots of a step.
+        most_pixels: Of the sources of a step, a slot each.
+    """
+
+    def __init__(self, most: int, most_pixels: int) -> None:
+        super().__init__(max_batch=most)
+        self._most = most
+        self._most_pixels = most_pixels
+
+    @property
+    def batch_pixels(self) -> int:
+        """Pixels that fill a step."""
+        return self._most_pixels
+
+    def slots(self, height: int, width: int) -> int:
+        """Slots of a step of this size, at least one."""
+        most = max(1, min(self._most, self._most_pixels // (height * width)))
+        return rung_for(most, most=most)
 
 
 def drive_static(
@@ -78,113 +116,102 @@ def drive_static(
     return done
 
 
-def drive_continuous(
-    upscaler: Upscaler, arrivals: Sequence[Arrival], *, most: int, most_pixels: int, clock: Clock
+def drive_engine(
+    upscaler: Upscaler, arrivals: Sequence[Arrival], *, most: int, capacity: Capacity, clock: Clock
 ) -> list[Done]:
-    """Refill slots between steps.
+    """Run the worker's engine, and claim for it as the worker's intake does.
 
     Args:
         upscaler: On its device.
         arrivals: In order of time.
-        most: Slots of a step.
-        most_pixels: Of the sources of all samples on the device, a slot each.
+        most: Jobs of a claim.
+        capacity: What fits the device.
         clock: The upscaler's.
     """
-    return _Loop(upscaler, arrivals, most, most_pixels, clock).run()
+    holdings = Holdings()
+    engine = Engine(
+        upscaler,
+        capacity,
+        pinned_rung=1,
+        holdings=holdings,
+        progress=Progress(_NO_BOUND),
+        clock=clock.now,
+    )
+    drive = _Drive(engine, holdings, most, capacity.batch_pixels, clock, clock.now())
+    return drive.run(arrivals)
 
 
 @dataclass(slots=True)
-class _Loop:
-    upscaler: Upscaler
-    arrivals: Sequence[Arrival]
+class _Drive:
+    engine: Engine
+    holdings: Holdings
     most: int
-    most_pixels: int
+    batch_pixels: int | None
     clock: Clock
-    waiting: deque[Arrival] = field(default_factory=deque)
-    lanes: dict[tuple[int, int], list[tuple[Sample, Arrival]]] = field(default_factory=dict)
+    start: float
+    queued: deque[Arrival] = field(default_factory=deque)
+    jobs: dict[Arrival, Prepared] = field(default_factory=dict)
+    arrivals: dict[UUID, Arrival] = field(default_factory=dict)
     done: list[Done] = field(default_factory=list)
-    passed_over: int = 0
-    start: float = 0.0
 
-    def run(self) -> list[Done]:
-        self.start, coming = self.clock.now(), deque(self.arrivals)
-        while coming or self.waiting or self.lanes:
-            idle = not (self.waiting or self.lanes)
-            _let_in(coming, self.waiting, self.clock, self.start, idle=idle)
-            while (arrival := self._next()) is not None:
-                self._begin(arrival)
-            for size in list(self.lanes):
-                self._step(self.lanes[size])
-                self._finish(size)
+    def run(self, arrivals: Sequence[Arrival]) -> list[Done]:
+        # Their ids, and so their ranks, are in order of arrival, whoever is claimed first.
+        self.jobs = {arrival: prepared(arrival.request) for arrival in arrivals}
+        self.arrivals = {each.job.id: arrival for arrival, each in self.jobs.items()}
+        coming, claimed = deque(arrivals), list[Prepared]()
+        while len(self.done) < len(arrivals):
+            idle = not (self.queued or claimed) and self.engine.is_idle
+            _let_in(coming, self.queued, self.clock, self.start, idle=idle)
+            for one in claimed or (self._claim() if self.engine.is_idle else []):
+                self.engine.add(one)
+            # What is claimed now is fetched during this turn, and is there for the next one.
+            claimed = self._claim() if self.engine.backlog <= _AHEAD else []
+            for answer in self.engine.turn():
+                self._end(answer)
         return self.done
 
-    def _next(self) -> Arrival | None:
-        """Who comes on the device now: first who shares a size, but the oldest not for ever."""
-        fitting = [a for a in list(self.waiting)[:_HORIZON] if self._fits(a.request)]
-        if self.waiting and self.passed_over > _HORIZON:
-            fitting = [a for a in fitting if a is self.waiting[0]]
-        mates = [a for a in fitting if a.request.size in self.lanes]
-        for arrival in (mates or fitting)[:1]:
-            self.passed_over = 0 if arrival is self.waiting[0] else self.passed_over + 1
-            self.waiting.remove(arrival)
-            return arrival
-        return None
+    def _claim(self) -> list[Prepared]:
+        """The best of those who wait, and mates of its lane, as the ledger's claim."""
+        if not self.queued:
+            return []
+        lane, limit = self.queued[0].request.size, self.most
+        if self.batch_pixels is not None:
+            limit = max(1, min(limit, self.batch_pixels // (lane[0] * lane[1])))
+        taken = [one for one in self.queued if one.request.size == lane][:limit]
+        for one in taken:
+            self.queued.remove(one)
+        claimed = [self.jobs[one] for one in taken]
+        self.holdings.take(one.job.claim for one in claimed)
+        return claimed
 
-    def _fits(self, request: Request) -> bool:
-        lane = self.lanes.get(request.size, [])
-        in_lane = sum(sample.request.slots for sample, _ in lane)
-        held = sum(_weight(sample.request) for lane in self.lanes.values() for sample, _ in lane)
-        alone = not self.lanes
-        return alone or (
-            in_lane + request.slots <= self.most and held + _weight(request) <= self.most_pixels
-        )
-
-    def _begin(self, arrival: Arrival) -> None:
-        try:
-            sample = self.upscaler.begin(arrival.request)
-        except BatchTooLarge:
-            self._end(arrival, None)
-            return
-        self.lanes.setdefault(arrival.request.size, []).append((sample, arrival))
-
-    def _step(self, lane: list[tuple[Sample, Arrival]]) -> None:
-        slots = sum(sample.request.slots for sample, _ in lane)
-        try:
-            self.upscaler.step(
-                [sample for sample, _ in lane], rung=rung_for(slots, most=max(self.most, slots))
-            )
-        except BatchTooLarge:
-            alone = len(lane) == 1
-        else:
-            return
-        if alone:
-            self._end(lane.pop()[1], None)
-            return
-        for half in halves(list(lane)):
-            part = list(half)
-            self._step(part)
-            for lost in [pair for pair in half if pair not in part]:
-                lane.remove(lost)
-
-    def _finish(self, size: tuple[int, int]) -> None:
-        lane = self.lanes[size]
-        for sample, arrival in [pair for pair in lane if pair[0].is_done]:
-            try:
-                made = self.upscaler.finish(sample)
-            except BatchTooLarge:
-                made = None
-            lane.remove((sample, arrival))
-            self._end(arrival, made)
-        if not lane:
-            del self.lanes[size]
-
-    def _end(self, arrival: Arrival, made: Made | None) -> None:
-        self.done.append(Done(arrival=arrival, at=self.clock.now() - self.start, made=made))
+    def _end(self, answer: Answer) -> None:
+        if isinstance(answer, Released):
+            raise TypeError("nobody called a job off")
+        made = answer.made if isinstance(answer, Upscaled) else None
+        claim = answer.prepared.job.claim if isinstance(answer, Upscaled) else answer.claim
+        self.holdings.drop([claim])
+        at = self.clock.now() - self.start
+        self.done.append(Done(arrival=self.arrivals[claim.job_id], at=at, made=made))
 
 
-def _weight(request: Request) -> int:
+def prepared(request: Request) -> Prepared:
+    """A request as the intake hands it to the engine; later ones rank behind."""
     height, width = request.size
-    return request.slots * height * width
+    parameters = Parameters(
+        steps=request.steps,
+        guidance_scale=request.guidance_scale,
+        seed=request.seed,
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+    )
+    output = Output(format=ResultFormat.LATENTS) if request.wants_latents else Output()
+    job = held_job(
+        parameters=parameters,
+        output=output,
+        lane=lanes.measure(parameters, width, height).lane,
+    )
+    # The engine asks the request only; what was decoded is the outlet's.
+    return Prepared(job, Picture(pixels=_NOTHING, alpha=None), request)
 
 
 def _let_in(

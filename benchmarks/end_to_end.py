@@ -7,10 +7,8 @@ are submitted at once; what is measured is the window in which the worker's stag
 import hashlib
 import io
 import json
-import time
 from collections.abc import Sequence
 from typing import Any, Final
-from uuid import UUID
 
 import numpy as np
 from PIL import Image
@@ -19,8 +17,8 @@ from tests.house import House
 from benchmarks import loads
 from benchmarks.clock import WallClock
 from benchmarks.dispatch import FORMATS
-from benchmarks.driving import drive_continuous
-from benchmarks.house import open_house
+from benchmarks.driving import Room, drive_engine
+from benchmarks.house import ended, open_house, stored
 from benchmarks.report import Report
 from benchmarks.subject import Subject
 from benchmarks.timed import expected
@@ -44,7 +42,6 @@ _EDGE_BATCHES: Final = 4
 _LEAST_PSNR: Final = 28.0
 
 _SOURCES: Final = 16
-_LONGEST_SECONDS: Final = 600.0
 
 
 def measure(subject: Subject, formats: Sequence[ResultFormat] = FORMATS, ahead: int = 0) -> Report:
@@ -97,11 +94,11 @@ def _bare(subject: Subject) -> float:
         device = subject.device_model()
         return device.images_per_second(scale.most, side=scale.side, steps=scale.steps)
     requests = loads.uniform(4 * scale.most, side=scale.side, steps=scale.steps)
-    done = drive_continuous(
+    done = drive_engine(
         subject.upscaler(),
         loads.at_once(requests),
         most=scale.most,
-        most_pixels=scale.most * scale.side**2,
+        capacity=Room(scale.most, scale.most * scale.side**2),
         clock=WallClock(),
     )
     return len(done) / done[-1].at
@@ -112,7 +109,7 @@ def _stream(subject: Subject, house: House, kind: ResultFormat, bare: float) -> 
     files = list(
         loads.files(min(_SOURCES, scale.streamed), scale.side, kind.value.replace("-", "_"))
     )
-    uris = [_stored(house, producer, file) for file in files]
+    uris = [stored(house, producer, file) for file in files]
     submission = producer.submit_many(
         JobRequest(
             source=uris[number % len(uris)],
@@ -125,7 +122,7 @@ def _stream(subject: Subject, house: House, kind: ResultFormat, bare: float) -> 
         )
         for number in range(scale.streamed)
     )
-    jobs = _ended(house, submission.job_ids)
+    jobs = ended(house, submission.job_ids)
     verify(producer, jobs, files, pixel_exact=subject.is_timed)
     ends = sorted(job.finished_at.timestamp() for job in jobs if job.finished_at)
     edge = min(_EDGE_BATCHES * scale.most, len(ends) // 3)
@@ -158,29 +155,6 @@ def _share(marks: Sequence[Sequence[float]], column: int) -> float | None:
     if len(marks) < 2:
         return None
     return (marks[-1][column] - marks[0][column]) / (marks[-1][0] - marks[0][0])
-
-
-def _stored(house: House, producer: Producer, file: bytes) -> str:
-    sha256 = hashlib.sha256(file).hexdigest()
-    place = ArtifactUri.parse(f"{house.environment['TWOFOLD_UPLOADS']}/{sha256}")
-    producer.storage.write_once(
-        place, file, content_type="application/octet-stream", sha256=sha256, metadata={}
-    )
-    return str(place)
-
-
-def _ended(house: House, job_ids: Sequence[UUID]) -> list[Job]:
-    deadline = time.monotonic() + _LONGEST_SECONDS
-    while time.monotonic() < deadline:
-        # Seldom, and in one short statement: the watcher shares the machine with the watched.
-        time.sleep(0.5)
-        (row,) = house.rows(
-            "SELECT count(*) AS n FROM jobs WHERE id = ANY(:ids) AND finished_at IS NULL",
-            ids=list(job_ids),
-        )
-        if row["n"] == 0:
-            return house.jobs(job_ids)
-    raise RuntimeError(f"not all ended within {_LONGEST_SECONDS} seconds.\n{house.logs()}")
 
 
 def verify(

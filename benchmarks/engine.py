@@ -14,7 +14,7 @@ import torch
 import transformers
 from rich.console import Console
 
-from benchmarks import bare, capped, dispatch, end_to_end, memory, mixed, report
+from benchmarks import bare, capped, cold_start, dispatch, end_to_end, memory, mixed, report
 from benchmarks.report import Report
 from benchmarks.subject import TIMED, Subject
 
@@ -25,10 +25,11 @@ BENCHMARKS: Final[dict[str, Callable[[Subject], Report]]] = {
     "memory": memory.measure,
     "capped": capped.measure,
     "dispatch": dispatch.measure,
+    "cold-start": cold_start.measure,
 }
 
-#: A timed device has no memory to measure, and a CPU none that could be capped.
-_SKIPPED: Final = {TIMED: {"memory"}, "cpu": {"capped"}}
+#: A timed device has no memory to measure and no weights to load; a CPU cannot be capped.
+_SKIPPED: Final = {TIMED: {"memory", "cold-start"}, "cpu": {"capped"}}
 
 _RESULTS: Final = Path(__file__).parent / "results"
 
@@ -51,8 +52,8 @@ def run(subject: Subject, folder: Path, names: list[str], console: Console) -> N
             continue
         found = BENCHMARKS[name](subject)
         report.show(console, f"{name} on {subject.name}", found)
-        report.write(folder, subject, name, found)
-        plots.draw(name, found, subject, folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        report.write(folder, subject, name, found, plots.draw(name, found, subject, folder))
 
 
 def main() -> None:

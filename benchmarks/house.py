@@ -1,11 +1,15 @@
 """Everything that a worker needs, on this machine: Postgres, Redis, S3, each in its own process."""
 
+import hashlib
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Final
+from uuid import UUID
 
 import boto3
 from botocore.config import Config
@@ -14,10 +18,14 @@ from tests.servers.moto import Moto
 
 from twofold_producer.dev.postgres import Postgres
 from twofold_producer.dev.redis import Redis
+from twofold_producer.producer import Producer
 from twofold_schema import database
+from twofold_schema.artifacts import ArtifactUri
+from twofold_schema.job import Job
 from twofold_schema.settings import DatabaseSettings
 
 _REGION, _SECRET = "us-east-1", "testing"
+_LONGEST_SECONDS: Final = 600.0
 
 
 @contextmanager
@@ -47,3 +55,32 @@ def open_house() -> Iterator[House]:
         }
         house = House(engine=engine, folder=folder, environment=environment)
         yield parts.enter_context(house)
+
+
+def stored(house: House, producer: Producer, file: bytes) -> str:
+    """Where a source now lies."""
+    sha256 = hashlib.sha256(file).hexdigest()
+    place = ArtifactUri.parse(f"{house.environment['TWOFOLD_UPLOADS']}/{sha256}")
+    producer.storage.write_once(
+        place, file, content_type="application/octet-stream", sha256=sha256, metadata={}
+    )
+    return str(place)
+
+
+def ended(house: House, job_ids: Sequence[UUID]) -> list[Job]:
+    """The jobs once all have ended.
+
+    Raises:
+        RuntimeError: They take too long.
+    """
+    deadline = time.monotonic() + _LONGEST_SECONDS
+    while time.monotonic() < deadline:
+        # Seldom, and in one short statement: the watcher shares the machine with the watched.
+        time.sleep(0.5)
+        (row,) = house.rows(
+            "SELECT count(*) AS n FROM jobs WHERE id = ANY(:ids) AND finished_at IS NULL",
+            ids=list(job_ids),
+        )
+        if row["n"] == 0:
+            return house.jobs(job_ids)
+    raise RuntimeError(f"not all ended within {_LONGEST_SECONDS} seconds.\n{house.logs()}")

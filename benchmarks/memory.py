@@ -1,156 +1,97 @@
 """Predicted against measured peak memory, over a grid of sizes and rungs."""
 
-import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from functools import partial
 
-import numpy as np
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from benchmarks import loads
 from benchmarks.report import Report
 from benchmarks.subject import Subject
-from twofold_worker.upscaler.port import BatchTooLarge, Request, Upscaler
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """What one stage took for one shape.
-
-    Attributes:
-        stage: "step" or "decode".
-        rung: Slots; 1 for a decode.
-        pixels: Of the source.
-        measured: Peak bytes above what lay there before.
-    """
-
-    stage: str
-    rung: int
-    pixels: int
-    measured: int
+from twofold_worker import calibration
+from twofold_worker.upscaler.meter import CudaMeter, HostMeter
+from twofold_worker.upscaler.port import BatchTooLarge
+from twofold_worker.upscaler.probes import PortProbes
+from twofold_worker.vram import Stage
 
 
 def measure(subject: Subject) -> Report:
-    """The largest error over the grid, of what was predicted from its small corner."""
-    upscaler, scale = subject.upscaler(), subject.scale
-    points = [*_grid(upscaler, scale.sides, scale.rungs, on_gpu=subject.device == "cuda")]
-    predict = planner(points)
-    rows = [
-        {
-            "stage": point.stage,
-            "source": f"{round(point.pixels**0.5)} px",
-            "rung": point.rung,
-            "predicted MiB": predict(point) / 2**20,
-            "measured MiB": point.measured / 2**20,
-            "error": f"{predict(point) / point.measured - 1:+.1%}",
-        }
-        for point in points
-    ]
-    worst = max(abs(predict(point) / point.measured - 1) for point in points)
-    return Report(figures={"memory_prediction_error": worst}, rows=rows)
+    """The largest error of the worker's plan over the grid.
 
-
-def planner(points: Sequence[Point]) -> Callable[[Point], float]:
-    """What the planner predicts, from what it measures at start.
-
-    Stands for the worker's own planner: a straight line for each stage through its three smallest
-    shapes.
+    What was measured for the plan is part of the grid; the `new` error is of the rest alone.
     """
-    lines = {}
-    for stage in {point.stage for point in points}:
-        own = sorted((p for p in points if p.stage == stage), key=lambda p: p.rung * p.pixels)[:3]
-        work = [point.rung * point.pixels for point in own]
-        lines[stage] = np.polyfit(work, [point.measured for point in own], 1)
-    return lambda point: float(np.polyval(lines[point.stage], point.rung * point.pixels))
-
-
-def _grid(
-    upscaler: Upscaler, sides: Sequence[int], rungs: Sequence[int], *, on_gpu: bool
-) -> Iterator[Point]:
-    peak = _peak_on_gpu if on_gpu else _peak_on_cpu
-    for side in sides:
-        request = Request(source=loads.crop(0, side, side), seed=0, steps=1)
-        for rung in rungs:
-            try:
-                sample = upscaler.begin(request)
-                with peak() as found:
-                    upscaler.step([sample], rung=rung)
-            except BatchTooLarge:
-                continue
-            yield Point("step", rung, side**2, found["bytes"])
+    upscaler, scale, device = subject.upscaler(), subject.scale, subject.torch_device
+    on_gpu = subject.device == "cuda"
+    meter = CudaMeter(device) if on_gpu else HostMeter()
+    probes = PortProbes(upscaler, partial(torch.cuda.synchronize, device) if on_gpu else _at_once)
+    seen = _Seen(probes)
+    sides = calibration.GPU_SIDES if on_gpu else calibration.CPU_SIDES
+    plan = calibration.measure(seen, meter, sides=sides)
+    rows: list[dict[str, object]] = []
+    errors: dict[bool, list[float]] = {True: [0.0], False: [0.0]}
+    for stage, slots, side in _grid(scale.sides, scale.rungs):
         try:
-            with peak() as found:
-                upscaler.finish(sample)
+            measured = meter.peak_bytes(lambda: _run(probes, stage, slots, side))  # noqa: B023
         except BatchTooLarge:
             continue
-        yield Point("decode", 1, side**2, found["bytes"])
+        predicted = plan.predicted_bytes(stage, slots, side, side)
+        error = predicted / measured - 1
+        is_new = (stage, slots, side) not in seen.shapes
+        errors[is_new].append(abs(error))
+        rows.append(
+            {
+                "stage": stage.value,
+                "source": f"{side} px",
+                "rung": slots,
+                "predicted MiB": predicted / 2**20,
+                "measured MiB": measured / 2**20,
+                "error": f"{error:+.1%}",
+                "the plan's own": "no" if is_new else "yes",
+            }
+        )
+    figures = {
+        "memory_prediction_error": max(max(kind) for kind in errors.values()),
+        "memory_prediction_error_new": max(errors[True]),
+    }
+    return Report(figures=figures, details={"plan": plan.describe()}, rows=rows)
 
 
-@contextmanager
-def _peak_on_gpu() -> Iterator[dict[str, int]]:
-    """The most that torch's allocator gave out at once, above what it had given out before."""
-    found: dict[str, int] = {}
-    torch.cuda.synchronize()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    yield found
-    torch.cuda.synchronize()
-    found["bytes"] = torch.cuda.max_memory_allocated() - before
+class _Seen:
+    """Probes that note what was probed: in the order of `calibration.Probes`."""
+
+    def __init__(self, probes: PortProbes) -> None:
+        self._probes = probes
+        self.shapes: set[tuple[Stage, int, int]] = set()
+
+    def unet(self, slots: int, height: int, width: int) -> None:
+        self.shapes.add((Stage.UNET, slots, height))
+        self._probes.unet(slots, height, width)
+
+    def encode(self, height: int, width: int) -> None:
+        self.shapes.add((Stage.ENCODE, 1, height))
+        self._probes.encode(height, width)
+
+    def decode(self, height: int, width: int) -> None:
+        self.shapes.add((Stage.DECODE, 1, height))
+        self._probes.decode(height, width)
 
 
-@contextmanager
-def _peak_on_cpu() -> Iterator[dict[str, int]]:
-    """The most bytes of new tensors that lived at once: a CPU's allocator counts nothing."""
-    found: dict[str, int] = {}
-    with _Live() as live:
-        yield found
-    found["bytes"] = live.peak
+def _grid(sides: Sequence[int], rungs: Sequence[int]) -> Iterator[tuple[Stage, int, int]]:
+    for side in sides:
+        yield Stage.ENCODE, 1, side
+        for rung in rungs:
+            yield Stage.UNET, rung, side
+        yield Stage.DECODE, 1, side
 
 
-class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not say
-    """Counts the storages that operations make, as long as they live."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch does not say
-        self.peak = 0
-        self._now = 0
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 - torch's own signature
-        del types
-        given = {_address(leaf) for leaf in tree_leaves((args, kwargs)) if _is_tensor(leaf)}
-        answer = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(answer):
-            if _is_tensor(leaf) and _address(leaf) not in given | self._known:
-                self._count(leaf)
-        return answer
-
-    def _count(self, tensor: torch.Tensor) -> None:
-        storage = tensor.untyped_storage()
-        self._known.add(storage.data_ptr())
-        self._now += storage.nbytes()
-        self.peak = max(self.peak, self._now)
-        weakref.finalize(storage, self._forget, storage.data_ptr(), storage.nbytes())
-
-    def _forget(self, address: int, size: int) -> None:
-        self._known.discard(address)
-        self._now -= size
+def _run(probes: PortProbes, stage: Stage, slots: int, side: int) -> None:
+    match stage:
+        case Stage.ENCODE:
+            probes.encode(side, side)
+        case Stage.UNET:
+            probes.unet(slots, side, side)
+        case Stage.DECODE:
+            probes.decode(side, side)
 
 
-def _is_tensor(leaf: object) -> bool:
-    return isinstance(leaf, torch.Tensor)
-
-
-def _address(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+def _at_once() -> None:
+    """A CPU is done when it returns."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmarks import loads
 from benchmarks.clock import Clock, VirtualClock, WallClock
-from benchmarks.driving import Done, drive_continuous, drive_static
+from benchmarks.driving import Done, Room, drive_engine, drive_static
 from benchmarks.loads import Arrival
 from benchmarks.report import Report
 from benchmarks.subject import Subject
@@ -66,8 +66,8 @@ def _ways(
 ) -> dict[str, Callable[[Upscaler, Sequence[Arrival], Clock], list[Done]]]:
     most, most_pixels = subject.scale.most, subject.scale.most * subject.scale.side**2
     return {
-        CONTINUOUS: lambda upscaler, arrivals, clock: drive_continuous(
-            upscaler, arrivals, most=4 * most, most_pixels=most_pixels, clock=clock
+        CONTINUOUS: lambda upscaler, arrivals, clock: drive_engine(
+            upscaler, arrivals, most=4 * most, capacity=Room(4 * most, most_pixels), clock=clock
         ),
         STATIC: lambda upscaler, arrivals, clock: drive_static(
             upscaler, arrivals, most=most, clock=clock

@@ -17,6 +17,9 @@ from benchmarks.subject import Subject
 
 _INK, _FAINT, _OURS, _OTHERS, _LIMIT = "#1f2328", "#d0d5da", "#1f6f8b", "#a7b1bb", "#c0392b"
 _WAYS: Final = {CONTINUOUS: _OURS, EQUAL: "#e0a030", STATIC: "#8a6bb1"}
+_SHADES: Final = ("#1f6f8b", "#e0a030", "#8a6bb1", "#5b8c5a", "#a7b1bb", "#c0392b")
+#: A part of a bar that is smaller than this share of the longest bears no number.
+_LEGIBLE: Final = 0.05
 _STYLE: Final[Any] = {
     "figure.dpi": 150,
     "font.size": 10,
@@ -124,7 +127,7 @@ def _end_to_end(figure: Figure, report: Report) -> None:
     last = 0.0
     for number, (kind, one) in enumerate(formats.items()):
         ends = one["ends"]
-        shade = ("#1f6f8b", "#e0a030", "#8a6bb1", "#5b8c5a")[number % 4]
+        shade = _SHADES[number % len(_SHADES)]
         right.plot(ends, range(1, len(ends) + 1), color=shade, linewidth=1.3, label=kind)
         last = max(last, ends[-1])
     bare = report.details["bare_images_per_second"]
@@ -182,6 +185,37 @@ def _dispatch(figure: Figure, report: Report) -> None:
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 
+def _cold_start(figure: Figure, report: Report) -> None:
+    axes = figure.add_subplot()
+    axes.set_title(f"Seconds to the first picture, {report.details['model']}")
+    starts: Mapping[str, Mapping[str, float]] = report.details["phases"]
+    left = dict.fromkeys(starts, 0.0)
+    phases = list(dict.fromkeys(phase for each in starts.values() for phase in each))
+    for number, phase in enumerate(phases):
+        for start, seconds in starts.items():
+            bars = axes.barh(
+                start,
+                seconds.get(phase, 0.0),
+                left=left[start],
+                height=0.5,
+                color=_SHADES[number % len(_SHADES)],
+                label=phase if start == next(iter(starts)) else None,
+            )
+            left[start] += seconds.get(phase, 0.0)
+            if seconds.get(phase, 0.0) > _LEGIBLE * max(sum(p.values()) for p in starts.values()):
+                axes.bar_label(bars, fmt="%.1f", label_type="center", color="white", fontsize=9)
+    for start, total in left.items():
+        axes.annotate(
+            f"{total:.1f}", (total, start), (5, 0), textcoords="offset points", va="center"
+        )
+    axes.invert_yaxis()
+    axes.margins(x=0.1, y=0.2)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=True, axis="x")
+    axes.set_xlabel("seconds")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, fontsize=9)
+
+
 def _bars(axes: Axes, values: Mapping[str, float], colours: list[str], form: str) -> None:
     """Lying bars with their values behind them, in order from the top."""
     bars = axes.barh(list(values), list(values.values()), height=0.62, color=colours)
@@ -205,4 +239,5 @@ PICTURES: Final[dict[str, Callable[[Figure, Report], None]]] = {
     "end-to-end": _end_to_end,
     "memory": _memory,
     "dispatch": _dispatch,
+    "cold-start": _cold_start,
 }

@@ -48,16 +48,23 @@ def machine(subject: Subject) -> dict[str, object]:
     }
 
 
-def write(folder: Path, subject: Subject, name: str, report: Report) -> Path:
-    """Put a benchmark's report into its device's file, beside those that are there."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write(
+    folder: Path, subject: Subject, name: str, report: Report, picture: Path | None = None
+) -> Path:
+    """Put a benchmark's report into its device's files, beside those that are there."""
     path = folder / f"engine-{subject.name}.json"
     known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     known.setdefault("figures", {}).update(report.figures)
-    measured = {"machine": machine(subject), **report.details, "rows": list(report.rows)}
+    measured = {
+        "machine": machine(subject),
+        "picture": picture.name if picture else None,
+        **report.details,
+        "rows": list(report.rows),
+    }
     known.setdefault("details", {})[name] = measured
     known["machine"] = machine(subject)
     path.write_text(json.dumps(known, indent=2, default=str) + "\n")
+    path.with_suffix(".md").write_text(_markdown(known))
     return path
 
 
@@ -73,6 +80,29 @@ def show(console: Console, title: str, report: Report) -> None:
     for figure, value in report.figures.items():
         console.print(f"{figure} = {value:.4g}", highlight=False)
     console.print()
+
+
+def _markdown(known: Mapping[str, Any]) -> str:
+    """All that is known of a device, in tables, with the pictures that lie beside them."""
+    parts = [f"# Engine on {known['machine']['device']}", "Written by `benchmarks.engine`."]
+    parts.append(_table([{"figure": f"`{k}`", "value": v} for k, v in known["figures"].items()]))
+    for name, measured in known["details"].items():
+        about = measured["machine"]
+        parts.append(f"## {name}")
+        parts.append(
+            f"{about['date']}, {about['size']} size, {about['processor']}, {about['cores']} cores."
+        )
+        if measured["rows"]:
+            parts.append(_table(measured["rows"]))
+        if picture := measured.get("picture"):
+            parts.append(f"![{name}]({picture})")
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(rows: Sequence[Mapping[str, object]]) -> str:
+    lines = [[*rows[0]], ["---" if not n else "---:" for n in range(len(rows[0]))]]
+    lines += [[_shown(value) for value in row.values()] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _shown(value: object) -> str:

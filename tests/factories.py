@@ -128,10 +128,13 @@ def claimed(
     limit: int = 100,
     started: bool = False,
     above: JobClass | None = None,
+    pixels: int | None = None,
 ) -> list[Claim]:
     """The claims of a run that took jobs, and started them if asked."""
     with engine.begin() as connection:
-        jobs = claims.claim(connection, run_id, limit=limit, run_deadline=AMPLE, above=above)
+        jobs = claims.claim(
+            connection, run_id, limit=limit, run_deadline=AMPLE, pixels=pixels, above=above
+        )
         taken = [job.claim for job in jobs]
         if started:
             claims.start(connection, run_id, dict.fromkeys(taken, "v1"))

@@ -171,6 +171,19 @@ def test_only_jobs_of_a_better_class_are_taken_where_that_is_asked_for(engine: E
     assert _ids(claimed(engine, run_id)) == [bulk]
 
 
+@pytest.mark.parametrize(("side", "jobs"), [(512, 8), (1024, 2), (1448, 1), (4096, 1)])
+def test_a_claim_is_for_no_more_pixels_than_asked_for_but_for_one_job_in_any_case(
+    engine: Engine, side: int, jobs: int
+) -> None:
+    submitted(engine, *[of_side(side)] * 9)
+    assert len(claimed(engine, begun(engine), pixels=8 * 512 * 512 + 99)) == jobs
+
+
+def test_a_job_of_unknown_size_counts_for_next_to_nothing_in_a_claim(engine: Engine) -> None:
+    submitted(engine, *[new_job(measure=None)] * 9)
+    assert len(claimed(engine, begun(engine), limit=7, pixels=512 * 512)) == 7
+
+
 @pytest.mark.parametrize("alone", ["held", "urgent"])
 def test_an_urgent_job_shares_a_run_with_isolated_work_no_more_than_others(
     engine: Engine, alone: str
@@ -330,7 +343,13 @@ def test_the_content_that_was_read_first_is_noted_for_the_generation(engine: Eng
 def _rows_read(engine: Engine, run_id: UUID, *, above: JobClass | None = None) -> float:
     """By a claim of eight."""
     classes = len(JobClass) if above is None else above.rank
-    parameters = {"run_id": run_id, "mates": 7, "run_deadline": AMPLE, "classes": classes}
+    parameters = {
+        "run_id": run_id,
+        "mates": 7,
+        "pixels": 2**40,
+        "run_deadline": AMPLE,
+        "classes": classes,
+    }
     return rows_read(engine, claims._CLAIM, **parameters)
 
 

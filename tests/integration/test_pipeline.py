@@ -24,7 +24,7 @@ from twofold_schema.errors import JobError, Mismeasured, StorageUnavailable
 from twofold_schema.ids import new_id
 from twofold_schema.job import Parameters
 from twofold_schema.settings import LimitSettings, StorageSettings
-from twofold_schema.states import JobState
+from twofold_schema.states import JobClass, JobState
 from twofold_worker.outcome import Failed, Outcome, Released
 from twofold_worker.upscaler.port import DeviceLost, Sample
 
@@ -307,6 +307,19 @@ def test_a_job_that_was_given_to_another_run_is_dropped(workshop: Make, engine: 
     (job,) = shop.jobs([gate.job_id])
     assert (job.state, job.run_id, job.result) == (JobState.RUNNING, other, None)
     assert len(results_in(shop, job.id)) == 1
+
+
+def test_with_enough_ahead_of_the_engine_only_a_better_class_is_claimed(workshop: Make) -> None:
+    shop = workshop()
+    shop.submit(encoded(), encoded(), size=(40, 30), job_class=JobClass.BULK)
+    (urgent,) = shop.submit(encoded(), size=(40, 30), job_class=JobClass.INTERACTIVE)
+    shop.stages._room_ahead.clear()
+    assert shop.stages._claim() == []
+    shop.stages._next_class = JobClass.INTERACTIVE
+    assert shop.stages._claim() == []
+    shop.stages._next_class = JobClass.BULK
+    assert [job.id for job in shop.stages._claim()] == [urgent]
+    assert shop.stages._claim() == []
 
 
 def test_suspects_of_a_crash_wait_until_the_company_is_settled(workshop: Make) -> None:

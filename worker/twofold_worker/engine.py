@@ -88,9 +88,9 @@ class Engine:
         return self._seating.backlog
 
     @property
-    def least_urgent(self) -> JobClass | None:
-        """The class that better ones could overtake; None when nothing is here."""
-        return self._seating.least_urgent
+    def next_class(self) -> JobClass | None:
+        """The class of who waits for the next seat; None when nobody waits."""
+        return self._seating.next_class
 
     def add(self, prepared: Prepared) -> None:
         """Let a job wait for its turn."""

@@ -117,10 +117,9 @@ class Seating:
         return sum(one.slots / self._most(one) for one in self._waiting)
 
     @property
-    def least_urgent(self) -> JobClass | None:
-        """The class that better ones could overtake; None when nobody is here."""
-        classes = (one.prepared.job.job_class for one in self)
-        return max(classes, key=lambda each: each.rank, default=None)
+    def next_class(self) -> JobClass | None:
+        """The class of the best-ranked who waits: only a better one would be called before it."""
+        return self._waiting[0].prepared.job.job_class if self._waiting else None
 
     def wait(self, one: Waiting) -> None:
         """Let a job wait for its turn."""
@@ -178,10 +177,10 @@ class Seating:
         return company, most
 
     def _has_room(self, one: Waiting) -> bool:
-        """Whether a job may begin; one of a better class than all others need not wait."""
+        """Whether a job may begin; for a better class worse ones are as if they were not there."""
         if (seats := self._lanes.get(one.lane)) is not None:
-            taken = sum(seat.slots for seat in seats)
-            return taken + one.slots <= self._most(one) or one.outranks(max(seats))
+            taken = sum(seat.slots for seat in seats if not one.outranks(seat))
+            return taken + one.slots <= self._most(one)
         seated = (seat for seats in self._lanes.values() for seat in seats)
         return len(self._lanes) < _OPEN_LANES or all(one.outranks(seat) for seat in seated)
 

@@ -56,7 +56,7 @@ class Stages:
         self._ready: queue.SimpleQueue[list[Prepared] | None] = queue.SimpleQueue()
         self._room_ahead = threading.Event()
         self._room_ahead.set()
-        self._least_urgent: JobClass | None = None
+        self._next_class: JobClass | None = None
         self._ended: queue.Queue[Outcome | None] = queue.Queue()
         worker = pipeline.worker
         self._room = threading.BoundedSemaphore(_OUTLET_BATCHES * worker.max_batch)
@@ -138,7 +138,7 @@ class Stages:
 
     def _claim(self) -> list[Job]:
         """Jobs of any class while there is room ahead of the engine; else those that overtake."""
-        above = None if self._room_ahead.is_set() else self._least_urgent
+        above = None if self._room_ahead.is_set() else self._next_class
         if above is None and not self._room_ahead.is_set():
             return []
         try:
@@ -197,7 +197,7 @@ class Stages:
 
     def _look_ahead(self) -> None:
         """Tell the intake what it may claim."""
-        self._least_urgent = self._engine.least_urgent
+        self._next_class = self._engine.next_class
         if self._ready.empty() and self._engine.backlog <= _AHEAD and not self._room_ahead.is_set():
             self._room_ahead.set()
             self._wanted.set()

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from benchmarks import engine, loads, plots
+from benchmarks import cold_start, engine, loads, plots
 from benchmarks.clock import VirtualClock
 from benchmarks.device_model import DeviceModel
-from benchmarks.driving import Done, drive_continuous, drive_static
+from benchmarks.driving import Done, Room, drive_engine, drive_static
 from benchmarks.end_to_end import check_picture
 from benchmarks.subject import Subject
 from benchmarks.timed import TimedUpscaler, expected
@@ -107,7 +107,7 @@ def test_both_ways_to_drive_end_every_request_with_its_own_picture(guidance: flo
     ]
     arrivals = loads.poisson(requests, per_second=20)
 
-    for done in (_continuous(arrivals, most=4), _static(arrivals, most=4)):
+    for done in (_engine(arrivals, most=4), _static(arrivals, most=4)):
         assert len(done) == len(requests)
         for one in done:
             wanted, made = expected(one.arrival.request), one.made
@@ -122,8 +122,8 @@ def test_bare_time_is_known_exactly() -> None:
     upscaler = TimedUpscaler(device, clock=clock, operations=0)
     requests = loads.uniform(8, side=512, steps=20)
 
-    done = drive_continuous(
-        upscaler, loads.at_once(requests), most=4, most_pixels=4 * 512**2, clock=clock
+    done = drive_engine(
+        upscaler, loads.at_once(requests), most=4, capacity=Room(4, 4 * 512**2), clock=clock
     )
 
     assert done[-1].at == pytest.approx(0.8)
@@ -135,7 +135,7 @@ def test_a_step_that_does_not_fit_is_split_and_a_picture_that_does_not_fit_fails
     assert not small.fits(small.step_bytes(16, 512**2))
     requests = [*loads.uniform(16, side=512, steps=2), *loads.uniform(1, side=1024, steps=2)]
 
-    done = _continuous(loads.at_once(requests), most=16, device=small)
+    done = _engine(loads.at_once(requests), most=16, device=small)
 
     failed = [one.arrival.request for one in done if one.made is None]
     assert len(done) == len(requests)
@@ -159,6 +159,45 @@ def test_samples_that_do_not_belong_together_are_refused() -> None:
         upscaler.step([small], rung=1)
 
 
+def test_who_came_first_goes_first_and_mates_come_with_it() -> None:
+    small, large = (loads.uniform(3, side=side, steps=2) for side in (64, 128))
+    mixed = [small[0], large[0], small[1], large[1], small[2]]
+
+    done = _engine(loads.at_once(mixed), most=2)
+
+    assert [one.arrival.request for one in done] == [
+        small[0],
+        small[1],
+        large[0],
+        large[1],
+        mixed[4],
+    ]
+
+
+def test_room_is_a_rung_of_slots_and_pixels_and_never_none() -> None:
+    room = Room(32, 8 * 512**2)
+
+    sides = (64, 256, 512, 768, 1024, 2048)
+    assert [room.slots(side, side) for side in sides] == [32, 32, 8, 3, 2, 1]
+
+
+def test_phases_that_the_log_does_not_tell_apart_are_counted_together() -> None:
+    lines = [
+        "no JSON",
+        '{"event": "loaded", "timestamp": "1970-01-01T00:00:07Z"}',
+        '{"event": "else", "timestamp": "1970-01-01T00:00:08Z"}',
+        '{"event": "ready", "timestamp": "1970-01-01T00:00:12Z"}',
+        '{"event": "ready", "timestamp": "1970-01-01T00:01:39Z"}',
+    ]
+    moments = cold_start.said(lines, [event for _, event in cold_start.PHASES])
+
+    assert cold_start.phases_of(4.0, moments, 12.5) == {
+        "imports, weights on the device": 3.0,
+        "warm-up, memory plan, registration": 5.0,
+        "first job": 0.5,
+    }
+
+
 def _latents() -> list[Request]:
     values = np.random.default_rng(0).standard_normal((4, 8, 8)).astype(np.float32)
     return [
@@ -168,12 +207,12 @@ def _latents() -> list[Request]:
     ]
 
 
-def _continuous(
+def _engine(
     arrivals: list[loads.Arrival], *, most: int, device: DeviceModel | None = None
 ) -> list[Done]:
     clock = VirtualClock()
     upscaler = TimedUpscaler(device or DeviceModel.calibrated(), clock=clock, operations=0)
-    return drive_continuous(upscaler, arrivals, most=most, most_pixels=1 << 40, clock=clock)
+    return drive_engine(upscaler, arrivals, most=most, capacity=Room(most, 1 << 40), clock=clock)
 
 
 def _static(arrivals: list[loads.Arrival], **options: Any) -> list[Done]:

@@ -131,6 +131,20 @@ def test_who_is_urgent_waits_for_one_step(side: int) -> None:
     assert sorted(bench.ended[1:]) == [(1, "made"), (2, "made"), (3, "made")]
 
 
+def test_urgent_ones_take_no_more_seats_than_a_step_has() -> None:
+    """Beyond that they wait, and no more of their class is claimed while they do."""
+    bench = Bench(Noting(), most=2)
+    bench.add(job(1, steps=4), job(2, steps=4), job(3))
+    bench.turn()
+    waiting = [bench.engine.next_class]
+    bench.add(*(job(seed, job_class=JobClass.INTERACTIVE) for seed in (5, 6, 7)))
+    bench.turn()
+    waiting.append(bench.engine.next_class)
+    assert waiting == [JobClass.STANDARD, JobClass.INTERACTIVE]
+    bench.run()
+    assert [seed for seed, _ in bench.ended[:3]] == [5, 6, 7]
+
+
 def test_who_is_called_off_frees_its_slot() -> None:
     device = Noting()
     bench = Bench(device, most=1)
