@@ -170,7 +170,7 @@ def test_who_came_first_goes_first_and_mates_come_with_it() -> None:
         small[1],
         large[0],
         large[1],
-        mixed[4],
+        small[2],
     ]
 
 
