@@ -22,9 +22,12 @@ _LOADS: Final = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def measure(subject: Subject) -> Report:
-    """Both ratios."""
+    """Both ratios; of the timed device in virtual time, for they are its schedule's."""
     scale = subject.scale
-    upscaler, clock = subject.upscaler(), WallClock()
+    clock: Clock = VirtualClock() if subject.is_timed else WallClock()
+    upscaler: Upscaler = (
+        subject.timed(clock=clock, makes_pictures=False) if subject.is_timed else subject.upscaler()
+    )
     requests = loads.mixed_steps(scale.mixed, side=scale.side, steps=scale.range_of_steps)
     backlog = loads.at_once(requests)
     rates = {

@@ -17,6 +17,8 @@ from benchmarks.subject import Subject
 
 _INK, _FAINT, _OURS, _OTHERS, _LIMIT = "#1f2328", "#d0d5da", "#1f6f8b", "#a7b1bb", "#c0392b"
 _WAYS: Final = {CONTINUOUS: _OURS, EQUAL: "#e0a030", STATIC: "#8a6bb1"}
+#: What of the timed engine is its schedule alone.
+_VIRTUAL: Final = {"mixed", "capped"}
 _SHADES: Final = ("#1f6f8b", "#e0a030", "#8a6bb1", "#5b8c5a", "#a7b1bb", "#c0392b")
 #: A part of a bar that is smaller than this share of the longest bears no number.
 _LEGIBLE: Final = 0.05
@@ -49,13 +51,15 @@ def draw(name: str, report: Report, subject: Subject, folder: Path) -> Path | No
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(8, 4.5))
         PICTURES[name](figure, report)
-        figure.text(0.995, 0.005, _device(subject), ha="right", va="bottom", fontsize=7.5)
+        figure.text(0.995, 0.005, _device(subject, name), ha="right", va="bottom", fontsize=7.5)
         figure.set_layout_engine("constrained", rect=(0, 0.03, 1, 0.97))
         figure.savefig(path)
     return path
 
 
-def _device(subject: Subject) -> str:
+def _device(subject: Subject, name: str) -> str:
+    if subject.is_timed and name in _VIRTUAL:
+        return "timed engine: a model of a GPU, in virtual time"
     if subject.is_timed:
         return "timed engine: a model of a GPU, real CPU, GIL, S3 and Postgres"
     return f"{subject.name}, {subject.size} model with random weights"
@@ -165,6 +169,16 @@ def _memory(figure: Figure, report: Report) -> None:
     axes.legend(loc="upper left")
 
 
+def _capped(figure: Figure, report: Report) -> None:
+    axes = figure.add_subplot()
+    failed, gib = report.figures["jobs_failed_under_cap"], report.details["cap_bytes"] / 2**30
+    axes.set_title(f"{report.details['jobs']} jobs on {gib:.0f} GiB, {failed:.0f} of them failed")
+    sizes = {str(row["source"]): float(str(row["jobs"])) for row in report.rows}
+    _bars(axes, sizes, [_OURS] * len(sizes), "{:.0f}")
+    axes.set_xlabel("jobs")
+    axes.set_ylabel("source")
+
+
 def _dispatch(figure: Figure, report: Report) -> None:
     axes = figure.add_subplot()
     axes.set_title("One tiny torch operation beside a thread that encodes")
@@ -238,6 +252,7 @@ PICTURES: Final[dict[str, Callable[[Figure, Report], None]]] = {
     "mixed": _mixed,
     "end-to-end": _end_to_end,
     "memory": _memory,
+    "capped": _capped,
     "dispatch": _dispatch,
     "cold-start": _cold_start,
 }

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from benchmarks import cold_start, engine, loads, plots
+from benchmarks import cold_start, engine, loads, mixed, plots
 from benchmarks.clock import VirtualClock
 from benchmarks.device_model import DeviceModel
 from benchmarks.driving import Done, Room, drive_engine, drive_static
@@ -161,17 +161,26 @@ def test_samples_that_do_not_belong_together_are_refused() -> None:
 
 def test_who_came_first_goes_first_and_mates_come_with_it() -> None:
     small, large = (loads.uniform(3, side=side, steps=2) for side in (64, 128))
-    mixed = [small[0], large[0], small[1], large[1], small[2]]
+    asked = [small[0], large[0], small[1], large[1], small[2]]
 
-    done = _engine(loads.at_once(mixed), most=2)
+    done = _engine(loads.at_once(asked), most=2)
 
     assert [one.arrival.request for one in done] == [
         small[0],
         small[1],
         large[0],
         large[1],
-        mixed[4],
+        small[2],
     ]
+
+
+def test_the_engines_schedule_gains_what_is_promised() -> None:
+    """In virtual time, so that nothing but the schedule counts."""
+    figures = mixed.measure(Subject(device="timed", size="small")).figures
+
+    assert figures["ratio_continuous_to_static"] >= 1.25
+    assert figures["ratio_continuous_to_static_of_equal_steps"] >= 1
+    assert figures["size_mix_ratio"] >= 0.8
 
 
 def test_room_is_a_rung_of_slots_and_pixels_and_never_none() -> None:
