@@ -8,6 +8,7 @@ import pytest
 import torch
 from tests.limited_memory import LimitedMemory
 from tests.tiny_model import TinyModel
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from twofold_worker import calibration
 from twofold_worker.fit import Line
@@ -84,6 +85,15 @@ class TestBytes:
                 fail()
             held = torch.zeros(1)
         assert (counted.live, counted.peak) == (held.nbytes, 4 * KIB)
+
+    def test_what_an_operator_that_is_made_of_others_takes_is_seen(self) -> None:
+        query = torch.zeros(1, 1, 256, 8)
+
+        def run() -> None:
+            torch.nn.functional.scaled_dot_product_attention(query, query, query)
+
+        with sdpa_kernel(SDPBackend.MATH):
+            assert HostMeter().peak_bytes(run) >= 256 * 256 * 4
 
     def test_a_run_that_makes_nothing_takes_nothing(self) -> None:
         assert HostMeter().peak_bytes(lambda: None) == 0

@@ -12,13 +12,12 @@ import diffusers
 import numpy as np
 import torch
 import transformers
-from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
 from twofold_schema.errors import ModelOutputInvalid
 from twofold_schema.lanes import LATTICE, PIXELS_PER_LATENT
 from twofold_schema.settings import DEMO_MODEL
-from twofold_worker.upscaler import autoencoder, demo, provenance, sampling, weights
+from twofold_worker.upscaler import attention, autoencoder, demo, provenance, sampling, weights
 from twofold_worker.upscaler.port import (
     BatchTooLarge,
     DeviceLost,
@@ -31,7 +30,7 @@ from twofold_worker.upscaler.port import (
 from twofold_worker.upscaler.prompts import Prompts
 from twofold_worker.upscaler.resampling import depthwise
 from twofold_worker.upscaler.standin import is_stand_in
-from twofold_worker.vram import PLAIN, Mode
+from twofold_worker.vram import Mode
 
 Answer = TypeVar("Answer")
 
@@ -100,7 +99,6 @@ class DiffusionUpscaler:
             pipeline.tokenizer, pipeline.text_encoder, device=self.device, dtype=self.dtype
         )
         self._schedules: dict[int, sampling.Schedule] = {}
-        self._mode = PLAIN
         self._steps_ahead: deque[torch.cuda.Event] = deque()
 
     @classmethod
@@ -143,15 +141,9 @@ class DiffusionUpscaler:
 
     def enter(self, mode: Mode) -> None:
         """Run in a mode from now on; back in the plain one every bit is as before."""
-        if mode.sliced_attention != self._mode.sliced_attention:
-            for part in (self._unet, self._vae):
-                for layer in part.modules():
-                    if isinstance(layer, Attention):
-                        # Though it says otherwise, it takes None, and takes back what it did.
-                        layer.set_attention_slice(1 if mode.sliced_attention else None)  # type: ignore[arg-type]
-        if mode.text_encoder_off != self._mode.text_encoder_off:
-            self._prompts.move(torch.device("cpu") if mode.text_encoder_off else self.device)
-        self._mode = mode
+        for network in (self._unet, self._vae):
+            attention.slice_attention(network, on=mode.sliced_attention)
+        self._prompts.rest(torch.device("cpu") if mode.text_encoder_off else self.device)
 
     def compile(
         self,

@@ -36,6 +36,11 @@ class LiveBytes(TorchDispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401 -- as the operator
         """Run the operator, and count what it made."""
+        # In inference mode operators that are made of others come whole.
+        with self:
+            made = func.decompose(*args, **(kwargs or {}))
+        if made is not NotImplemented:
+            return made
         made = func(*args, **(kwargs or {}))
         given = {id(storage) for storage in _storages((args, kwargs))}
         for storage in _storages(made):

@@ -31,8 +31,8 @@ class Prompts:
 
     Args:
         tokenizer: Cuts what is longer than it allows.
-        text_encoder: On its device, which need not be the UNet's.
-        device: Where meanings are used.
+        text_encoder: On the device.
+        device: Where texts are encoded and meanings are used.
         dtype: Likewise.
     """
 
@@ -48,6 +48,7 @@ class Prompts:
         self._text_encoder = text_encoder
         self._device = device
         self._dtype = dtype
+        self._resting = device
         self._known: OrderedDict[str, Meaning] = OrderedDict()
 
     def meaning(self, text: str) -> Meaning:
@@ -59,8 +60,9 @@ class Prompts:
         self._known.move_to_end(text)
         return self._known[text]
 
-    def move(self, device: torch.device) -> None:
-        """Encode elsewhere from now on; what is known stays where it is used."""
+    def rest(self, device: torch.device) -> None:
+        """Keep the encoder there between texts; what is known stays where it is used."""
+        self._resting = device
         self._text_encoder.to(device)
 
     def _encoded(self, text: str) -> Meaning:
@@ -71,8 +73,11 @@ class Prompts:
             truncation=True,
             return_tensors="pt",
         )
-        told = self._text_encoder(
-            read.input_ids.to(self._text_encoder.device), output_hidden_states=True
-        )
+        # Not where it rests: there the bits might be others.
+        self._text_encoder.to(self._device)
+        try:
+            told = self._text_encoder(read.input_ids.to(self._device), output_hidden_states=True)
+        finally:
+            self._text_encoder.to(self._resting)
         place = {"device": self._device, "dtype": self._dtype}
         return Meaning(told.hidden_states[-1].to(**place), told.pooler_output.to(**place))
