@@ -62,7 +62,8 @@ def _device(subject: Subject, name: str) -> str:
     if subject.is_timed and name in _VIRTUAL:
         return "timed engine: a model of a GPU, in virtual time"
     if subject.is_timed:
-        return "timed engine: a model of a GPU, real CPU, GIL, S3 and Postgres"
+        rest = ", S3 and Postgres" if name == "end-to-end" else ""
+        return f"timed engine: a model of a GPU, real CPU and GIL{rest}"
     if name == "cold-start":
         return subject.name
     return f"{subject.name}, {subject.size} model with random weights"
