@@ -19,6 +19,7 @@ _INK, _FAINT, _OURS, _OTHERS, _LIMIT = "#1f2328", "#d0d5da", "#1f6f8b", "#a7b1bb
 _WAYS: Final = {CONTINUOUS: _OURS, EQUAL: "#e0a030", STATIC: "#8a6bb1"}
 #: What of the timed engine is its schedule alone.
 _VIRTUAL: Final = {"mixed", "capped"}
+_MARKS: Final = {"encode": "^", "unet": "o", "decode": "s"}
 _SHADES: Final = ("#1f6f8b", "#e0a030", "#8a6bb1", "#5b8c5a", "#a7b1bb", "#c0392b")
 #: A part of a bar that is smaller than this share of the longest bears no number.
 _LEGIBLE: Final = 0.05
@@ -61,7 +62,10 @@ def _device(subject: Subject, name: str) -> str:
     if subject.is_timed and name in _VIRTUAL:
         return "timed engine: a model of a GPU, in virtual time"
     if subject.is_timed:
-        return "timed engine: a model of a GPU, real CPU, GIL, S3 and Postgres"
+        rest = ", S3 and Postgres" if name == "end-to-end" else ""
+        return f"timed engine: a model of a GPU, real CPU and GIL{rest}"
+    if name == "cold-start":
+        return subject.name
     return f"{subject.name}, {subject.size} model with random weights"
 
 
@@ -145,28 +149,32 @@ def _end_to_end(figure: Figure, report: Report) -> None:
 
 def _memory(figure: Figure, report: Report) -> None:
     axes = figure.add_subplot()
-    axes.set_title("Peak memory, predicted against measured")
-    for stage, colour, mark in (("step", _OURS, "o"), ("decode", "#e0a030", "s")):
+    axes.set_title("Peak memory: how far the plan is off")
+    axes.axhline(0, color=_INK, linewidth=0.8)
+    for (stage, mark), colour in zip(_MARKS.items(), _SHADES, strict=False):
         own = [row for row in report.rows if row["stage"] == stage]
-        axes.plot(
-            [float(str(row["measured MiB"])) for row in own],
-            [float(str(row["predicted MiB"])) for row in own],
-            linestyle="",
-            marker=mark,
-            color=colour,
-            label=stage,
-        )
-    values = [float(str(row["measured MiB"])) for row in report.rows]
-    ends = (0.8 * min(values), 1.25 * max(values))
-    axes.plot(ends, ends, color=_INK, linewidth=0.8, linestyle="--", label="exactly as predicted")
+        for is_new, fill in ((False, colour), (True, "none")):
+            shown = [row for row in own if (row["the plan's own"] == "no") is is_new]
+            if not shown:
+                continue
+            measured = [float(str(row["measured MiB"])) for row in shown]
+            predicted = [float(str(row["predicted MiB"])) for row in shown]
+            axes.plot(
+                measured,
+                [100 * (p / m - 1) for p, m in zip(predicted, measured, strict=True)],
+                linestyle="",
+                marker=mark,
+                color=colour,
+                markerfacecolor=fill,
+                label=f"{stage}, {'not in the plan' if is_new else 'in the plan'}",
+            )
     axes.set_xscale("log")
-    axes.set_yscale("log")
-    for axis in (axes.xaxis, axes.yaxis):
-        _plain(axis)
-    axes.set_xlabel("measured, MiB")
-    axes.set_ylabel("predicted, MiB")
+    _plain(axes.xaxis)
+    axes.margins(y=0.15)
+    axes.set_xlabel("measured, MiB, log scale")
+    axes.set_ylabel("predicted against measured, percent")
     axes.grid(visible=True)
-    axes.legend(loc="upper left")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
 
 
 def _capped(figure: Figure, report: Report) -> None:
