@@ -1,14 +1,11 @@
 """From the start of a worker process to its first picture, phase by phase.
 
-Phases end with what the worker's log says. Those whose end it does not say are counted with the
-next one whose end it says.
+The job waits already, and the worker's log says what each phase took.
 """
 
 import json
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -21,15 +18,18 @@ from twofold_producer.submit.request import JobRequest
 from twofold_schema.settings import DEMO_MODEL
 from twofold_schema.states import JobState
 
-#: Phases, and the event with which each ends.
-PHASES: Final = (
-    ("imports", "imported"),
-    ("weights on the device", "loaded"),
-    ("warm-up", "warm"),
-    ("memory plan", "planned"),
-    ("registration", "ready"),
-)
-_FIRST_JOB: Final = "first job"
+_EVENT: Final = "cold_start"
+#: As the worker's log calls them, in order, and as a reader does.
+PHASES: Final = {
+    "imports_s": "imports",
+    "weights_s": "weights on the device",
+    "warm_up_s": "warm-up",
+    "plan_s": "memory plan",
+    "compile_s": "compiling",
+    "ready_s": "registration",
+    "wait_s": "claim",
+    "job_s": "first job",
+}
 
 
 def measure(subject: Subject) -> Report:
@@ -71,7 +71,6 @@ def _start(subject: Subject, cache: str) -> dict[str, float]:
                 seed=1,
             )
         )
-        began = time.time()
         worker = house.process(
             ["-m", "twofold_worker.app"],
             model=model,
@@ -81,37 +80,22 @@ def _start(subject: Subject, cache: str) -> dict[str, float]:
             log_format="json",
         )
         (done,) = ended(house, [job.job_id])
-        moments = said(house.logs().splitlines(), [event for _, event in PHASES])
         worker.stop()
-        if done.state is not JobState.SUCCEEDED or done.finished_at is None:
+        if done.state is not JobState.SUCCEEDED:
             raise RuntimeError(f"the job ended {done.state}: {done.error}\n{house.logs()}")
-    return phases_of(began, moments, done.finished_at.timestamp())
+        return phases(house.logs().splitlines())
 
 
-def said(lines: Sequence[str], events: Sequence[str]) -> dict[str, float]:
-    """When a worker's log says each event for the first time, in seconds since the epoch."""
-    moments: dict[str, float] = {}
+def phases(lines: Sequence[str]) -> dict[str, float]:
+    """What a worker's log says of its phases, in seconds.
+
+    Raises:
+        RuntimeError: It says nothing.
+    """
     for line in lines:
-        if not line.startswith("{"):
-            continue
-        record = json.loads(line)
-        if (event := record.get("event")) in events and event not in moments:
-            moments[event] = datetime.fromisoformat(record["timestamp"]).timestamp()
-    return moments
-
-
-def phases_of(began: float, moments: dict[str, float], finished: float) -> dict[str, float]:
-    """Seconds of each phase; of several in one where the log does not tell them apart."""
-    found: dict[str, float] = {}
-    names: list[str] = []
-    last = began
-    for name, event in PHASES:
-        names.append(name)
-        if event in moments:
-            found[", ".join(names)] = moments[event] - last
-            last, names = moments[event], []
-    found[", ".join([*names, _FIRST_JOB])] = finished - last
-    return found
+        if line.startswith("{") and (record := json.loads(line)).get("event") == _EVENT:
+            return {name: record[key] for key, name in PHASES.items() if record.get(key)}
+    raise RuntimeError("the worker's log says nothing of its start")
 
 
 @contextmanager

@@ -20,7 +20,9 @@ _WAYS: Final = {CONTINUOUS: _OURS, EQUAL: "#e0a030", STATIC: "#8a6bb1"}
 #: What of the timed engine is its schedule alone.
 _VIRTUAL: Final = {"mixed", "capped"}
 _MARKS: Final = {"encode": "^", "unet": "o", "decode": "s"}
-_SHADES: Final = ("#1f6f8b", "#e0a030", "#8a6bb1", "#5b8c5a", "#a7b1bb", "#c0392b")
+_SHADES: Final = (
+    "#1f6f8b", "#e0a030", "#8a6bb1", "#5b8c5a", "#a7b1bb", "#c0392b", "#7b5b3a", "#d48fb0",
+)  # fmt: skip
 #: A part of a bar that is smaller than this share of the longest bears no number.
 _LEGIBLE: Final = 0.05
 _STYLE: Final[Any] = {

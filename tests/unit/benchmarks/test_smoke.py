@@ -190,21 +190,16 @@ def test_room_is_a_rung_of_slots_and_pixels_and_never_none() -> None:
     assert [room.slots(side, side) for side in sides] == [32, 32, 8, 3, 2, 1]
 
 
-def test_phases_that_the_log_does_not_tell_apart_are_counted_together() -> None:
+def test_the_phases_of_a_start_are_the_logs() -> None:
     lines = [
         "no JSON",
-        '{"event": "loaded", "timestamp": "1970-01-01T00:00:07Z"}',
-        '{"event": "else", "timestamp": "1970-01-01T00:00:08Z"}',
-        '{"event": "ready", "timestamp": "1970-01-01T00:00:12Z"}',
-        '{"event": "ready", "timestamp": "1970-01-01T00:01:39Z"}',
+        '{"event": "ready", "weights_s": 9.0}',
+        '{"event": "cold_start", "imports_s": 1.5, "job_s": 2.0, "all_but_wait_s": 3.5}',
     ]
-    moments = cold_start.said(lines, [event for _, event in cold_start.PHASES])
 
-    assert cold_start.phases_of(4.0, moments, 12.5) == {
-        "imports, weights on the device": 3.0,
-        "warm-up, memory plan, registration": 5.0,
-        "first job": 0.5,
-    }
+    assert cold_start.phases(lines) == {"imports": 1.5, "first job": 2.0}
+    with pytest.raises(RuntimeError, match="nothing"):
+        cold_start.phases(lines[:2])
 
 
 def _latents() -> list[Request]:
