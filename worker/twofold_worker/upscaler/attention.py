@@ -4,6 +4,7 @@
 # mypy: disable-error-code="no-untyped-call"
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from typing import Any, Final
 
 import torch
@@ -29,6 +30,8 @@ def slice_attention(network: Any, *, on: bool) -> None:  # noqa: ANN401 -- a par
 class SlicedAttention(AttnProcessor2_0):
     """What diffusers computes by default, in slices of `MOST_SCORES`."""
 
+    # Diffusers asks a processor's signature what it may be given.
+    @wraps(AttnProcessor2_0.__call__)
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401 -- as diffusers calls it
         """Attend."""
         with _Slices():
