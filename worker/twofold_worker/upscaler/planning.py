@@ -77,7 +77,7 @@ def capacity_of(
         max_batch=worker.max_batch,
         plan=plan,
         free_bytes=meter.free_bytes,
-        peak_bytes=meter.peak_since_asked,
+        watch=meter.watch,
     )
 
 
