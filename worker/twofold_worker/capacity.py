@@ -1,6 +1,7 @@
 """How many slots a step may have now."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import structlog
 
@@ -21,8 +22,8 @@ class Capacity:
         max_batch: At most so many slots, whatever fits.
         plan: What was learned of the device; without one everything fits.
         free_bytes: What this process could get now; None is not known.
-        peak_bytes: The most that was taken since it was last asked, beside the weights; None is not
-            known.
+        watch: Begins to watch the device; what it returns gives the most bytes that were taken
+            since, beside what was held then; None is not known.
     """
 
     def __init__(
@@ -31,12 +32,12 @@ class Capacity:
         max_batch: int,
         plan: Plan | None = None,
         free_bytes: Callable[[], int | None] = lambda: None,
-        peak_bytes: Callable[[], int | None] = lambda: None,
+        watch: Callable[[], Callable[[], int | None]] = lambda: lambda: None,
     ) -> None:
         self._rung = batching.rung_for(max_batch, most=max_batch)
         self._plan = plan
         self._free_bytes = free_bytes
-        self._peak_bytes = peak_bytes
+        self._watch = watch
 
     @property
     def largest_pixels(self) -> int | None:
@@ -66,21 +67,28 @@ class Capacity:
             return self._rung
         return min(self._rung, self._plan.most(height, width, free_bytes=self._free_bytes()))
 
-    def observe(self, stage: Stage, slots: int, height: int, width: int) -> None:
-        """Compare what was just done with what was foretold, and believe what was measured."""
-        measured = self._peak_bytes()
+    @contextmanager
+    def observing(self, stage: Stage, slots: int, height: int, width: int) -> Iterator[None]:
+        """Compare what is done meanwhile with what is foretold, and believe what was measured.
+
+        Nothing is learned of what fails: up to there it took all that there was.
+
+        Args:
+            stage: What is done, and nothing else.
+            slots: Of the step, empty ones included; 1 of other stages.
+            height: Of the padded source, in pixels.
+            width: Of the padded source, in pixels.
+        """
+        taken = self._watch()
+        yield
+        measured = taken()
         if self._plan is None or measured is None:
             return
         predicted = self._plan.predicted_bytes(stage, slots, height, width)
+        told = {"stage": str(stage), "slots": slots, "height": height, "width": width}
+        told |= {"predicted_bytes": predicted, "measured_bytes": measured}
+        log.debug("memory_taken", **told)
         corrected = self._plan.corrected(stage, measured, predicted)
         if corrected is not self._plan:
-            log.warning(
-                "memory_underestimated",
-                stage=str(stage),
-                slots=slots,
-                height=height,
-                width=width,
-                predicted_bytes=predicted,
-                measured_bytes=measured,
-            )
+            log.warning("memory_underestimated", **told, largest_pixels=corrected.largest_pixels)
             self._plan = corrected

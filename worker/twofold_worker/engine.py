@@ -9,6 +9,7 @@ leaves at once, who waits enters before the next step, and who is urgent waits f
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final, TypeAlias, TypeVar
 
 import structlog
@@ -122,11 +123,14 @@ class Engine:
                 yield from self._finish(seat)
 
     def _begin(self, one: Waiting) -> Iterator[Failed]:
-        begun = self._tried(lambda: self._upscaler.begin(one.prepared.request, careful=one.careful))
+        begun = self._tried(
+            lambda: self._upscaler.begin(one.prepared.request, careful=one.careful),
+            self._observing(one, Stage.ENCODE),
+        )
         if isinstance(begun, JobError):
             yield self._failed(one, begun, Stage.ENCODE)
         else:
-            self._went_well(Stage.ENCODE, one.size, 1)
+            self._sufficed.add((Stage.ENCODE, one.size, 1))
             self._seating.seat(one, begun)
 
     def _step(self, seats: Sequence[Seat], most: int) -> Iterator[Failed]:
@@ -137,9 +141,12 @@ class Engine:
             if rung not in seat.rungs:
                 seat.rungs.append(rung)
         ceiling = self._ceilings.setdefault(size, batching.Ceiling())
-        error = self._tried(lambda: self._upscaler.step([s.sample for s in seats], rung=rung))
+        error = self._tried(
+            lambda: self._upscaler.step([s.sample for s in seats], rung=rung),
+            self._capacity.observing(Stage.UNET, rung, *size),
+        )
         if error is None:
-            self._went_well(Stage.UNET, size, rung)
+            self._sufficed.add((Stage.UNET, size, rung))
             ceiling.held(rung)
         elif isinstance(error, OutOfMemory):
             log.warning("batch_too_large", rung=rung, jobs=len(seats))
@@ -157,7 +164,9 @@ class Engine:
                 yield from self._step(half, most)
 
     def _finish(self, seat: Seat) -> Iterator[Upscaled | Failed]:
-        made = self._tried(lambda: self._upscaler.finish(seat.sample))
+        made = self._tried(
+            lambda: self._upscaler.finish(seat.sample), self._observing(seat, Stage.DECODE)
+        )
         if isinstance(made, ModelOutputInvalid) and not seat.careful:
             log.warning("tried_carefully", job_id=str(seat.prepared.job.id))
             self._seating.leave(seat)
@@ -165,18 +174,24 @@ class Engine:
         elif isinstance(made, JobError):
             yield self._failed(seat, made, Stage.DECODE)
         else:
-            self._went_well(Stage.DECODE, seat.size, 1)
+            self._sufficed.add((Stage.DECODE, seat.size, 1))
             self._seating.leave(seat)
             self._watch("upscale", seat.prepared.job.id)
             yield Upscaled(seat.prepared, made, tuple(seat.rungs))
 
-    def _tried(self, call: Callable[[], T]) -> T | JobError:
+    def _observing(self, one: Waiting, stage: Stage) -> AbstractContextManager[None]:
+        # In single precision it takes twice what the plan knows of.
+        return nullcontext() if one.careful else self._capacity.observing(stage, 1, *one.size)
+
+    def _tried(
+        self, call: Callable[[], T], observing: AbstractContextManager[None]
+    ) -> T | JobError:
         """Ask something of the device; what goes wrong is a value.
 
         A traceback would keep the device's memory in use.
         """
         try:
-            with self._progress.step("upscale"):
+            with self._progress.step("upscale"), observing:
                 return call()
         except DeviceLost:
             raise
@@ -199,10 +214,6 @@ class Engine:
             self._note(stage, one.size, rung)
         self._seating.leave(one)
         return Failed(one.claim, error)
-
-    def _went_well(self, stage: Stage, size: tuple[int, int], rung: int) -> None:
-        self._sufficed.add((stage, size, rung))
-        self._capacity.observe(stage, rung, *size)
 
     def _note(self, stage: Stage, size: tuple[int, int], rung: int) -> None:
         """Memory lacked; whether that is new decides whether this process has lost some."""

@@ -19,6 +19,9 @@ _RESERVED_SHARE: Final = 0.08
 _KNEE: Final = 0.95
 #: How far above the prediction is more than noise.
 _TOLERANCE: Final = 1.05
+#: And what of it the reserve has room for. A new prompt's words are much of a small picture's
+#: memory, and nothing of a large one's, which must not be thought to grow with them.
+_SLACK_BYTES: Final = 2**26
 #: Sides, in pixels, for which the log says what is planned.
 _SHOWN_SIDES: Final = (512, 1024)
 
@@ -177,7 +180,7 @@ class Plan:
 
     def corrected(self, stage: Stage, measured: int, predicted: int) -> "Plan":
         """The plan after a run that took more than was predicted; the same plan if it did not."""
-        if measured <= _TOLERANCE * predicted:
+        if measured <= _TOLERANCE * predicted + _SLACK_BYTES:
             return self
         raised = self._of(stage).raised(measured / max(1, predicted))
         match stage:

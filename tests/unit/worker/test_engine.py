@@ -1,7 +1,8 @@
 """What the engine does next, turn by turn, over a device that notes it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from twofold_worker.holdings import Holdings
 from twofold_worker.outcome import Failed, Released
 from twofold_worker.progress import Progress
 from twofold_worker.upscaler.port import BatchTooLarge, DeviceLost, Made, Request, Sample, Upscaler
+from twofold_worker.vram import Stage
 from twofold_worker.work import Prepared, Upscaled
 
 PINNED = 4
@@ -56,12 +58,14 @@ def job(
 class Bench:
     """An engine, and what came of the jobs that it was given, by their seeds."""
 
-    def __init__(self, upscaler: Upscaler, *, most: int = 4) -> None:
+    def __init__(
+        self, upscaler: Upscaler, *, most: int = 4, capacity: Capacity | None = None
+    ) -> None:
         self.now = 0.0
         self.holdings = Holdings()
         self.engine = Engine(
             upscaler,
-            Capacity(max_batch=most),
+            capacity or Capacity(max_batch=most),
             pinned_rung=PINNED,
             holdings=self.holdings,
             progress=Progress(1.0),
@@ -349,6 +353,33 @@ def test_a_result_that_is_no_number_is_made_again_alone_and_carefully(
     bench.run()
     assert dict(bench.ended) == {1: "made", 2: end, 3: "made"}
     assert device.steps.count((2,)) == 2
+
+
+class Observing(Capacity):
+    """Notes which calls' memory is compared with the plan."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(max_batch=most)
+        self.observed: list[tuple[Stage, int, int, int]] = []
+
+    @contextmanager
+    def observing(self, stage: Stage, slots: int, height: int, width: int) -> Iterator[None]:
+        yield
+        self.observed.append((stage, slots, height, width))
+
+
+def test_each_calls_memory_is_compared_with_the_plan_but_not_in_single_precision() -> None:
+    """There it takes twice as much, which says nothing of the next picture's."""
+    capacity = Observing(4)
+    bench = Bench(Overflowing(2, helps=True), capacity=capacity)
+    bench.add(job(2, steps=1, guidance_scale=3.0))
+    bench.run()
+    assert bench.ended == [(2, "made")]
+    assert capacity.observed == [
+        (Stage.ENCODE, 1, 64, 64),
+        (Stage.UNET, 2, 64, 64),
+        (Stage.UNET, 2, 64, 64),
+    ]
 
 
 @pytest.mark.parametrize("call", ["begin", "finish"])

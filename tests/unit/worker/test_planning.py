@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import structlog
 import torch
 
 from twofold_schema.settings import LimitSettings, WorkerSettings
@@ -35,7 +36,7 @@ def upscaler(loaded: DiffusionUpscaler) -> Iterator[DiffusionUpscaler]:
 
 @pytest.fixture(scope="module")
 def plan(loaded: DiffusionUpscaler) -> Plan:
-    probes = PortProbes(loaded, lambda: None)
+    probes = PortProbes(loaded)
     return calibration.measure(probes, HostMeter(), allowance_s=60)
 
 
@@ -44,7 +45,7 @@ def plan(loaded: DiffusionUpscaler) -> Plan:
 def test_memory_is_foretold_within_a_tenth_at_sizes_that_were_not_measured(
     loaded: DiffusionUpscaler, plan: Plan, stage: Stage, height: int, width: int
 ) -> None:
-    probes = PortProbes(loaded, lambda: None)
+    probes = PortProbes(loaded)
     for slots in (1, 3, 6) if stage is Stage.UNET else (1,):
         with LiveBytes() as counted:
             match stage:
@@ -128,6 +129,20 @@ def test_an_operators_budget_is_kept_to(upscaler: DiffusionUpscaler) -> None:
     assert 0 < narrow.largest_pixels < wide.largest_pixels
     nothing = capacity_of(upscaler, settings(memory_budget=float(held // 2)), LimitSettings())
     assert nothing.largest_pixels == 0
+
+
+def test_a_budget_in_which_nothing_fits_is_said(upscaler: DiffusionUpscaler) -> None:
+    with structlog.testing.capture_logs() as logs:
+        capacity_of(upscaler, settings(memory_budget=2.0), LimitSettings())
+    assert [line["event"] for line in logs] == ["planned", "nothing_fits"]
+    assert "TWOFOLD_MEMORY_BUDGET" in logs[-1]["mend"]
+
+
+def test_planning_leaves_the_model_as_it_was(upscaler: DiffusionUpscaler) -> None:
+    threads, before = torch.get_num_threads(), _latents(upscaler)
+    capacity_of(upscaler, settings(), LimitSettings())
+    assert torch.get_num_threads() == threads
+    np.testing.assert_array_equal(_latents(upscaler), before)
 
 
 def test_a_compiled_size_is_stepped_by_the_compiled_network_and_others_are_not(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import torch
-from diffusers.models.attention_processor import AttnProcessor2_0
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -29,11 +29,22 @@ def slice_attention(network: Any, *, on: bool) -> None:  # noqa: ANN401 -- a par
 class SlicedAttention(AttnProcessor2_0):
     """What diffusers computes by default, in slices of `MOST_SCORES`."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401 -- as diffusers calls it
+    # Diffusers reads from the signature what a processor may be given.
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        *args: Any,  # noqa: ANN401 -- as above
+        **kwargs: Any,  # noqa: ANN401 -- as above
+    ) -> Tensor:
         """Attend."""
         with _Slices():
-            attended: Tensor = super().__call__(*args, **kwargs)
-        return attended
+            return super().__call__(
+                attn, hidden_states, encoder_hidden_states, attention_mask, temb, *args, **kwargs
+            )
 
 
 class _Slices(TorchFunctionMode):

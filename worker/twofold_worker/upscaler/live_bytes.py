@@ -27,6 +27,7 @@ class LiveBytes(TorchDispatchMode):
         self.live = 0
         self.peak = 0
         self._sizes: dict[int, int] = {}
+        self._simple: set[Any] = set()  # operators that are made of no others
 
     def __torch_dispatch__(
         self,
@@ -37,10 +38,12 @@ class LiveBytes(TorchDispatchMode):
     ) -> Any:  # noqa: ANN401 -- as the operator
         """Run the operator, and count what it made."""
         # In inference mode operators that are made of others come whole.
-        with self:
-            made = func.decompose(*args, **(kwargs or {}))
-        if made is not NotImplemented:
-            return made
+        if func not in self._simple:
+            with self:
+                made = func.decompose(*args, **(kwargs or {}))
+            if made is not NotImplemented:
+                return made
+            self._simple.add(func)
         made = func(*args, **(kwargs or {}))
         given = {id(storage) for storage in _storages((args, kwargs))}
         for storage in _storages(made):

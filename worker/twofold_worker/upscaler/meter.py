@@ -18,7 +18,6 @@ class CudaMeter:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._most: int | None = None
-        self._weights = self.held_bytes()
         _, self.total_bytes = torch.cuda.mem_get_info(device)
 
     def set_fraction(self, budget: float) -> None:
@@ -61,11 +60,15 @@ class CudaMeter:
         finally:
             torch.cuda.empty_cache()
 
-    def peak_since_asked(self) -> int | None:
-        """The most that tensors had since this was last asked, beside those at the beginning."""
-        peak = torch.cuda.max_memory_allocated(self._device) - self._weights
+    def watch(self) -> Callable[[], int | None]:
+        """Watch what torch allocates, without waiting for the device.
+
+        Returns:
+            Gives the most bytes that were taken since, beside what was held then.
+        """
         torch.cuda.reset_peak_memory_stats(self._device)
-        return peak
+        held = self.held_bytes()
+        return lambda: torch.cuda.max_memory_allocated(self._device) - held
 
 
 class HostMeter:
@@ -94,6 +97,6 @@ class HostMeter:
             run()
         return counted.peak
 
-    def peak_since_asked(self) -> int | None:
-        """Not known: nobody keeps count, and counting each run would slow it down."""
-        return None
+    def watch(self) -> Callable[[], int | None]:
+        """Gives None: nobody keeps count, and counting each run would slow it down."""
+        return lambda: None

@@ -2,6 +2,8 @@
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import structlog
 import torch
@@ -14,12 +16,12 @@ from twofold_worker.upscaler import plan_cache
 from twofold_worker.upscaler.diffusion import DiffusionUpscaler
 from twofold_worker.upscaler.meter import CudaMeter, HostMeter
 from twofold_worker.upscaler.probes import PortProbes
-from twofold_worker.vram import Mode, Plan
+from twofold_worker.vram import PLAIN, Mode, Plan
 
 log = structlog.get_logger(__name__)
 
-#: What a CPU's start may spend; it is fast enough to tell sizes apart and too slow for more.
-_CPU_SECONDS = 3.0
+#: What a CPU's start may spend, beside the least that is measured in any case.
+_CPU_SECONDS = 1.0
 _GPU_SECONDS = 20.0
 
 
@@ -41,7 +43,7 @@ def capacity_of(
             meter.set_fraction(budget)
     else:
         meter, wait = HostMeter(), lambda: None
-    probes, most = PortProbes(upscaler, wait), limits.max_pixels
+    probes, most = PortProbes(upscaler, wait=wait), limits.max_pixels
     key = plan_cache.key_of(
         device,
         total_bytes=meter.total_bytes,
@@ -52,8 +54,9 @@ def capacity_of(
         max_pixels=most,
     )
 
+    on_gpu = device.type == "cuda"
+
     def measured(mode: Mode) -> Plan:
-        on_gpu = device.type == "cuda"
         return calibration.measure(
             probes,
             meter,
@@ -64,21 +67,41 @@ def capacity_of(
             mode=mode,
         )
 
-    plan = plan_cache.planned(
-        worker.cache_dir,
-        key,
-        probes,
-        meter,
-        measured=lambda: calibration.measure_modes(measured, upscaler.enter, wanted_pixels=most),
-        enter=upscaler.enter,
-    )
-    log.info("planned", **plan.describe())
+    def chosen() -> Plan:
+        if not on_gpu:
+            # Its attention is fused, and the text encoder would go nowhere: no mode saves anything.
+            return measured(PLAIN)
+        return calibration.measure_modes(measured, upscaler.enter, wanted_pixels=most)
+
+    began = time.monotonic()
+    with nullcontext() if on_gpu else _one_thread():
+        plan = plan_cache.planned(
+            worker.cache_dir, key, probes, meter, measured=chosen, enter=upscaler.enter
+        )
+    log.info("planned", seconds=round(time.monotonic() - began, 1), **plan.describe())
+    if plan.largest_pixels == 0:
+        log.error("nothing_fits", mend="Free the device's memory, or raise TWOFOLD_MEMORY_BUDGET.")
     return Capacity(
         max_batch=worker.max_batch,
         plan=plan,
         free_bytes=meter.free_bytes,
-        peak_bytes=meter.peak_since_asked,
+        watch=meter.watch,
     )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Measure a CPU with one thread.
+
+    The memory is the same; and on a busy machine small runs wait for each other's threads many
+    times as long as they compute, so that the pace would be chance.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def compile_for(upscaler: DiffusionUpscaler, capacity: Capacity, worker: WorkerSettings) -> None:
