@@ -26,7 +26,7 @@ class PortProbes:
         wait: Returns when the device is done.
     """
 
-    def __init__(self, upscaler: Upscaler, *, wait: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, upscaler: Upscaler, wait: Callable[[], None] = lambda: None) -> None:
         self._upscaler = upscaler
         self._wait = wait
         self._samples: list[Sample] = []
