@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 TEMPLATE = "twofold_test_template"
 
+# Torch's threads spin while they wait for each other: beside servers and workers on few cores the
+# tests took four times as long. Set before the first parallel region, and for workers begun here.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
