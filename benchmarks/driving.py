@@ -20,7 +20,7 @@ from twofold_worker.engine import Answer, Engine
 from twofold_worker.holdings import Holdings
 from twofold_worker.outcome import Released
 from twofold_worker.progress import Progress
-from twofold_worker.stages import _AHEAD
+from twofold_worker.stages import AHEAD
 from twofold_worker.upscaler.port import Made, Request, Upscaler
 from twofold_worker.work import Prepared, Upscaled
 
@@ -165,7 +165,7 @@ class _Drive:
             for one in claimed or (self._claim() if self.engine.is_idle else []):
                 self.engine.add(one)
             # What is claimed now is fetched during this turn, and is there for the next one.
-            claimed = self._claim() if self.engine.backlog <= _AHEAD else []
+            claimed = self._claim() if self.engine.backlog <= AHEAD else []
             for answer in self.engine.turn():
                 self._end(answer)
         return self.done

@@ -5,7 +5,7 @@
 
 import time
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from PIL import Image
@@ -20,7 +20,6 @@ from twofold_worker.upscaler.port import Pixels, Request, Upscaler
 Pipeline: TypeAlias = Any
 
 _TEXT_WIDTH, _TEXT_LAYERS, _TEXT_HEADS, _TEXT_TOKENS = 768, 12, 12, 77
-_WIDTHS: Final = (384, 384, 768, 768)
 
 
 def build(size: str, device: torch.device, dtype: torch.dtype) -> Pipeline:
@@ -41,7 +40,7 @@ def build(size: str, device: torch.device, dtype: torch.dtype) -> Pipeline:
         with device:
             full = size == "full"
             pipeline = diffusers.StableDiffusionLatentUpscalePipeline(
-                vae=_vae() if full else standin._vae(),  # noqa: SLF001 - the one other of its kind
+                vae=_vae() if full else standin.vae(),
                 text_encoder=_text_encoder(words) if full else standin.text_encoder(words),
                 tokenizer=words,
                 unet=_unet() if full else standin.unet(),
@@ -56,44 +55,13 @@ def build(size: str, device: torch.device, dtype: torch.dtype) -> Pipeline:
 
 
 def _unet() -> Any:  # noqa: ANN401 - see `Pipeline`
-    import diffusers
-
-    return diffusers.UNet2DConditionModel(
-        sample_size=128,
-        in_channels=8,
-        out_channels=5,
-        block_out_channels=_WIDTHS,
-        layers_per_block=4,
-        attention_head_dim=64,
-        cross_attention_dim=_TEXT_WIDTH,
-        time_cond_proj_dim=128 + _TEXT_WIDTH,
-        down_block_types=("KDownBlock2D", *["KCrossAttnDownBlock2D"] * 3),
-        mid_block_type=None,
-        up_block_types=(*["KCrossAttnUpBlock2D"] * 3, "KUpBlock2D"),
-        norm_num_groups=None,
-        act_fn="gelu",
-        time_embedding_type="fourier",
-        timestep_post_act="gelu",
-        resnet_time_scale_shift="scale_shift",
-        conv_in_kernel=1,
-        conv_out_kernel=1,
-        only_cross_attention=False,
+    return standin.unet(
+        (384, 384, 768, 768), head_width=64, sample_size=128, layers=4, text_width=_TEXT_WIDTH
     )
 
 
 def _vae() -> Any:  # noqa: ANN401 - see `Pipeline`
-    import diffusers
-
-    return diffusers.AutoencoderKL(
-        block_out_channels=(128, 256, 512, 512),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=2,
-        latent_channels=4,
-        norm_num_groups=32,
-        sample_size=512,
-        scaling_factor=0.18215,
-    )
+    return standin.vae((128, 256, 512, 512), layers=2, groups=32, sample_size=512)
 
 
 def _text_encoder(words: Any) -> Any:  # noqa: ANN401 - see `Pipeline`

@@ -15,7 +15,7 @@ class TinyModel:
     def __init__(self, device: str = "cpu") -> None:
         self._device = torch.device(device)
         self._unet = standin.unet().eval().to(self._device)
-        self._vae = standin._vae().eval().to(self._device)
+        self._vae = standin.vae().eval().to(self._device)
 
     def _zeros(self, *sides: int) -> torch.Tensor:
         return torch.zeros(*sides, device=self._device)

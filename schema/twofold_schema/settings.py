@@ -4,6 +4,7 @@ Each class's docstring says what its variables mean; docs/04-settings.md is writ
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -37,12 +38,17 @@ def _power_of_two(number: int) -> int:
     return number
 
 
-def _pools(text: str) -> str:
-    _parsed(text)
-    return text
+def _readable(read: Callable[[str], object]) -> AfterValidator:
+    """A text stays a text, but has to be one that can be read."""
+
+    def check(text: str) -> str:
+        read(text)
+        return text
+
+    return AfterValidator(check)
 
 
-def _parsed(text: str) -> dict[str, int]:
+def _pools(text: str) -> dict[str, int]:
     """Pixels by the pools' names.
 
     Raises:
@@ -65,12 +71,7 @@ def _parsed(text: str) -> dict[str, int]:
     return pools
 
 
-def _sizes(text: str) -> str:
-    _sides(text)
-    return text
-
-
-def _sides(text: str) -> list[tuple[int, int]]:
+def _sizes(text: str) -> list[tuple[int, int]]:
     """Heights and widths.
 
     Raises:
@@ -261,7 +262,7 @@ class LimitSettings(Settings):
     max_pixels: Annotated[int, Field(ge=1, le=_PILLOW_MAX_PIXELS)] = 2048 * 2048
     max_source_bytes: Annotated[int, Field(ge=1, le=2**31)] = 64 * 2**20
     max_steps: Annotated[int, Field(ge=1, le=150)] = 150
-    pools: Annotated[str, AfterValidator(_pools)] = ""
+    pools: Annotated[str, _readable(_pools)] = ""
     max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
     key_days: Annotated[float, Field(gt=0, le=3650)] = 30.0
 
@@ -273,7 +274,7 @@ class LimitSettings(Settings):
     @property
     def largest_pool(self) -> int | None:
         """The largest padded source that a declared pool takes, in pixels; None without pools."""
-        return max(_parsed(self.pools).values(), default=None)
+        return max(_pools(self.pools).values(), default=None)
 
     def check_size(self, width: int, height: int) -> None:
         """Accept a size that is stated.
@@ -329,7 +330,7 @@ class WorkerSettings(Settings):
     env: Annotated[Literal["production", "dev"], Field(validate_default=True)] = "production"
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    compile_sizes: Annotated[str, AfterValidator(_sizes)] = ""
+    compile_sizes: Annotated[str, _readable(_sizes)] = ""
     processes: Annotated[int, Field(ge=0, le=64)] = 0
     max_batch: Annotated[int, Field(ge=1, le=32)] = 32
     memory_budget: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
@@ -346,7 +347,7 @@ class WorkerSettings(Settings):
     @property
     def compiled_sizes(self) -> list[tuple[int, int]]:
         """Heights and widths of the padded sources for which the UNet is compiled, in pixels."""
-        return _sides(self.compile_sizes)
+        return _sizes(self.compile_sizes)
 
     @field_validator("env")
     @classmethod

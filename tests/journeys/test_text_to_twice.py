@@ -25,7 +25,7 @@ def painter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = standin.tokenizer()
     with standin._own_random_state():
         pipeline = diffusers.StableDiffusionPipeline(
-            vae=standin._vae(),
+            vae=standin.vae(),
             text_encoder=standin.text_encoder(tokenizer),
             tokenizer=tokenizer,
             unet=diffusers.UNet2DConditionModel(

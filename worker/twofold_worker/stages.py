@@ -30,7 +30,7 @@ Answer = TypeVar("Answer")
 _TICK_SECONDS = 0.5
 #: What waits for the engine, in steps' worth of slots, below which more is claimed. What waits
 #: here, no idle run can take.
-_AHEAD = 0.5
+AHEAD = 0.5
 #: Results that may wait for the outlet, in batches: more, and the engine waits.
 _OUTLET_BATCHES = 2
 
@@ -138,11 +138,11 @@ class Stages:
 
     def _claim(self) -> list[Job]:
         """Jobs of any class while there is room ahead of the engine; else those that overtake."""
-        above = None if self._room_ahead.is_set() else self._next_class
-        if above is None and not self._room_ahead.is_set():
+        has_room, above = self._room_ahead.is_set(), self._next_class
+        if not has_room and above is None:
             return []
         try:
-            return self._pipeline.claim(above=above)
+            return self._pipeline.claim(above=None if has_room else above)
         except DBAPIError as error:
             log.warning("claim_failed", error=str(error.orig))
             return []
@@ -198,7 +198,7 @@ class Stages:
     def _look_ahead(self) -> None:
         """Tell the intake what it may claim."""
         self._next_class = self._engine.next_class
-        if self._ready.empty() and self._engine.backlog <= _AHEAD and not self._room_ahead.is_set():
+        if self._ready.empty() and self._engine.backlog <= AHEAD and not self._room_ahead.is_set():
             self._room_ahead.set()
             self._wanted.set()
 

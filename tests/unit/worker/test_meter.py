@@ -18,16 +18,9 @@ from twofold_worker.upscaler.meter import HostMeter
 from twofold_worker.upscaler.port import BatchTooLarge
 from twofold_worker.vram import Plan, Stage
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 KIB = 1024
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """So small networks wait for each other's threads longer than they compute."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

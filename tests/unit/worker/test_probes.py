@@ -1,11 +1,10 @@
 """The stages of a loaded model, by its port alone, and what a plan foretells of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from tests.upscalers import NearestUpscaler
 
 from twofold_schema.errors import ModelOutputInvalid
@@ -18,6 +17,8 @@ from twofold_worker.upscaler.port import Made, Request, Sample
 from twofold_worker.upscaler.probes import PortProbes
 from twofold_worker.vram import Plan, Stage
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 #: Sizes and rungs of which calibration measures none.
 GRID = [
     (64, 128, 6),
@@ -27,15 +28,6 @@ GRID = [
     (256, 256, 2),
     (320, 256, 4),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """So small networks wait for each other's threads longer than they compute."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

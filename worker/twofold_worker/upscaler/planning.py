@@ -36,8 +36,9 @@ def capacity_of(
         limits: The largest source that comes.
     """
     device, budget = upscaler.device, worker.memory_budget
+    on_gpu = device.type == "cuda"
     meter: CudaMeter | HostMeter
-    if device.type == "cuda":
+    if on_gpu:
         meter, wait = CudaMeter(device), lambda: torch.cuda.synchronize(device)
         if budget is not None:
             meter.set_fraction(budget)
@@ -53,8 +54,6 @@ def capacity_of(
         budget=budget,
         max_pixels=most,
     )
-
-    on_gpu = device.type == "cuda"
 
     def measured(mode: Mode) -> Plan:
         return calibration.measure(

@@ -75,7 +75,7 @@ def _save(folder: Path) -> None:
     words = tokenizer()
     with _own_random_state():
         pipeline = diffusers.StableDiffusionLatentUpscalePipeline(
-            vae=_vae(),
+            vae=vae(),
             text_encoder=text_encoder(words),
             tokenizer=words,
             unet=unet(),
@@ -149,7 +149,12 @@ def scheduler() -> "EulerDiscreteScheduler":
 
 
 def unet(
-    widths: tuple[int, ...] = (32, 32, 64, 64), *, head_width: int = 8, sample_size: int = 16
+    widths: tuple[int, ...] = (32, 32, 64, 64),
+    *,
+    head_width: int = 8,
+    sample_size: int = 16,
+    layers: int = 1,
+    text_width: int = TEXT_WIDTH,
 ) -> "UNet2DConditionModel":
     """A K-UNet with random weights, as wide as its four levels are said to be."""
     import diffusers
@@ -159,10 +164,10 @@ def unet(
         in_channels=8,
         out_channels=5,
         block_out_channels=widths,
-        layers_per_block=1,
+        layers_per_block=layers,
         attention_head_dim=head_width,
-        cross_attention_dim=TEXT_WIDTH,
-        time_cond_proj_dim=128 + TEXT_WIDTH,
+        cross_attention_dim=text_width,
+        time_cond_proj_dim=128 + text_width,
         down_block_types=("KDownBlock2D", *["KCrossAttnDownBlock2D"] * 3),
         mid_block_type=None,
         up_block_types=(*["KCrossAttnUpBlock2D"] * 3, "KUpBlock2D"),
@@ -177,17 +182,24 @@ def unet(
     )
 
 
-def _vae() -> "AutoencoderKL":
+def vae(
+    widths: tuple[int, ...] = (8, 8, 16, 16),
+    *,
+    layers: int = 1,
+    groups: int = 4,
+    sample_size: int = 64,
+) -> "AutoencoderKL":
+    """An autoencoder with random weights, as wide as its four levels are said to be."""
     import diffusers
 
     return diffusers.AutoencoderKL(
-        block_out_channels=(8, 8, 16, 16),
+        block_out_channels=widths,
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=1,
+        layers_per_block=layers,
         latent_channels=4,
-        norm_num_groups=4,
-        sample_size=64,
+        norm_num_groups=groups,
+        sample_size=sample_size,
         scaling_factor=0.18215,
     )
 
