@@ -1,6 +1,8 @@
 """Jobs on their way through a run's stages, with a real ledger and storage and a cheap model."""
 
 import io
+import os
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -157,6 +159,18 @@ def test_a_picture_that_does_not_fit_even_alone_is_tried_again_later(
     assert [(job.state, job.error and job.error.code) for job in jobs] == [
         (state, "out_of_memory")
     ] * 2
+
+
+def test_codecs_work_in_threads_that_let_the_engine_pass(workshop: Make) -> None:
+    niceness: dict[str, int] = {}
+
+    def watch(verb: str, _job_id: UUID) -> None:
+        niceness[verb] = os.getpriority(os.PRIO_PROCESS, 0)  # of this thread, on Linux
+
+    with workshop(watch=watch) as shop:
+        shop.wait_final(shop.submit(encoded(8, 8)))
+    slower = {verb for verb, own in niceness.items() if own > niceness["upscale"]}
+    assert slower == ({"fetch", "decode", "encode", "store"} if sys.platform == "linux" else set())
 
 
 def test_reproducible_jobs_see_the_pinned_rung_only(workshop: Make) -> None:

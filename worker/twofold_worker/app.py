@@ -30,7 +30,7 @@ from twofold_schema.settings import (
     WorkerSettings,
 )
 from twofold_schema.storage.places import OpenPlaces
-from twofold_worker import tasks
+from twofold_worker import precedence, tasks
 from twofold_worker.capacity import Capacity
 from twofold_worker.cold_start import ColdStart
 from twofold_worker.engine import Engine
@@ -107,6 +107,7 @@ class Process:
     """One run, from its registration to its end."""
 
     def __init__(self, *, liveness: int | None, watch: Watch, upscaler: Upscaler | None) -> None:
+        precedence.shorten_turns()
         self._liveness = liveness
         self._celery_stops = False
         self._cold_start = ColdStart()

@@ -21,6 +21,7 @@ from twofold_schema.states import JobClass
 from twofold_worker.engine import Engine
 from twofold_worker.outcome import Completed, Failed, Outcome, Released
 from twofold_worker.pipeline import Pipeline
+from twofold_worker.precedence import let_the_engine_pass
 from twofold_worker.work import Prepared, Upscaled
 
 log = structlog.get_logger(__name__)
@@ -60,8 +61,10 @@ class Stages:
         self._ended: queue.Queue[Outcome | None] = queue.Queue()
         worker = pipeline.worker
         self._room = threading.BoundedSemaphore(_OUTLET_BATCHES * worker.max_batch)
-        self._fetchers = ThreadPoolExecutor(worker.io_threads, "fetch")
-        self._storers = ThreadPoolExecutor(worker.io_threads, "store")
+        self._fetchers, self._storers = (
+            ThreadPoolExecutor(worker.io_threads, name, initializer=let_the_engine_pass)
+            for name in ("fetch", "store")
+        )
         self._threads = {
             name: threading.Thread(target=self._guarded, args=(loop,), name=name, daemon=True)
             for name, loop in (
