@@ -8,8 +8,9 @@ is, is both together, at one moment.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
 
 from twofold_schema.states import JobClass, JobState
 
@@ -90,6 +91,36 @@ _BACKLOG = text(f"""
     ORDER BY class
 """)  # noqa: S608 - built from a constant of this module
 
+# What a count says, less what the tallies say: of one moment.
+_DIFFERENCES = """
+    SELECT tenant, job_class, state, CAST(sum(jobs) AS bigint) AS jobs,
+           CAST(sum(gpu_microseconds) AS bigint) AS gpu_microseconds,
+           CAST(sum(unmeasured) AS bigint) AS unmeasured
+    FROM (
+        SELECT tenant, job_class, state, count(*) AS jobs,
+               coalesce(sum(CAST(est_gpu_seconds * 1e6 AS bigint)), 0) AS gpu_microseconds,
+               count(*) FILTER (WHERE est_gpu_seconds IS NULL) AS unmeasured
+        FROM jobs GROUP BY tenant, job_class, state
+        UNION ALL
+        SELECT tenant, job_class, state, -jobs, -gpu_microseconds, -unmeasured FROM tallies
+        UNION ALL
+        SELECT tenant, job_class, state, -jobs, -gpu_microseconds, -unmeasured FROM tally_changes
+    ) AS differences
+    GROUP BY tenant, job_class, state
+    HAVING sum(jobs) <> 0 OR sum(gpu_microseconds) <> 0 OR sum(unmeasured) <> 0
+    ORDER BY tenant, job_class, state
+"""
+
+# Counts all jobs. It reads the whole table, and nobody waits for it.
+_COMPARE = text(_DIFFERENCES)
+
+# Counts all jobs, and writes what is missing or too many as changes, in one statement: what others
+# change meanwhile comes with changes of its own, which it does not see either.
+_CORRECT = text(f"""
+    INSERT INTO tally_changes (tenant, job_class, state, jobs, gpu_microseconds, unmeasured)
+    {_DIFFERENCES}
+""")
+
 # Moves changes into the tallies: a reader sees them in one place or in the other. Nobody but the
 # one keeper whose duty it is writes tallies.
 _FOLD = text("""
@@ -113,17 +144,7 @@ _FOLD = text("""
 
 def overview(connection: Connection) -> Sequence[Tally]:
     """How many jobs there are, by tenant, class and state; without those that are none."""
-    return [
-        Tally(
-            tenant=row.tenant,
-            job_class=list(JobClass)[row.job_class],
-            state=JobState(row.state),
-            jobs=row.jobs,
-            gpu_seconds=row.gpu_microseconds / 1e6,
-            unmeasured=row.unmeasured,
-        )
-        for row in connection.execute(_OVERVIEW)
-    ]
+    return [_tally(row) for row in connection.execute(_OVERVIEW)]
 
 
 def backlog(connection: Connection) -> Sequence[Backlog]:
@@ -148,3 +169,29 @@ def fold(connection: Connection) -> int:
         connection: In a transaction of its own, whose duty it is.
     """
     return int(connection.execute(_FOLD, {"rows": FOLD_ROWS}).scalar_one())
+
+
+def differences(connection: Connection) -> Sequence[Tally]:
+    """How many jobs a count finds more than the tallies say; none where they are right."""
+    return [_tally(row) for row in connection.execute(_COMPARE)]
+
+
+def correct(connection: Connection) -> int:
+    """Make the tallies what a count says; returns how many were wrong.
+
+    Args:
+        connection: In a transaction of its own, in `READ COMMITTED`, whose duty it is: two at once
+            would both add what is missing.
+    """
+    return connection.execute(_CORRECT).rowcount
+
+
+def _tally(row: Row[Any]) -> Tally:
+    return Tally(
+        tenant=row.tenant,
+        job_class=list(JobClass)[row.job_class],
+        state=JobState(row.state),
+        jobs=row.jobs,
+        gpu_seconds=row.gpu_microseconds / 1e6,
+        unmeasured=row.unmeasured,
+    )
