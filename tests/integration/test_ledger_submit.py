@@ -11,7 +11,7 @@ from twofold_schema import lanes
 from twofold_schema.errors import KeyReused
 from twofold_schema.ids import new_id
 from twofold_schema.job import Parameters
-from twofold_schema.ledger import reads, submit
+from twofold_schema.ledger import reads, submissions, submit
 from twofold_schema.states import JobClass, JobState
 
 _KEYS_END = text("UPDATE job_keys SET expires_at = clock_timestamp()")
@@ -137,13 +137,13 @@ def test_a_key_is_remembered_as_long_as_asked(engine: Engine) -> None:
 
 def test_a_submission_has_its_jobs_oldest_first(engine: Engine) -> None:
     with engine.begin() as connection:
-        submission_id = submit.open_submission(connection)
+        submission_id = submissions.begin(connection)
         answers = submit.insert_jobs(
             connection, [new_job() for _ in range(3)], submission_id=submission_id
         )
         submit.insert_jobs(connection, [new_job()])
-        submit.seal(connection, submission_id)
-        submit.seal(connection, submission_id)
+        submissions.seal(connection, submission_id)
+        submissions.seal(connection, submission_id)
         job_ids = reads.submission_jobs(connection, submission_id)
     assert job_ids == [answer.job_id for answer in answers]
 

@@ -18,10 +18,11 @@ from sqlalchemy.exc import DBAPIError
 from twofold_producer.broker import Bell
 from twofold_producer.keeper.garbage import Collector
 from twofold_producer.keeper.publisher import Publisher
+from twofold_producer.keeper.reporter import Reporter
 from twofold_schema.artifacts import ArtifactUri
 from twofold_schema.database import is_transient
 from twofold_schema.errors import JobError
-from twofold_schema.ledger import capacity, reads, runs, sweeps
+from twofold_schema.ledger import capacity, reads, runs, submissions, sweeps
 from twofold_schema.settings import KeeperSettings
 from twofold_schema.storage.port import Storage
 
@@ -86,7 +87,12 @@ class Keeper:
 
 
 def ledger_duties(
-    engine: Engine, bell: Bell, *, every_seconds: float, largest_pool: int | None = None
+    engine: Engine,
+    bell: Bell,
+    *,
+    every_seconds: float,
+    seal_after: timedelta = timedelta(hours=24),
+    largest_pool: int | None = None,
 ) -> list[Duty]:
     """What keeps the rows moving.
 
@@ -94,6 +100,7 @@ def ledger_duties(
         engine: Of the database.
         bell: Rung for jobs whose ticket was lost.
         every_seconds: How often they are done.
+        seal_after: For how long a submission may stay open without another job.
         largest_pool: The largest padded source that a declared pool takes, in pixels; None where no
             pool is declared: then what fits no live run is reported, and never failed.
     """
@@ -134,6 +141,7 @@ def ledger_duties(
         duty("fail_oversized", fail_oversized),
         Duty("rescue", rescue),
         duty("ring", ring_lost_tickets),
+        duty("seal", lambda connection: submissions.seal_abandoned(connection, age=seal_after)),
     ]
 
 
@@ -145,10 +153,11 @@ def storage_duties(
     Args:
         engine: Of the database.
         storage: Of the results.
-        results: Below which garbage is looked for.
+        results: Below which manifests are written, and garbage is looked for.
         settings: Of the keeper.
     """
     publisher = Publisher(engine, storage)
+    reporter = Reporter(engine, storage, results)
     collector = Collector(
         engine,
         storage,
@@ -172,4 +181,8 @@ def storage_duties(
             next_round = time.monotonic() + settings.collect_every_seconds
         return 0 if settings.collect_dry_run else len(look.garbage)
 
-    return [Duty("publish", publisher.publish), Duty("collect", collect)]
+    return [
+        Duty("publish", publisher.publish),
+        Duty("report", reporter.report),
+        Duty("collect", collect),
+    ]

@@ -7,6 +7,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from datetime import timedelta
 
 import structlog
 
@@ -41,7 +42,13 @@ def run(
     bell = Bell(broker)
     every = settings.keeper_seconds
     of_rows = Keeper(
-        ledger_duties(engine, bell, every_seconds=every, largest_pool=limits.largest_pool),
+        ledger_duties(
+            engine,
+            bell,
+            every_seconds=every,
+            seal_after=timedelta(hours=settings.seal_after_hours),
+            largest_pool=limits.largest_pool,
+        ),
         every_seconds=every,
     )
     of_storage = Keeper(

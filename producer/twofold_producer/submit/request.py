@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeAlias
+from typing import Annotated, Any, Self, TypeAlias, TypeGuard
 
 from PIL import Image
 from pydantic import (
@@ -116,8 +116,12 @@ class JobRequest(Parameters):
         return self
 
     @classmethod
-    def of(cls, asked: "JobRequest | Source", options: Mapping[str, Any] | None = None) -> Self:
-        """A request as it is, or one made of a source and options.
+    def of(
+        cls,
+        asked: "JobRequest | Mapping[str, Any] | Source",
+        options: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """A request as it is, or one made of its fields, or of a source and options.
 
         Raises:
             InvalidParameter: An option is unknown or out of its range, or beside a whole request;
@@ -130,8 +134,9 @@ class JobRequest(Parameters):
                     "give them to JobRequest."
                 )
             return asked
+        fields = asked if isinstance(asked, Mapping) else {"source": asked}
         try:
-            return cls.model_validate({"source": asked, **(options or {})})
+            return cls.model_validate({**fields, **(options or {})})
         except ValidationError as invalid:
             faults = (
                 f"{'.'.join(str(part) for part in fault['loc']) or 'request'}: "
@@ -140,12 +145,19 @@ class JobRequest(Parameters):
             )
             raise InvalidParameter(f"The job was not accepted: {'; '.join(faults)}.") from None
 
-    @property
-    def parameters(self) -> Parameters:
-        """The part that the model sees."""
-        return Parameters(**{name: getattr(self, name) for name in Parameters.model_fields})
+    def parameters_with(self, seed: int | None) -> Parameters:
+        """The part that the model sees, with this seed."""
+        return Parameters(
+            steps=self.steps,
+            guidance_scale=self.guidance_scale,
+            seed=seed,
+            prompt=self.prompt,
+            negative_prompt=self.negative_prompt,
+            reproducible=self.reproducible,
+            model_revision=self.model_revision,
+        )
 
 
-def is_uri(source: Source) -> bool:
+def is_uri(source: object) -> TypeGuard[str]:
     """Whether the source already lies somewhere."""
     return isinstance(source, str) and "://" in source
