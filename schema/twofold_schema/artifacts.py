@@ -25,6 +25,7 @@ CLAIM_FILE = re.compile(rf"(\d{{1,18}})-({_UUID})\.[a-z.]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _MAX_KEY_BYTES = 1024
+_PLAIN = re.compile(rf"s3://({_BUCKET.pattern})/([A-Za-z0-9_.-][A-Za-z0-9_./=+@-]{{0,999}})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,14 @@ class ArtifactUri:
         Raises:
             InvalidUri: It is neither, or climbs with `..`, or holds control characters.
         """
+        # Most are plain, and one look is cheaper than all that follows.
+        plain = _PLAIN.fullmatch(text)
+        if plain is not None and ".." not in text:
+            return cls("s3", plain[1], plain[2])
+        return cls._parse(text)
+
+    @classmethod
+    def _parse(cls, text: str) -> Self:
         scheme, separator, rest = text.partition("://")
         if not separator or scheme not in {"s3", "file"}:
             raise InvalidUri(f"{text!r} is not a place: write s3://bucket/key or file:///path.")

@@ -33,7 +33,7 @@ def test_a_job_is_read_back_as_it_was_submitted(engine: Engine) -> None:
         max_attempts=5,
     )
     job = job_of(engine, submitted(engine, asked)[0])
-    assert (job.source, job.output_prefix) == (asked.source, asked.output_prefix)
+    assert (job.source, job.output_prefix) == (asked.source, asked.terms.output_prefix)
     assert (job.parameters, dict(job.metadata)) == (parameters, {"album": "cats"})
     assert (job.job_class, job.tenant, job.key) == (JobClass.INTERACTIVE, "lab", "cat-1")
     assert (job.width, job.height, job.pixels) == (640, 480, 640 * 480)
@@ -108,9 +108,7 @@ def test_two_payloads_of_one_call_cannot_share_a_key(engine: Engine) -> None:
 
 
 def test_a_seed_that_we_drew_is_no_part_of_what_was_asked(engine: Engine) -> None:
-    first, again = (
-        new_job(key="cat", parameters=Parameters(seed=seed), seed_drawn=True) for seed in (1, 2)
-    )
+    first, again = (new_job(key="cat", parameters=Parameters(), seed=seed) for seed in (1, 2))
     (job_id,) = submitted(engine, first)
     assert submitted(engine, again) == [job_id]
     assert job_of(engine, job_id).parameters.seed == 1

@@ -70,9 +70,9 @@ def gather(
     chunk, until = Chunk(is_first=True), time.monotonic() + seconds
     for position, item in enumerate(items):
         line = item.number if isinstance(item, Line) else None
-        request = None
+        request = item if isinstance(item, JobRequest) else None
         try:
-            request = item.request() if isinstance(item, Line) else JobRequest.of(item)
+            request = request or _request(item)
             chunk.jobs.append(accept(request))
         except (SubmitError, JobError) as error:
             key = request.key if request else _key_of(item)
@@ -91,6 +91,10 @@ def gather(
             chunk, until = Chunk(is_first=False), time.monotonic() + seconds
     chunk.is_last = True
     yield chunk
+
+
+def _request(item: Item) -> JobRequest:
+    return item.request() if isinstance(item, Line) else JobRequest.of(item)
 
 
 def _key_of(item: Item) -> str | None:

@@ -98,7 +98,8 @@ class JobRequest(Parameters):
         Annotated[str, Field(min_length=1, max_length=500), AfterValidator(encodable)] | None
     ) = None
     job_class: JobClass = JobClass.STANDARD
-    metadata: Annotated[Mapping[str, str], AfterValidator(_limited)] = {}
+    # A factory, because pydantic would look into a default for each request, to copy it.
+    metadata: Annotated[Mapping[str, str], AfterValidator(_limited)] = Field(default_factory=dict)
     start_at: AwareDatetime | None = None
     start_by: AwareDatetime | None = None
     finish_by: AwareDatetime | None = None
@@ -144,18 +145,6 @@ class JobRequest(Parameters):
                 for fault in invalid.errors(include_url=False, include_input=False)
             )
             raise InvalidParameter(f"The job was not accepted: {'; '.join(faults)}.") from None
-
-    def parameters_with(self, seed: int | None) -> Parameters:
-        """The part that the model sees, with this seed."""
-        return Parameters(
-            steps=self.steps,
-            guidance_scale=self.guidance_scale,
-            seed=seed,
-            prompt=self.prompt,
-            negative_prompt=self.negative_prompt,
-            reproducible=self.reproducible,
-            model_revision=self.model_revision,
-        )
 
 
 def is_uri(source: object) -> TypeGuard[str]:

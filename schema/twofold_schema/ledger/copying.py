@@ -1,9 +1,10 @@
 """Rows by COPY, in its text format: a line each, built and sent while the server takes others."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import lru_cache
 from itertools import islice
 from typing import cast
 from uuid import UUID
@@ -12,12 +13,14 @@ import psycopg
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from twofold_schema.ledger.new_jobs import NewJob
+from twofold_schema.lanes import Measure
+from twofold_schema.ledger.new_jobs import NewJob, Terms
 
+# First what is a job's own, then what its terms are.
 _JOB_COLUMNS = (
-    "id, tenant, job_class, key, submission_id, state, max_attempts, source, output_prefix, output,"
-    " publish_to, width, height, lane, pixels, lattice_pixels, est_gpu_seconds, parameters,"
-    " metadata, model_revision, created_at, queued_at, scheduled_at, start_by, finish_by"
+    "id, key, source, publish_to, metadata, width, height, lane, pixels, lattice_pixels,"
+    " est_gpu_seconds, parameters, model_revision, tenant, job_class, submission_id, state,"
+    " max_attempts, output_prefix, output, created_at, queued_at, scheduled_at, start_by, finish_by"
 )
 
 # New jobs.
@@ -27,8 +30,9 @@ _COPY_JOBS = f"COPY jobs ({_JOB_COLUMNS}) FROM STDIN"
 _COPY_KEYS = "COPY job_keys (tenant, key, job_id, fingerprint, expires_at) FROM STDIN"
 
 _NULL = "\\N"
-_UNMEASURED = "\t".join([_NULL] * 6)
 _ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
+#: Of many jobs most have their size and their terms from few others.
+_REMEMBERED = 4096
 #: The driver takes up to 128 KiB at once gladly, and the server shall not wait for the first.
 _LINES_PER_WRITE = 64
 
@@ -48,12 +52,15 @@ def copy_jobs(
         submission_id: Of all of them.
         now: By the database's clock.
     """
-    submission = _NULL if submission_id is None else str(submission_id)
+    submission = submission_id and str(submission_id)
     stamp = now.isoformat()
     _copy(
         connection,
         _COPY_JOBS,
-        (_job_line(job_id, new_job, submission, stamp) for job_id, new_job in jobs),
+        (
+            _own(job_id, new_job) + _shared(new_job.terms, submission, stamp)
+            for job_id, new_job in jobs
+        ),
     )
 
 
@@ -73,7 +80,7 @@ def copy_keys(
         connection,
         _COPY_KEYS,
         (
-            f"{_text(tenant)}\t{_text(key)}\t{job_id}\t\\\\x{fingerprint.hex()}\t{expires}\n"
+            f"{_text(tenant)}\t{_text(key)}\t{job_id.int:032x}\t\\\\x{fingerprint.hex()}\t{expires}\n"
             for tenant, key, job_id, fingerprint in keys
         ),
     )
@@ -106,26 +113,49 @@ def _copying(connection: Connection, statement: str) -> Iterator[psycopg.Copy]:
         ) from error
 
 
-def _job_line(job_id: UUID, new_job: NewJob, submission: str, now: str) -> str:
-    measure = new_job.measure
-    measured = (
+def _own(job_id: UUID, new_job: NewJob) -> str:
+    """The beginning of a job's line, up to its seed."""
+    key, publish_to, metadata = new_job.key, new_job.publish_to, new_job.metadata
+    return (
+        f"{job_id.int:032x}\t{_NULL if key is None else _text(key)}\t{_text(new_job.source)}"
+        f"\t{_NULL if publish_to is None else _text(publish_to)}"
+        f"\t{_text(json.dumps(metadata)) if metadata else '{}'}"
+        f"\t{_measured(new_job.measure)}\t{{"
+        f'"seed":{"null" if new_job.seed is None else new_job.seed},'
+    )
+
+
+@lru_cache(_REMEMBERED)
+def _measured(measure: Measure | None) -> str:
+    if measure is None:
+        return "\t".join([_NULL] * 6)
+    return (
         f"{measure.width}\t{measure.height}\t{_text(measure.lane)}\t{measure.pixels}"
         f"\t{measure.lattice_pixels}\t{measure.est_gpu_seconds!r}"
-        if measure
-        else _UNMEASURED
     )
-    parameters = new_job.parameters
-    start_at = new_job.start_at
-    state, queued_at = ("queued", now) if start_at is None else ("scheduled", _NULL)
-    return (
-        f"{job_id}\t{_text(new_job.tenant)}\t{new_job.job_class.rank}\t{_optional(new_job.key)}"
-        f"\t{submission}\t{state}\t{new_job.max_attempts}\t{_text(new_job.source)}"
-        f"\t{_text(new_job.output_prefix)}"
-        f"\t{_text(new_job.output.model_dump_json(exclude_defaults=True))}"
-        f"\t{_optional(new_job.publish_to)}\t{measured}\t{_text(parameters.model_dump_json())}"
-        f"\t{_json(new_job.metadata)}\t{_optional(parameters.model_revision)}\t{now}\t{queued_at}"
-        f"\t{_time(start_at)}\t{_time(new_job.start_by)}\t{_time(new_job.finish_by)}\n"
+
+
+@lru_cache(_REMEMBERED)
+def _shared(terms: Terms, submission: str | None, now: str) -> str:
+    """The rest of the line of every job that has these terms, behind its seed."""
+    parameters, start_at = terms.parameters, terms.start_at
+    state, queued_at = ("queued", now) if start_at is None else ("scheduled", None)
+    times = (start_at, terms.start_by, terms.finish_by)
+    columns = (
+        parameters.model_dump_json(exclude={"seed"}).removeprefix("{"),
+        parameters.model_revision,
+        terms.tenant,
+        str(terms.job_class.rank),
+        submission,
+        state,
+        str(terms.max_attempts),
+        terms.output_prefix,
+        terms.output.model_dump_json(exclude_defaults=True),
+        now,
+        queued_at,
+        *(None if time is None else time.isoformat() for time in times),
     )
+    return "\t".join(map(_optional, columns)) + "\n"
 
 
 def _text(value: str) -> str:
@@ -136,11 +166,3 @@ def _text(value: str) -> str:
 
 def _optional(value: str | None) -> str:
     return _NULL if value is None else _text(value)
-
-
-def _json(pairs: Mapping[str, str] | None) -> str:
-    return _text(json.dumps(pairs)) if pairs else "{}"
-
-
-def _time(time: datetime | None) -> str:
-    return _NULL if time is None else time.isoformat()

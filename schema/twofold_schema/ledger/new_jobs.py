@@ -2,15 +2,71 @@
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
+from json.encoder import encode_basestring_ascii
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from twofold_schema.job import Output, Parameters
 from twofold_schema.lanes import Measure
 from twofold_schema.states import JobClass
 
-_CANONICAL = json.JSONEncoder(sort_keys=True, default=str).encode
+_canonical = json.JSONEncoder(sort_keys=True, default=str).encode
+#: What a payload has where the parts of one job belong: no text of a job holds a NUL.
+_GAP = re.compile(r'"\\u0000"')
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Terms:
+    """What many jobs have in common. One object for all of them is what makes them cheap.
+
+    Attributes:
+        output_prefix: URI under which results are stored.
+        parameters: As asked: without a seed where that is to be drawn.
+        output: What the results' files shall be.
+        start_at: Not before this time.
+        start_by: Expire unless claimed by then.
+        finish_by: Expire unless finished by then.
+    """
+
+    output_prefix: str
+    parameters: Parameters
+    max_attempts: int
+    output: Output = field(default_factory=Output)
+    job_class: JobClass = JobClass.STANDARD
+    tenant: str = "default"
+    start_at: datetime | None = None
+    start_by: datetime | None = None
+    finish_by: datetime | None = None
+
+    @cached_property
+    def copied(self) -> list[str]:
+        """The payload of a job that is not published, around its metadata, size and source."""
+        return _GAP.split(_canonical(self._payload()))
+
+    @cached_property
+    def published(self) -> list[str]:
+        """The same around metadata, `publish_to`, size and source."""
+        return _GAP.split(_canonical(self._payload() | {"publish_to": "\0"}))
+
+    def _payload(self) -> dict[str, Any]:
+        # Without what has its default: a field that a later version adds must not make every
+        # key that is remembered look reused.
+        return {
+            "source": "\0",
+            "output_prefix": self.output_prefix,
+            "parameters": self.parameters.model_dump(exclude_defaults=True),
+            **self.output.model_dump(exclude_defaults=True),
+            "size": "\0",
+            "job_class": self.job_class,
+            "metadata": "\0",
+            "start_at": self.start_at,
+            "start_by": self.start_by,
+            "finish_by": self.finish_by,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,57 +75,42 @@ class NewJob:
 
     Attributes:
         source: URI of the picture or latents.
-        output_prefix: URI under which the result is stored.
-        output: What the result's file shall be.
-        publish_to: URI to which the result is copied after completion; `{job}` is the job's id.
-        parameters: With the seed drawn.
-        seed_drawn: Whether the seed is ours: then it is no part of what the caller asked for.
+        terms: What else it asks for.
+        seed: Of the noise, as asked or drawn.
         measure: The lane and cost, when the caller stated the size.
         key: The caller's own name for the job, unique per tenant while it is remembered.
-        start_at: Not before this time.
-        start_by: Expire unless claimed by then.
-        finish_by: Expire unless finished by then.
+        metadata: The caller's own pairs.
+        publish_to: URI to which the result is copied after completion; `{job}` is the job's id.
     """
 
     source: str
-    output_prefix: str
-    parameters: Parameters
-    seed_drawn: bool
-    max_attempts: int
-    output: Output = field(default_factory=Output)
-    publish_to: str | None = None
-    job_class: JobClass = JobClass.STANDARD
-    tenant: str = "default"
+    terms: Terms
+    seed: int | None
     measure: Measure | None = None
     key: str | None = None
     metadata: dict[str, str] | None = None
-    start_at: datetime | None = None
-    start_by: datetime | None = None
-    finish_by: datetime | None = None
+    publish_to: str | None = None
 
     def fingerprint(self) -> bytes:
-        """A digest of what the caller asked for: the same key must mean the same digest."""
-        # Without what has its default: a field that a later version adds must not make every
-        # key that is remembered look reused.
-        drawn = {"seed"} if self.seed_drawn else None
-        payload = {
-            "source": self.source,
-            "output_prefix": self.output_prefix,
-            "parameters": self.parameters.model_dump(exclude=drawn, exclude_defaults=True),
-            **self.output.model_dump(exclude_defaults=True),
-            **({"publish_to": self.publish_to} if self.publish_to else {}),
-            "size": (self.measure.width, self.measure.height) if self.measure else None,
-            "job_class": self.job_class,
-            "metadata": self.metadata or {},
-            "start_at": self.start_at,
-            "start_by": self.start_by,
-            "finish_by": self.finish_by,
-        }
-        return hashlib.sha256(_CANONICAL(payload).encode()).digest()
+        """A digest of what the caller asked for: the same key must mean the same digest.
+
+        A seed that was drawn is no part of it.
+        """
+        measure = self.measure
+        parts = [
+            _canonical(self.metadata) if self.metadata else "{}",
+            f"[{measure.width}, {measure.height}]" if measure else "null",
+            encode_basestring_ascii(self.source),
+        ]
+        around = self.terms.copied
+        if self.publish_to:
+            parts.insert(1, encode_basestring_ascii(self.publish_to))
+            around = self.terms.published
+        payload = "".join(text for pair in zip(around, (*parts, ""), strict=True) for text in pair)
+        return hashlib.sha256(payload.encode()).digest()
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(NamedTuple):
     """A job that is in the ledger.
 
     Attributes:

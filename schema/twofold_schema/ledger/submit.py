@@ -86,7 +86,7 @@ def insert_each(
     first: dict[keys.TenantKey, keys.Holder] = {}
     for job_id, new_job, fingerprint in proposals:
         if new_job.key is not None:
-            first.setdefault((new_job.tenant, new_job.key), (job_id, fingerprint))
+            first.setdefault((new_job.terms.tenant, new_job.key), (job_id, fingerprint))
     if again and connection.execute(_WRITTEN, {"ids": list(job_ids)}).scalar_one():
         return _answers(proposals, keys.holders(connection, first))
     if sealed:
@@ -119,7 +119,7 @@ def _answers(
             answers.append(Accepted(job_id, created=True))
             continue
         # A key may have been forgotten since, where this is a repeat.
-        holder_id, asked = held.get((new_job.tenant, new_job.key), (job_id, fingerprint))
+        holder_id, asked = held.get((new_job.terms.tenant, new_job.key), (job_id, fingerprint))
         if asked == fingerprint:
             answers.append(Accepted(holder_id, created=holder_id == job_id))
         else:

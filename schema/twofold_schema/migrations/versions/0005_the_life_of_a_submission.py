@@ -1,5 +1,7 @@
 """A submission's key, and what its end was written to."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
@@ -13,7 +15,7 @@ _FINISHED_WHOLE = (
     "finished_at IS NULL OR sealed_at IS NOT NULL AND results IS NOT NULL"
     " AND errors IS NOT NULL AND counts IS NOT NULL"
 )
-_COLUMNS = {
+_COLUMNS: dict[str, sa.types.TypeEngine[Any]] = {
     "key": sa.Text(),
     "results": sa.Text(),
     "errors": sa.Text(),
