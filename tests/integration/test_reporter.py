@@ -28,6 +28,7 @@ from twofold_schema.ledger import outcomes, requests, submissions, submit, sweep
 from twofold_schema.ledger.new_jobs import NewJob
 from twofold_schema.storage.directory import DirectoryStorage
 from twofold_schema.storage.port import Storage
+from twofold_schema.submission import SubmissionReport
 
 _AGE = text("UPDATE jobs SET created_at = created_at - :age")
 _AGE_SUBMISSIONS = text("UPDATE submissions SET created_at = created_at - :age")
@@ -68,7 +69,7 @@ class Desk:
         with self.engine.begin() as connection:
             outcomes.fail(connection, run_id, dict.fromkeys(held, CorruptSource()))
 
-    def report(self, submission_id: UUID) -> submissions.SubmissionReport:
+    def report(self, submission_id: UUID) -> SubmissionReport:
         with self.engine.connect() as connection:
             return submissions.report(connection, submission_id)
 
@@ -340,10 +341,12 @@ def test_the_keeper_ends_submissions(house: House) -> None:
     assert submission.invalid == 1
     house.keeper()
 
-    report = eventually(
-        lambda: (found := producer.submission(submission.id)).finished_at and found, why=house.logs
-    )
+    def ended() -> SubmissionReport | None:
+        report = producer.submission(submission.id)
+        return report if report.finished_at else None
 
+    report = eventually(ended, why=house.logs)
+    assert report is not None
     assert report.results == (
         f"{house.environment['TWOFOLD_RESULTS']}/submissions/{submission.id}/1/results.jsonl"
     )
