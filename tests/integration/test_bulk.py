@@ -2,14 +2,17 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import timedelta
 from itertools import count
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, text
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from tests.house import House
@@ -17,15 +20,21 @@ from tests.pictures import encoded
 from tests.rivals import rivals
 
 from twofold_producer.producer import Producer
+from twofold_producer.submit.acceptance import Acceptance
+from twofold_producer.submit.bulk import Tally, in_turn, overlapping
+from twofold_producer.submit.chunks import Chunk, gather
 from twofold_producer.submit.request import JobRequest
 from twofold_producer.submit.submission import Answer, Outcome
+from twofold_producer.submit.writing import Writing
 from twofold_schema.errors import (
     InvalidParameter,
     KeyReused,
     PlaceNotAllowed,
     StorageUnavailable,
     SubmissionSealed,
+    SubmitError,
 )
+from twofold_schema.ids import new_id
 from twofold_schema.ledger import submit
 from twofold_schema.settings import (
     BrokerSettings,
@@ -33,7 +42,12 @@ from twofold_schema.settings import (
     LimitSettings,
     StorageSettings,
 )
+from twofold_schema.storage.places import OpenPlaces
 
+_ROWS_OF = text("""
+    SELECT right(key, 1) AS key, (parameters ->> 'steps')::integer AS steps
+    FROM jobs WHERE source = :source ORDER BY id
+""")
 _KEYS_END = text("UPDATE submission_keys SET expires_at = clock_timestamp()")
 _END = text("SELECT pg_terminate_backend(:pid, 10000)")
 
@@ -420,3 +434,70 @@ class TestSession:
 def test_one_item_is_not_several(producer: Producer, one: Any) -> None:
     with pytest.raises(InvalidParameter, match="several"):
         producer.submit_many(one)
+
+
+Keys = st.none() | st.sampled_from("abcde")
+#: Good ones that differ in their payload, and bad ones.
+Payloads = st.sampled_from([1, 2, 3, 0, 500])
+Items = st.lists(st.tuples(Keys, Payloads), max_size=12)
+
+
+def submitted_alone(engine: Engine, acceptance: Acceptance, item: dict[str, Any]) -> str:
+    """What came of an item that was submitted alone."""
+    try:
+        new_job = acceptance.accept(JobRequest.of(item))
+        with engine.begin() as connection:
+            (accepted,) = submit.insert_jobs(connection, [new_job])
+    except SubmitError as error:
+        return error.code
+    return "created" if accepted.created else "existing"
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],  # each example has its own keys
+)
+@given(before=Items, items=Items, chunk=st.integers(1, 13), overlap=st.booleans())
+def test_any_mix_over_any_chunks_is_the_same_as_one_at_a_time(
+    engine: Engine,
+    before: list[tuple[str | None, int]],
+    items: list[tuple[str | None, int]],
+    chunk: int,
+    *,
+    overlap: bool,
+) -> None:
+    places = StorageSettings()
+    acceptance = Acceptance(OpenPlaces(places), places, LimitSettings(max_steps=100))
+
+    def together(asked: list[dict[str, Any]]) -> list[str]:
+        answers: list[Answer] = []
+        writing = Writing(None, remember=timedelta(days=1), strict=False)
+
+        def write(one: Chunk) -> Sequence[submit.Answer]:
+            with engine.begin() as connection:
+                return writing.write(connection, one, alone=True)
+
+        chunks = gather(asked, acceptance.accept, strict=False, most=chunk)
+        (overlapping if overlap else in_turn)(chunks, write, Tally(answers.extend))
+        assert [answer.position for answer in answers] == list(range(len(asked)))
+        assert [answer.key for answer in answers] == [item["key"] for item in asked]
+        return [answer.code or answer.outcome for answer in answers]
+
+    def alone(asked: list[dict[str, Any]]) -> list[str]:
+        return [submitted_alone(engine, acceptance, item) for item in asked]
+
+    seen = []
+    for submitted in (alone, together):
+        mark = new_id().hex
+        source = f"s3://twofold/{mark}.png"
+        old, asked = (
+            [{"source": source, "key": key and mark + key, "steps": steps} for key, steps in some]
+            for some in (before, items)
+        )
+        alone(old)
+        outcomes = submitted(asked)
+        with engine.connect() as connection:
+            rows = connection.execute(_ROWS_OF, {"source": source})
+            seen.append((outcomes, [tuple(row) for row in rows]))
+    assert seen[0] == seen[1]

@@ -3,6 +3,8 @@
 from datetime import timedelta
 
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import IntegrityError
 from tests.factories import FUTURE, job_of, new_job, submitted
@@ -15,6 +17,9 @@ from twofold_schema.ledger import reads, submissions, submit
 from twofold_schema.states import JobClass, JobState
 
 _KEYS_END = text("UPDATE job_keys SET expires_at = clock_timestamp()")
+#: Whatever a job's text may hold.
+Text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=30)
+
 _COUNT = text("SELECT count(*) FROM jobs")
 
 
@@ -156,3 +161,34 @@ def test_a_rolled_back_submit_leaves_neither_job_nor_key(engine: Engine) -> None
         (undone,) = submit.insert_jobs(connection, [new_job(key="cat")])
         connection.rollback()
     assert submitted(engine, new_job(key="cat", job_class=JobClass.BULK)) != [undone.job_id]
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],  # each example has its own key
+)
+@given(Text, Text, Text, st.none() | Text)
+@example("\\N", "\\.", "\t\n\r\\", "\x01\u2028\N{CAT}")
+def test_any_text_comes_back_as_it_was_submitted(
+    engine: Engine, source: str, prompt: str, value: str, publish_to: str | None
+) -> None:
+    """Also what COPY gives a meaning of its own."""
+    key = new_id().hex + value
+    asked = new_job(
+        source=source,
+        key=key,
+        parameters=Parameters(prompt=prompt, seed=1),
+        metadata={value: prompt},
+        publish_to=publish_to,
+    )
+    several = [asked, *[new_job(key=f"{number}{key}") for number in range(30)]]
+    with engine.begin() as connection:
+        ids = [new_id() for _ in several]
+        (answer, *_) = submit.insert_each(connection, several, job_ids=ids, likely_new=True)
+        assert submit.insert_jobs(connection, several)[0] == (ids[0], False)
+
+    assert answer == (ids[0], True)
+    job = job_of(engine, ids[0])
+    assert (job.source, job.key, job.publish_to) == (source, key, publish_to)
+    assert (job.parameters.prompt, dict(job.metadata)) == (prompt, {value: prompt})

@@ -17,7 +17,7 @@ TenantKey: TypeAlias = tuple[str, str]
 Holder: TypeAlias = tuple[UUID, bytes]
 
 #: So few are looked up at once: to find them free by COPY takes a savepoint.
-_FEW = 20
+_FEW = 4
 
 # Who holds these keys now. A key that is forgotten is held by nobody.
 _HOLDERS = text("""
