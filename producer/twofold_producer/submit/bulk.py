@@ -1,9 +1,7 @@
 """Many items, chunk by chunk: the next is checked while the one before it is written."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from typing import TypeAlias
 from uuid import UUID
 
@@ -23,49 +21,47 @@ class Tally:
 
     Args:
         on_answers: Told as well.
+
+    Attributes:
+        created: How many items are new jobs.
     """
 
     def __init__(self, on_answers: OnAnswers | None = None) -> None:
+        self.created = 0
         self._on_answers = on_answers
+        self._items = self._invalid = 0
         self._ids = bytearray()
-        self._counts: Counter[Outcome] = Counter()
         self._faults: list[Answer] = []
 
     def add(self, chunk: Chunk, written: Sequence[submit.Answer]) -> None:
         """Count a chunk that was written."""
-        answers = list(chunk.invalid)
+        answers, faults = [], list(chunk.invalid)
         for new_job, (position, line), answer in zip(
             chunk.jobs, chunk.places, written, strict=True
         ):
             if isinstance(answer, Accepted):
-                self._ids += answer.job_id.bytes
-                outcome = Outcome.CREATED if answer.created else Outcome.EXISTING
-                answers.append(
-                    Answer(position, new_job.key, outcome, answer.job_id, None, None, line)
-                )
+                job_id, is_new = answer
+                self._ids += job_id.bytes
+                self.created += is_new
+                outcome = Outcome.CREATED if is_new else Outcome.EXISTING
+                answers.append(Answer(position, new_job.key, outcome, job_id, None, None, line))
             else:
                 fault = (Outcome.INVALID, None, answer.code, answer.message, line)
-                answers.append(Answer(position, new_job.key, *fault))
-        answers.sort()
-        self._counts.update(answer.outcome for answer in answers)
-        room = _MOST_FAULTS - len(self._faults)
-        faults = (answer for answer in answers if answer.outcome is Outcome.INVALID)
-        self._faults += islice(faults, room)
-        if self._on_answers and answers:
-            self._on_answers(answers)
-
-    @property
-    def created(self) -> int:
-        """How many items are new jobs."""
-        return self._counts[Outcome.CREATED]
+                faults.append(Answer(position, new_job.key, *fault))
+        faults.sort()
+        self._items += len(answers) + len(faults)
+        self._invalid += len(faults)
+        self._faults += faults[: _MOST_FAULTS - len(self._faults)]
+        if self._on_answers and (answers or faults):
+            self._on_answers(sorted(answers + faults) if faults else answers)
 
     def submission(self, submission_id: UUID) -> Submission:
         """All that was counted."""
         return Submission(
             id=submission_id,
-            created=self._counts[Outcome.CREATED],
-            existing=self._counts[Outcome.EXISTING],
-            invalid=self._counts[Outcome.INVALID],
+            created=self.created,
+            existing=self._items - self.created - self._invalid,
+            invalid=self._invalid,
             job_ids=JobIds(bytes(self._ids)),
             faults=tuple(self._faults),
         )

@@ -94,7 +94,9 @@ def gather(
 
 
 def _request(item: Item) -> JobRequest:
-    return item.request() if isinstance(item, Line) else JobRequest.of(item)
+    if isinstance(item, Line):
+        return item.request()
+    return JobRequest.of_fields(item) if isinstance(item, Mapping) else JobRequest.of(item)
 
 
 def _key_of(item: Item) -> str | None:

@@ -51,7 +51,7 @@ class Line:
                 "file:///path."
             )
         try:
-            return JobRequest.of(fields)
+            return JobRequest.of_fields(fields)
         except InvalidParameter as invalid:
             raise InvalidParameter(f"Line {self.number}: {invalid.message}") from None
 

@@ -111,18 +111,15 @@ class JobRequest(Parameters):
             raise ValueError("state width and height, or neither")
         if self.latents and (self.width or 0) % 8 + (self.height or 0) % 8:
             raise ValueError("the size of latents is eight times their own sides")
-        times = [time for time in (self.start_at, self.start_by, self.finish_by) if time]
-        if times != sorted(times):
-            raise ValueError("start_at, start_by and finish_by must follow each other")
+        if self.start_at or self.start_by or self.finish_by:
+            times = [time for time in (self.start_at, self.start_by, self.finish_by) if time]
+            if times != sorted(times):
+                raise ValueError("start_at, start_by and finish_by must follow each other")
         return self
 
     @classmethod
-    def of(
-        cls,
-        asked: "JobRequest | Mapping[str, Any] | Source",
-        options: Mapping[str, Any] | None = None,
-    ) -> Self:
-        """A request as it is, or one made of its fields, or of a source and options.
+    def of(cls, asked: "JobRequest | Source", options: Mapping[str, Any] | None = None) -> Self:
+        """A request as it is, or one made of a source and options.
 
         Raises:
             InvalidParameter: An option is unknown or out of its range, or beside a whole request;
@@ -135,9 +132,17 @@ class JobRequest(Parameters):
                     "give them to JobRequest."
                 )
             return asked
-        fields = asked if isinstance(asked, Mapping) else {"source": asked}
+        return cls.of_fields({"source": asked, **(options or {})})
+
+    @classmethod
+    def of_fields(cls, fields: Mapping[str, Any]) -> Self:
+        """A request made of its fields.
+
+        Raises:
+            InvalidParameter: One is unknown or out of its range; the message names it.
+        """
         try:
-            return cls.model_validate({**fields, **(options or {})})
+            return cls.model_validate(fields)
         except ValidationError as invalid:
             faults = (
                 f"{'.'.join(str(part) for part in fault['loc']) or 'request'}: "
