@@ -445,7 +445,7 @@ Items = st.lists(st.tuples(Keys, Payloads), max_size=12)
 def submitted_alone(engine: Engine, acceptance: Acceptance, item: dict[str, Any]) -> str:
     """What came of an item that was submitted alone."""
     try:
-        new_job = acceptance.accept(JobRequest.of(item))
+        new_job = acceptance.accept(JobRequest.of_fields(item))
         with engine.begin() as connection:
             (accepted,) = submit.insert_jobs(connection, [new_job])
     except SubmitError as error:

@@ -142,7 +142,7 @@ class JobRequest(Parameters):
             InvalidParameter: One is unknown or out of its range; the message names it.
         """
         try:
-            return cls.model_validate(fields)
+            return cls.model_validate(dict(fields))
         except ValidationError as invalid:
             faults = (
                 f"{'.'.join(str(part) for part in fault['loc']) or 'request'}: "
