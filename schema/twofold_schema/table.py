@@ -6,7 +6,6 @@ from sqlalchemy import (
     Column,
     DateTime,
     Double,
-    ForeignKey,
     Index,
     Integer,
     LargeBinary,
@@ -119,7 +118,9 @@ jobs = Table(
     Column("tenant", Text, nullable=False, server_default="default"),
     Column("job_class", SmallInteger, nullable=False, server_default=str(JobClass.STANDARD.rank)),
     Column("key", Text),
-    Column("submission_id", Uuid, ForeignKey("submissions.id")),
+    # No foreign key: it costs a lock and a look for each job, and whoever adds jobs to a submission
+    # shares its row anyway (`submissions.join`).
+    Column("submission_id", Uuid),
     Column("state", Text, nullable=False),
     Column("generation", Integer, nullable=False, server_default="1"),
     Column("fence", BigInteger, nullable=False, server_default="0"),

@@ -5,12 +5,12 @@ from datetime import timedelta
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Connection, Engine, text
 from tests.factories import FUTURE, job_of, new_job, submitted
+from tests.rivals import rivals
 
 from twofold_schema import lanes
-from twofold_schema.errors import KeyReused
+from twofold_schema.errors import KeyReused, SubmissionNotFound
 from twofold_schema.ids import new_id
 from twofold_schema.job import Parameters
 from twofold_schema.ledger import reads, submissions, submit
@@ -151,9 +151,43 @@ def test_a_submission_has_its_jobs_oldest_first(engine: Engine) -> None:
     assert job_ids == [answer.job_id for answer in answers]
 
 
-def test_jobs_of_an_unknown_submission_are_refused(engine: Engine) -> None:
-    with pytest.raises(IntegrityError), engine.begin() as connection:
-        submit.insert_jobs(connection, [new_job()], submission_id=new_id())
+def test_an_unknown_submission_takes_no_jobs(engine: Engine) -> None:
+    with pytest.raises(SubmissionNotFound), engine.begin() as connection:
+        submissions.join(connection, new_id())
+
+
+@pytest.mark.parametrize("to_seal", [True, False])
+def test_a_submission_is_not_sealed_under_who_adds_to_it(engine: Engine, *, to_seal: bool) -> None:
+    with engine.begin() as connection:
+        submission_id = submissions.begin(connection)
+    with rivals(engine) as rival, engine.begin() as connection:
+        assert submissions.join(connection, submission_id, to_seal=to_seal)
+        sealer = rival(lambda c: submissions.seal(c, submission_id))
+        assert sealer.blocked
+        submit.insert_jobs(connection, [new_job()], submission_id=submission_id)
+        connection.commit()
+        sealer.answer()
+    with engine.begin() as connection:
+        assert not submissions.join(connection, submission_id)
+
+
+def test_two_that_will_seal_one_submission_do_not_wait_for_each_other(engine: Engine) -> None:
+    """The second waits for the first from the start."""
+
+    def seal(connection: Connection) -> bool:
+        takes_more = submissions.join(connection, submission_id, to_seal=True)
+        submissions.seal(connection, submission_id)
+        return takes_more
+
+    with engine.begin() as connection:
+        submission_id = submissions.begin(connection)
+    with rivals(engine) as rival, engine.begin() as connection:
+        assert submissions.join(connection, submission_id, to_seal=True)
+        other = rival(seal)
+        assert other.blocked
+        submissions.seal(connection, submission_id)
+        connection.commit()
+        assert not other.answer()
 
 
 def test_a_rolled_back_submit_leaves_neither_job_nor_key(engine: Engine) -> None:

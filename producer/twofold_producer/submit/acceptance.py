@@ -10,7 +10,7 @@ from twofold_producer.submit import names
 from twofold_producer.submit.request import JobRequest, is_uri
 from twofold_producer.submit.uploads import upload
 from twofold_schema import lanes
-from twofold_schema.artifacts import ArtifactUri
+from twofold_schema.artifacts import JOB, ArtifactUri
 from twofold_schema.errors import InvalidParameter
 from twofold_schema.job import Output, Parameters
 from twofold_schema.ledger.new_jobs import NewJob, Terms
@@ -53,10 +53,13 @@ class Acceptance:
             JobError: What it hands over could not be stored.
         """
         terms, prefix = self._terms(*_others_share(request))
-        name = names.folder_of(request, prefix)
-        if name != terms.output.name:
-            terms = replace(terms, output=terms.output.model_copy(update={"name": name}))
-        publish_to = names.published(request, prefix)
+        publish_to = None
+        if request.output_name != JOB:
+            name = names.folder_of(request, prefix)
+            if name != terms.output.name:
+                terms = replace(terms, output=terms.output.model_copy(update={"name": name}))
+        if request.publish_as is not None:
+            publish_to = names.published(request, prefix)
         source, measure = self._source(request, terms)
         return NewJob(
             source=source,
@@ -81,6 +84,7 @@ class Acceptance:
             )
         prefix = ArtifactUri.parse(output_prefix or self._settings.results)
         self._open.check(prefix)
+        names.check_folder(prefix, JOB)
         terms = Terms(
             output_prefix=str(prefix),
             parameters=parameters,

@@ -35,7 +35,7 @@ def folder_of(request: JobRequest, prefix: ArtifactUri) -> str:
             f"output_name is {request.output_name!r}; it needs {JOB}, so that no two jobs share a "
             "folder. For a name of your own choice use publish_as."
         )
-    _check_folder(prefix, name)
+    check_folder(prefix, name)
     return name
 
 
@@ -68,7 +68,12 @@ def published(request: JobRequest, prefix: ArtifactUri) -> ArtifactUri | None:
 
 # Most names hold no key and no stem, so that one check serves them all.
 @lru_cache(1024)
-def _check_folder(prefix: ArtifactUri, name: str) -> None:
+def check_folder(prefix: ArtifactUri, name: str) -> None:
+    """Accept a folder of results, in which `{job}` stands for the job's id.
+
+    Raises:
+        InvalidUri: It makes no good place.
+    """
     _check(prefix.child(name.replace(JOB, _LONGEST_ID)).child(_LONGEST_FILE))
 
 

@@ -10,7 +10,6 @@ from twofold_producer.submit.chunks import Chunk
 from twofold_schema.errors import KeyReused
 from twofold_schema.ids import new_id
 from twofold_schema.ledger import submissions, submit
-from twofold_schema.ledger.new_jobs import Accepted
 
 
 class Writing:
@@ -72,7 +71,7 @@ class Writing:
             _raise_first(chunk, answers)
         if chunk.is_last:
             submissions.seal(connection, self.submission_id)
-        self._likely_new = all(isinstance(a, Accepted) and a.created for a in answers)
+        self._likely_new = not answers or answers[-1] == (chunk.job_ids[-1], True)
         return answers
 
 

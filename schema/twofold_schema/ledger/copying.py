@@ -54,14 +54,11 @@ def copy_jobs(
     """
     submission = submission_id and str(submission_id)
     stamp = now.isoformat()
-    _copy(
-        connection,
-        _COPY_JOBS,
-        (
-            _own(job_id, new_job) + _shared(new_job.terms, submission, stamp)
-            for job_id, new_job in jobs
-        ),
-    )
+
+    def line(job: tuple[UUID, NewJob]) -> str:
+        return _own(*job) + _shared(job[1].terms, submission, stamp)
+
+    _copy(connection, _COPY_JOBS, map(line, jobs))
 
 
 def copy_keys(
@@ -89,8 +86,8 @@ def copy_keys(
 def _copy(connection: Connection, statement: str, lines: Iterable[str]) -> None:
     lines = iter(lines)
     with _copying(connection, statement) as copy:
-        while some := list(islice(lines, _LINES_PER_WRITE)):
-            copy.write("".join(some))
+        while some := "".join(islice(lines, _LINES_PER_WRITE)):
+            copy.write(some)
 
 
 @contextmanager

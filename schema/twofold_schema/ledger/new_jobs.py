@@ -43,7 +43,7 @@ class Terms:
     finish_by: datetime | None = None
 
     @cached_property
-    def copied(self) -> list[str]:
+    def unpublished(self) -> list[str]:
         """The payload of a job that is not published, around its metadata, size and source."""
         return _GAP.split(_canonical(self._payload()))
 
@@ -69,8 +69,7 @@ class Terms:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewJob:
+class NewJob(NamedTuple):
     """A job that was checked and may be written.
 
     Attributes:
@@ -96,17 +95,15 @@ class NewJob:
 
         A seed that was drawn is no part of it.
         """
-        measure = self.measure
-        parts = [
-            _canonical(self.metadata) if self.metadata else "{}",
-            f"[{measure.width}, {measure.height}]" if measure else "null",
-            encode_basestring_ascii(self.source),
-        ]
-        around = self.terms.copied
+        metadata = _canonical(self.metadata) if self.metadata else "{}"
+        measure, source = self.measure, encode_basestring_ascii(self.source)
+        size = f"[{measure.width}, {measure.height}]" if measure else "null"
         if self.publish_to:
-            parts.insert(1, encode_basestring_ascii(self.publish_to))
-            around = self.terms.published
-        payload = "".join(text for pair in zip(around, (*parts, ""), strict=True) for text in pair)
+            begin, named, sized, sourced, end = self.terms.published
+            metadata = f"{metadata}{named}{encode_basestring_ascii(self.publish_to)}"
+        else:
+            begin, sized, sourced, end = self.terms.unpublished
+        payload = f"{begin}{metadata}{sized}{size}{sourced}{source}{end}"
         return hashlib.sha256(payload.encode()).digest()
 
 

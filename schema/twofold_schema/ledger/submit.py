@@ -31,6 +31,12 @@ def insert_jobs(
 ) -> list[Accepted]:
     """Write jobs, all or none, each once per key.
 
+    Args:
+        connection: In a transaction.
+        new_jobs: What to write.
+        submission_id: Of all of them; this transaction has joined it.
+        remember_keys: How long keys are held.
+
     Returns:
         One answer per job, in order.
 
@@ -69,7 +75,7 @@ def insert_each(
         connection: In a transaction.
         new_jobs: What to write.
         job_ids: As many, fresh: those of the jobs that are new.
-        submission_id: Of all of them.
+        submission_id: Of all of them; this transaction has joined it.
         remember_keys: How long keys are held.
         sealed: Whether the submission takes no more jobs: then all have to be known.
         likely_new: Their keys are believed to be free: a matter of speed only.
@@ -121,7 +127,8 @@ def _answers(
         # A key may have been forgotten since, where this is a repeat.
         holder_id, asked = held.get((new_job.terms.tenant, new_job.key), (job_id, fingerprint))
         if asked == fingerprint:
-            answers.append(Accepted(holder_id, created=holder_id == job_id))
+            is_new = holder_id is job_id or holder_id == job_id
+            answers.append(Accepted(holder_id, is_new))
         else:
             answers.append(
                 KeyReused(

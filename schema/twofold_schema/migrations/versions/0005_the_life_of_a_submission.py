@@ -29,6 +29,7 @@ def upgrade() -> None:
         op.add_column("submissions", sa.Column(name, kind, nullable=True), if_not_exists=True)
     op.execute("ALTER TABLE submissions DROP CONSTRAINT IF EXISTS submissions_finished_whole")
     op.create_check_constraint(op.f("submissions_finished_whole"), "submissions", _FINISHED_WHOLE)
+    op.execute("ALTER TABLE jobs DROP CONSTRAINT IF EXISTS jobs_submission_id_fkey")
     op.create_table(
         "submission_keys",
         sa.Column("tenant", sa.Text(), nullable=False),
@@ -56,6 +57,10 @@ def downgrade() -> None:
     with op.get_context().autocommit_block():
         _drop_unfinished()
     op.drop_table("submission_keys", if_exists=True)
+    op.execute("ALTER TABLE jobs DROP CONSTRAINT IF EXISTS jobs_submission_id_fkey")
+    op.create_foreign_key(
+        op.f("jobs_submission_id_fkey"), "jobs", "submissions", ["submission_id"], ["id"]
+    )
     op.execute("ALTER TABLE submissions DROP CONSTRAINT IF EXISTS submissions_finished_whole")
     for name in _COLUMNS:
         op.drop_column("submissions", name, if_exists=True)
