@@ -40,7 +40,7 @@ def main() -> None:
 
     options.out.mkdir(exist_ok=True)
     with Producer() as producer:
-        submission = producer.submit_many(latents)
+        submission = producer.submit_many(latents, strict=True)
         for number, job in enumerate(producer.wait(submission)):
             if job.result is None:
                 raise SystemExit(f"{job.id} {job.state}: {job.error and job.error.message}")

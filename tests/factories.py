@@ -4,6 +4,7 @@ Leases end by the database's own clock, so a test that waited for one would slee
 get a lease that outlasts any test; `silence` ends it, and what patience rescue would have, at once.
 """
 
+import dataclasses
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -15,6 +16,7 @@ from twofold_schema.ids import new_id
 from twofold_schema.job import Claim, Job, Output, Parameters, Result
 from twofold_schema.ledger import claims, reads, submit, sweeps
 from twofold_schema.ledger import runs as ledger_runs
+from twofold_schema.ledger.new_jobs import NewJob, Terms
 from twofold_schema.states import JobClass, JobState
 
 PREFIX = "s3://twofold/results"
@@ -31,21 +33,26 @@ _SILENCE = text("""
 _PROLONG = text("UPDATE runs SET lease_expires_at = '2100-01-01Z' WHERE id = :id")
 
 
-def new_job(**changes: Any) -> submit.NewJob:
+def new_job(**changes: Any) -> NewJob:
     """A job for a 512x512 picture whose size was stated; `changes` replace its fields."""
     parameters = changes.get("parameters", Parameters(seed=7))
-    fields: dict[str, Any] = {
-        "source": "s3://twofold/uploads/cat.png",
+    terms: dict[str, Any] = {
         "output_prefix": PREFIX,
         "parameters": parameters,
-        "seed_drawn": False,
         "max_attempts": 3,
+    }
+    fields: dict[str, Any] = {
+        "source": "s3://twofold/uploads/cat.png",
+        "seed": parameters.seed,
         "measure": lanes.measure(parameters, 512, 512),
     }
-    return submit.NewJob(**fields | changes)
+    of_terms = {field.name for field in dataclasses.fields(Terms)}
+    terms |= {name: change for name, change in changes.items() if name in of_terms}
+    fields |= {name: change for name, change in changes.items() if name not in of_terms}
+    return NewJob(terms=Terms(**terms), **fields)
 
 
-def of_side(side: int, **changes: Any) -> submit.NewJob:
+def of_side(side: int, **changes: Any) -> NewJob:
     """A job for a square picture whose size was stated; `changes` replace its fields."""
     return new_job(measure=lanes.measure(Parameters(seed=7), side, side), **changes)
 
@@ -106,7 +113,7 @@ def result_of(claim: Claim) -> Result:
     )
 
 
-def submitted(engine: Engine, *new_jobs: submit.NewJob) -> list[UUID]:
+def submitted(engine: Engine, *new_jobs: NewJob) -> list[UUID]:
     """The ids of jobs that were submitted and committed; one plain job when none is given."""
     with engine.begin() as connection:
         answers = submit.insert_jobs(connection, new_jobs or [new_job()])

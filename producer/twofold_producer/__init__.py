@@ -4,34 +4,41 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from twofold_producer.producer import Producer, Submission
+    from twofold_producer.producer import Producer
     from twofold_producer.submit.request import JobRequest, Source
+    from twofold_producer.submit.submission import Answer, Outcome, Submission
     from twofold_schema.formats import ResultFormat
     from twofold_schema.job import Job, Parameters, Result
-    from twofold_schema.ledger.submit import Accepted
+    from twofold_schema.ledger.new_jobs import Accepted
     from twofold_schema.states import JobClass, JobState
+    from twofold_schema.submission import SubmissionReport
 
 __all__ = [
     "Accepted",
+    "Answer",
     "Job",
     "JobClass",
     "JobRequest",
     "JobState",
+    "Outcome",
     "Parameters",
     "Producer",
     "Result",
     "ResultFormat",
     "Source",
     "Submission",
+    "SubmissionReport",
 ]
 
 _HOMES = {
-    "twofold_producer.producer": {"Producer", "Submission"},
+    "twofold_producer.producer": {"Producer"},
     "twofold_producer.submit.request": {"JobRequest", "Source"},
+    "twofold_producer.submit.submission": {"Answer", "Outcome", "Submission"},
     "twofold_schema.formats": {"ResultFormat"},
     "twofold_schema.job": {"Job", "Parameters", "Result"},
     "twofold_schema.states": {"JobClass", "JobState"},
-    "twofold_schema.ledger.submit": {"Accepted"},
+    "twofold_schema.ledger.new_jobs": {"Accepted"},
+    "twofold_schema.submission": {"SubmissionReport"},
 }
 
 

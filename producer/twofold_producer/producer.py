@@ -1,28 +1,35 @@
 """The Python door: submit jobs, follow them, change one's mind about them."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from os import PathLike
 from types import TracebackType
 from typing import Any, Self, TypeAlias, overload
 from uuid import UUID
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from twofold_producer.broker import Bell
-from twofold_producer.submit.acceptance import accept
+from twofold_producer.submit.acceptance import Acceptance
+from twofold_producer.submit.bulk import Tally, in_turn, overlapping
+from twofold_producer.submit.chunks import CHUNK_ITEMS, Chunk, Item, gather
+from twofold_producer.submit.manifest import Line, read_manifest
 from twofold_producer.submit.request import JobRequest, Source
+from twofold_producer.submit.submission import OnAnswers, Submission
 from twofold_producer.submit.transaction import after_commit, connection_of
+from twofold_producer.submit.writing import Writing
 from twofold_schema import database
 from twofold_schema.errors import InvalidParameter, JobNotFound, WaitTimeout
 from twofold_schema.job import Job
-from twofold_schema.ledger import reads, requests, runs, submit
+from twofold_schema.ledger import reads, requests, runs, submissions, submit
+from twofold_schema.ledger.new_jobs import Accepted
 from twofold_schema.ledger.requests import CancelAnswer
-from twofold_schema.ledger.submit import Accepted, NewJob
+from twofold_schema.ledger.submit import Answer
 from twofold_schema.settings import (
     BrokerSettings,
     DatabaseSettings,
@@ -30,29 +37,14 @@ from twofold_schema.settings import (
     StorageSettings,
 )
 from twofold_schema.storage.places import OpenPlaces
+from twofold_schema.submission import SubmissionReport
 
 #: Told how many of how many jobs have ended.
 OnProgress: TypeAlias = Callable[[int, int], None]
 
 _FIRST_LOOK, _LONGEST_LOOK = 0.05, 1.0
-_ROWS_PER_INSERT = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """Jobs that were submitted together.
-
-    Attributes:
-        accepted: One answer per item, in order.
-    """
-
-    id: UUID
-    accepted: tuple[Accepted, ...]
-
-    @property
-    def job_ids(self) -> list[UUID]:
-        """The jobs' ids, in the order of the items."""
-        return [answer.job_id for answer in self.accepted]
+#: A chunk whose commit may have failed is written again after each of these, in seconds.
+_PAUSES = (0.1, 0.5, 2.0)
 
 
 class Producer:
@@ -74,9 +66,10 @@ class Producer:
     ) -> None:
         self._engine = database.connect(database_settings or DatabaseSettings.load())
         self._bell = Bell(broker or BrokerSettings.load())
-        self._places = storage or StorageSettings.load()
+        places = storage or StorageSettings.load()
         self._limits = limits or LimitSettings.load()
-        self.storage = OpenPlaces(self._places)
+        self.storage = OpenPlaces(places)
+        self._acceptance = Acceptance(self.storage, places, self._limits)
 
     def submit(
         self,
@@ -97,40 +90,103 @@ class Producer:
             SubmitError: The job was not accepted; nothing was written.
             JobError: The picture could not be uploaded; nothing was written.
         """
-        new_job = self._accept(JobRequest.of(request, options))
+        new_job = self._acceptance.accept(JobRequest.of(request, options))
         with self._transaction(session) as (connection, ring):
             (accepted,) = submit.insert_jobs(connection, [new_job], remember_keys=self._remember)
             ring(int(accepted.created))
         return accepted
 
     def submit_many(
-        self, requests: Iterable[JobRequest | Source], *, session: Session | None = None
+        self,
+        items: Iterable[Item],
+        *,
+        key: str | None = None,
+        strict: bool = False,
+        session: Session | None = None,
+        on_answers: OnAnswers | None = None,
+        chunk: int = CHUNK_ITEMS,
     ) -> Submission:
-        """Submit jobs together, all or none.
+        """Submit jobs together, however many. One that is not accepted does not stop the others.
+
+        They are taken and written in chunks of some thousand, each in a transaction of its own.
+        Whatever ends the call half way, give the items keys and the same call repeated goes on
+        where it was; give the submission a key and that goes on in the same submission.
+
+        Args:
+            items: Requests, their fields, sources alone, or a manifest's lines; of any number,
+                taken one by one, in the thread that calls.
+            key: Your own name for the submission. While it is remembered, another call with it
+                adds to the same submission, until that is sealed, and seals it.
+            strict: Raise at the first item that is not accepted. What earlier chunks wrote stays,
+                and the submission stays open.
+            session: Write all of it inside this session's transaction: the jobs are there if,
+                and only if, the session commits. Pending changes are flushed first. After an error
+                the transaction is as it was before.
+            on_answers: Told what came of each item, in order, whenever a chunk is committed; with
+                a session, when it is written.
+            chunk: The most items of a transaction.
+
+        Returns:
+            The submission, sealed: it takes no more jobs.
 
         Raises:
-            SubmitError: One of them was not accepted; nothing was written.
-            JobError: One of the pictures could not be uploaded; nothing was written.
+            SubmissionSealed: Some of the items are new, but the submission of this key is sealed.
+            SubmitError: One of the items was not accepted, and `strict`.
+            JobError: Storage is away, so that a picture could not be uploaded.
         """
-        if isinstance(requests, (str, bytes, bytearray, PathLike)):
+        if isinstance(items, (str, bytes, bytearray, PathLike, Mapping)):
             raise InvalidParameter(
-                f"submit_many takes several sources, not one {type(requests).__name__}; give it a "
+                f"submit_many takes several items, not one {type(items).__name__}; give it a "
                 "list, or the one to submit."
             )
-        new_jobs = [self._accept(JobRequest.of(request)) for request in requests]
-        with self._transaction(session) as (connection, ring):
-            submission_id = submit.open_submission(connection)
-            accepted: list[Accepted] = []
-            for start in range(0, len(new_jobs), _ROWS_PER_INSERT):
-                accepted += submit.insert_jobs(
-                    connection,
-                    new_jobs[start : start + _ROWS_PER_INSERT],
-                    submission_id=submission_id,
-                    remember_keys=self._remember,
-                )
-            submit.seal(connection, submission_id)
-            ring(sum(answer.created for answer in accepted))
-        return Submission(submission_id, tuple(accepted))
+        writing = Writing(key, remember=self._remember, strict=strict)
+        chunks = gather(items, self._acceptance.accept, strict=strict, most=chunk)
+        tally = Tally(on_answers)
+        if session is None:
+            overlapping(chunks, partial(self._write_alone, writing), tally)
+        else:
+            with self._transaction(session) as (connection, ring):
+                in_turn(chunks, partial(writing.write, connection, alone=False), tally)
+                ring(tally.created)
+        return tally.submission(writing.submission_id)
+
+    def _write_alone(self, writing: Writing, chunk: Chunk) -> Sequence[Answer]:
+        """Write a chunk in a transaction of its own; again, while nobody knows whether it did."""
+        pauses, again = iter(_PAUSES), False
+        while True:
+            try:
+                with self._transaction(None) as (connection, ring):
+                    answers = writing.write(connection, chunk, alone=True, again=again)
+                    ring(sum(isinstance(a, Accepted) and a.created for a in answers))
+            except DBAPIError as error:
+                pause = next(pauses, None)
+                if pause is None or not database.is_transient(error):
+                    raise
+            else:
+                return answers
+            again = True
+            time.sleep(pause)
+
+    def manifest(self, place: str | PathLike[str]) -> Iterator[Line]:
+        """The lines of a JSONL manifest, for `submit_many`: one request a line.
+
+        Args:
+            place: A URI in storage, or the path of a local file.
+
+        Raises:
+            SubmitError: The place is no good, or the file cannot be read.
+            JobError: Storage does not have it, or is away; also while it is read.
+        """
+        return read_manifest(place, self.storage)
+
+    def submission(self, submission_id: UUID) -> SubmissionReport:
+        """How far a submission is, and where its manifests lie once it has ended.
+
+        Raises:
+            SubmissionNotFound: No submission has this id.
+        """
+        with self._engine.connect() as connection:
+            return submissions.report(connection, submission_id)
 
     def get(self, job_id: UUID) -> Job:
         """The job as it is now.
@@ -248,9 +304,6 @@ class Producer:
     @property
     def _remember(self) -> timedelta:
         return timedelta(days=self._limits.key_days)
-
-    def _accept(self, request: JobRequest) -> NewJob:
-        return accept(request, self.storage, self._places, self._limits)
 
     @contextmanager
     def _transaction(

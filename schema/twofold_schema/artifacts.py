@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Self
 from urllib.parse import quote, unquote
+from uuid import UUID
 
 from twofold_schema.errors import InvalidUri, PlaceNotAllowed
 from twofold_schema.job import Claim, Job
@@ -21,8 +22,10 @@ ID = re.compile(_UUID)
 #: The last part of a claim's names: fence, run, suffix.
 CLAIM_FILE = re.compile(rf"(\d{{1,18}})-({_UUID})\.[a-z.]+")
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _MAX_KEY_BYTES = 1024
+_PLAIN = re.compile(rf"s3://({_BUCKET.pattern})/([A-Za-z0-9_.-][A-Za-z0-9_./=+@-]{{0,999}})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +50,21 @@ class ArtifactUri:
         Raises:
             InvalidUri: It is neither, or climbs with `..`, or holds control characters.
         """
+        # Most are plain, and one look is cheaper than all that follows.
+        plain = _PLAIN.fullmatch(text)
+        if plain is not None and ".." not in text:
+            return cls("s3", plain[1], plain[2])
+        return cls._parse(text)
+
+    @classmethod
+    def _parse(cls, text: str) -> Self:
         scheme, separator, rest = text.partition("://")
         if not separator or scheme not in {"s3", "file"}:
             raise InvalidUri(f"{text!r} is not a place: write s3://bucket/key or file:///path.")
         bucket, _, key = rest.partition("/")
         if scheme == "file":
             key = unquote(key)
-        if any(ord(character) < 32 or ord(character) == 127 for character in text + key):
+        if _CONTROL.search(text) or (scheme == "file" and _CONTROL.search(key)):
             raise InvalidUri(f"{text!r} holds control characters; rename the object.")
         if scheme == "s3" and not _BUCKET.fullmatch(bucket):
             raise InvalidUri(f"{bucket!r} in {text!r} is not the name of an S3 bucket.")
@@ -67,7 +78,7 @@ class ArtifactUri:
             raise InvalidUri(f"{text!r} is not valid Unicode; rename the object.") from None
         if too_long:
             raise InvalidUri(f"The key of {text[:60]!r}… is over {_MAX_KEY_BYTES} bytes.")
-        if ".." in PurePosixPath(key).parts:
+        if ".." in key and ".." in PurePosixPath(key).parts:
             raise InvalidUri(f"{text!r} climbs with '..'; write the place it leads to.")
         return cls(scheme, bucket, key)
 
@@ -150,6 +161,20 @@ def publish_place(job: Job) -> ArtifactUri | None:
 def upload_place(uploads: ArtifactUri, sha256: str) -> ArtifactUri:
     """Where a producer puts a source that it was handed: named by its content, so once only."""
     return uploads.child(f"{sha256[:2]}/{sha256}")
+
+
+def manifest_place(
+    results: ArtifactUri, submission_id: UUID, generation: int, name: str
+) -> ArtifactUri:
+    """Where the keeper writes what a generation of a submission came to.
+
+    Args:
+        results: The prefix under which results are stored.
+        submission_id: Of the submission.
+        generation: Of the submission.
+        name: `results` or `errors`.
+    """
+    return results.child(f"submissions/{submission_id}/{generation}/{name}.jsonl")
 
 
 def _of_claim(job: Job, claim: Claim, suffix: str) -> ArtifactUri:

@@ -12,7 +12,7 @@
     ├─ SubmitError               the job was not accepted; nothing was written
     │   ├─ InvalidUri, PlaceNotAllowed, InvalidParameter, SourceUnreadable
     │   ├─ TooLarge, InvalidLatents  (also a job's error when only the worker could know)
-    │   ├─ KeyReused
+    │   ├─ KeyReused, SubmissionSealed
     │   └─ UnsupportedSession
     └─ JobError                  the outcome of an attempt, written to the job
         ├─ SourceNotFound, SourceDenied, SourceTooLarge, SourceChanged
@@ -133,6 +133,12 @@ class KeyReused(SubmitError):
     """This key belongs to a job with another payload; use a new key for a new job."""
 
     code = "key_reused"
+
+
+class SubmissionSealed(SubmitError):
+    """This submission takes no more jobs; submit them under another key, or under none."""
+
+    code = "submission_sealed"
 
 
 class UnsupportedSession(SubmitError):

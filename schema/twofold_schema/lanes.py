@@ -5,6 +5,7 @@ changes, so does the prefix, and jobs with a lane of the old one are measured an
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from twofold_schema.errors import TooLarge
 from twofold_schema.formats import ResultFormat
@@ -110,13 +111,14 @@ def measure(
         from_latents: Whether the source is latents, which need no encoding.
         to_latents: Whether the result is latents, which need no decoding.
     """
-    return Measure(
-        width=width,
-        height=height,
-        lane=_lane(parameters, width, height),
-        est_gpu_seconds=_est_gpu_seconds(
-            parameters, width, height, encodes=not from_latents, decodes=not to_latents
-        ),
+    return _measure(
+        width,
+        height,
+        revision=parameters.model_revision,
+        reproducible=parameters.reproducible,
+        forwards=parameters.steps * (2 if parameters.guidance_scale > 1 else 1),
+        encodes=not from_latents,
+        decodes=not to_latents,
     )
 
 
@@ -133,20 +135,26 @@ def measure_job(
     return measure(parameters, width, height, from_latents=from_latents, to_latents=to_latents)
 
 
-def _lane(parameters: Parameters, width: int, height: int) -> str:
-    return "/".join(
+# Many jobs at once are mostly of few kinds.
+@lru_cache(4096)
+def _measure(
+    width: int,
+    height: int,
+    *,
+    revision: str | None,
+    reproducible: bool,
+    forwards: int,
+    encodes: bool,
+    decodes: bool,
+) -> Measure:
+    lane = "/".join(
         (
             str(VERSION),
-            parameters.model_revision or "any",
+            revision or "any",
             f"{padded(width)}x{padded(height)}",
-            "pinned" if parameters.reproducible else "free",
+            "pinned" if reproducible else "free",
         )
     )
-
-
-def _est_gpu_seconds(
-    parameters: Parameters, width: int, height: int, *, encodes: bool, decodes: bool
-) -> float:
-    forwards = parameters.steps * (2 if parameters.guidance_scale > 1 else 1)
     tflop = _UNET_TFLOP * forwards + _DECODE_TFLOP * decodes + _ENCODE_TFLOP * encodes
-    return tflop * padded(width) * padded(height) / _COUNTED_PIXELS / REFERENCE_TFLOPS
+    seconds = tflop * padded(width) * padded(height) / _COUNTED_PIXELS / REFERENCE_TFLOPS
+    return Measure(width=width, height=height, lane=lane, est_gpu_seconds=seconds)

@@ -365,6 +365,8 @@ class KeeperSettings(Settings):
 
     Attributes:
         keeper_seconds: How often each duty is done.
+        seal_after_hours: A submission to which nothing was added for so long, because its producer
+            died, is sealed.
         collect_after_hours: The age from which results that no row names are deleted; 0 for never.
         collect_every_seconds: The pause between two rounds through all results.
         collect_dry_run: Only log what would be deleted.
@@ -372,6 +374,7 @@ class KeeperSettings(Settings):
     """
 
     keeper_seconds: Seconds = 1.0
+    seal_after_hours: Annotated[float, Field(gt=0, le=24 * 3650)] = 24.0
     collect_after_hours: Annotated[float, Field(ge=0, le=24 * 3650)] = 24.0
     collect_every_seconds: Seconds = 3600.0
     collect_dry_run: bool = False

@@ -81,4 +81,9 @@ class JobClass(StrEnum):
     @property
     def rank(self) -> int:
         """0 is served first; what the table stores, so that an index can order by it."""
-        return list(JobClass).index(self)
+        return _RANKS[self]
+
+
+_RANKS: Mapping[JobClass, int] = MappingProxyType(
+    {job_class: rank for rank, job_class in enumerate(JobClass)}
+)

@@ -8,7 +8,6 @@ from sqlalchemy import (
     Column,
     DateTime,
     Double,
-    ForeignKey,
     Identity,
     Index,
     Integer,
@@ -59,10 +58,31 @@ submissions = Table(
     metadata,
     Column("id", Uuid, primary_key=True),
     Column("tenant", Text, nullable=False, server_default="default"),
+    Column("key", Text),
     Column("generation", Integer, nullable=False, server_default="1"),
+    # The URIs of what its last end was written to, and how many jobs were in each state then.
+    Column("results", Text),
+    Column("errors", Text),
+    Column("counts", JSONB(none_as_null=True)),
     _time("created_at", required=True),
     _time("sealed_at"),
     _time("finished_at"),
+    CheckConstraint(
+        "finished_at IS NULL OR sealed_at IS NOT NULL AND results IS NOT NULL"
+        " AND errors IS NOT NULL AND counts IS NOT NULL",
+        "finished_whole",
+    ),
+    Index("submissions_unfinished", "id", postgresql_where=text("finished_at IS NULL")),
+)
+
+submission_keys = Table(
+    "submission_keys",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("submission_id", Uuid, nullable=False),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    Index("submission_keys_expires", "expires_at"),
 )
 
 runs = Table(
@@ -102,7 +122,9 @@ jobs = Table(
     Column("tenant", Text, nullable=False, server_default="default"),
     Column("job_class", SmallInteger, nullable=False, server_default=str(JobClass.STANDARD.rank)),
     Column("key", Text),
-    Column("submission_id", Uuid, ForeignKey("submissions.id")),
+    # No foreign key: it costs a lock and a look for each job, and whoever adds jobs to a submission
+    # shares its row anyway (`submissions.join`).
+    Column("submission_id", Uuid),
     Column("state", Text, nullable=False),
     Column("generation", Integer, nullable=False, server_default="1"),
     Column("fence", BigInteger, nullable=False, server_default="0"),

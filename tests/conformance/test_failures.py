@@ -178,13 +178,14 @@ class TestOutages:
 
         verbs: list[Callable[[Storage], object]] = [
             lambda storage: storage.read(URI, max_bytes=10),
+            lambda storage: storage.read_range(URI, start=1, length=10, version="1"),
             lambda storage: storage.read_metadata(URI),
             lambda storage: put(storage, URI, b"mine"),
             lambda storage: storage.copy(URI, URI, content_type="", metadata={}),
             lambda storage: list(storage.list(URI)),
             lambda storage: storage.delete(URI),
         ]
-        with silent() as silent_url, gone() as gone_url, ThreadPoolExecutor(12) as pool:
+        with silent() as silent_url, gone() as gone_url, ThreadPoolExecutor(14) as pool:
             storages = [S3Storage(at(url)) for url in (silent_url, gone_url)]
             waits = [pool.submit(seconds, one, verb) for one in storages for verb in verbs]
             assert max(wait.result() for wait in waits) < longest_seconds(at("http://x")) + SLACK

@@ -65,6 +65,7 @@ def verbs(uri: ArtifactUri, ours: ArtifactUri) -> dict[type, list[Callable[[Stor
         SourceDenied: [
             lambda storage: storage.read(uri, max_bytes=10),
             lambda storage: storage.read_head(uri, length=10),
+            lambda storage: storage.read_range(uri, start=1, length=10, version="1"),
             lambda storage: storage.read_metadata(uri),
             lambda storage: storage.list(uri),
             lambda storage: storage.sign_read(uri, expires=MINUTE),

@@ -7,7 +7,8 @@ import pytest
 from tests.conformance.stores import Case, ask
 
 from twofold_schema.artifacts import ArtifactUri
-from twofold_schema.errors import SourceNotFound, SourceTooLarge
+from twofold_schema.errors import SourceChanged, SourceNotFound, SourceTooLarge
+from twofold_schema.storage.ranges import blocks
 
 
 class TestBytes:
@@ -70,6 +71,41 @@ class TestBytes:
 
         with pytest.raises(SourceNotFound):
             case.storage.read(case.prefix.child("folder"), max_bytes=10)
+
+
+class TestRanges:
+    @pytest.mark.parametrize("length", [1, 3, 4, 10, 11, 20])
+    def test_make_the_whole_object_block_by_block(self, case: Case, length: int) -> None:
+        uri = case.put("object", b"0123456789")
+
+        assert b"".join(blocks(case.storage, uri, length=length)) == b"0123456789"
+
+    def test_of_an_empty_object_are_empty(self, case: Case) -> None:
+        assert b"".join(blocks(case.storage, case.put("object", b""), length=5)) == b""
+
+    @pytest.mark.parametrize("longer", [True, False])
+    def test_of_an_object_that_was_overwritten_are_refused(
+        self, case: Case, *, longer: bool
+    ) -> None:
+        uri = case.put("object", b"0123456789")
+        other = case.put("other", b"9876543210123" if longer else b"98765")
+        parts = blocks(case.storage, uri, length=8)
+        assert next(parts) == b"01234567"
+
+        case.storage.copy(other, uri, content_type="image/png", metadata={})
+
+        with pytest.raises(SourceChanged, match="overwritten"):
+            next(parts)
+
+    def test_of_an_object_that_is_gone_are_not_found(self, case: Case) -> None:
+        uri = case.put("object", b"0123456789")
+        parts = blocks(case.storage, uri, length=8)
+        next(parts)
+
+        case.storage.delete(uri)
+
+        with pytest.raises(SourceNotFound):
+            next(parts)
 
 
 class TestVersions:

@@ -1,9 +1,12 @@
 """What every store promises to who writes and deletes."""
 
 import base64
+import hashlib
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from tempfile import SpooledTemporaryFile
+from typing import IO
 
 import pytest
 from botocore.exceptions import ClientError
@@ -39,6 +42,12 @@ def race(storage: Storage, uri: ArtifactUri) -> list[bytes]:
     winners = [answer for answer in answers if answer is not None]
     assert storage.read(uri, max_bytes=10).data in winners
     return winners
+
+
+def put_file(storage: Storage, uri: ArtifactUri, file: IO[bytes], content: bytes) -> None:
+    """Write an object as the keeper does."""
+    digest = hashlib.sha256(content).hexdigest()
+    storage.write_once(uri, file, content_type="application/jsonl", sha256=digest, metadata={})
 
 
 class TestCreating:
@@ -121,6 +130,36 @@ class TestCreating:
         races = (len(race(storage, swift_case.prefix.child(f"{n}"))) for n in range(RACES))
 
         assert any(winners > 1 for winners in races)
+
+
+class TestFiles:
+    """Data that is not held in memory."""
+
+    def test_are_stored_from_their_start_wherever_they_stand(self, case: Case) -> None:
+        data = b"line of a manifest\n" * 100_000
+        uri = case.prefix.child("object")
+        with SpooledTemporaryFile(1000) as file:
+            file.write(data)
+            put_file(case.storage, uri, file, data)
+            put_file(case.storage, uri, file, data)
+            case.storage.delete(uri)
+            put_file(case.storage, uri, file, data)
+
+        assert case.storage.read(uri, max_bytes=10**7).data == data
+
+    def test_of_other_content_are_a_conflict(self, case: Case) -> None:
+        uri = case.put("object", b"mine")
+        with SpooledTemporaryFile() as file:
+            file.write(b"else")
+            with pytest.raises(ResultConflict):
+                put_file(case.storage, uri, file, b"else")
+
+    def test_of_the_content_of_a_copy_are_success(self, case: Case) -> None:
+        uri = case.prefix.child("copied")
+        case.storage.copy(case.put("object", b"mine"), uri, content_type="image/png", metadata={})
+        with SpooledTemporaryFile() as file:
+            file.write(b"mine")
+            put_file(case.storage, uri, file, b"mine")
 
 
 class TestUploads:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from twofold_producer.cli.app import app
 from twofold_schema.errors import DatabaseUnavailable
-from twofold_schema.ledger import outcomes, submit, sweeps, tallies
+from twofold_schema.ledger import outcomes, submissions, submit, sweeps, tallies
 from twofold_schema.settings import DatabaseSettings
 from twofold_schema.states import JobClass
 
@@ -30,7 +30,8 @@ _BREAK = [
     ("runs", "DELETE FROM runs", "1 running jobs name a run that does not exist: {running}."),
     (
         "submissions",
-        "UPDATE submissions SET finished_at = clock_timestamp()",
+        "UPDATE submissions SET sealed_at = now(), results = '', errors = '', counts = '{}',"
+        " finished_at = now()",
         "1 submissions have ended, but not all of their jobs: {submission}.",
     ),
     (
@@ -79,7 +80,7 @@ def ids(engine: Engine) -> dict[str, str]:
     claimed(engine, begun(engine))
     with engine.begin() as connection:
         connection.execute(text("UPDATE jobs SET job_class = 1"))
-        submission = submit.open_submission(connection)
+        submission = submissions.begin(connection)
         submit.insert_jobs(connection, [new_job(key="cat")], submission_id=submission)
     return {"running": str(running), "submission": str(submission)}
 

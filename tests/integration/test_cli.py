@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 from uuid import UUID
 
 import pytest
@@ -25,6 +25,9 @@ from twofold_schema.ledger import outcomes
 from twofold_schema.settings import StorageSettings
 from twofold_schema.states import JobState
 from twofold_schema.storage.places import OpenPlaces
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 Ended: TypeAlias = subprocess.CompletedProcess[str]
 
@@ -101,11 +104,40 @@ class TestSubmit:
         assert "wait_timeout" in ended.stderr
         assert [row["state"] for row in house.rows("SELECT state FROM jobs")] == ["queued"]
 
+    def test_says_what_was_not_accepted_and_submits_the_rest(
+        self, house: House, twofold: Shell, bucket: str
+    ) -> None:
+        good = f"s3://{bucket}/cat.png"
+
+        ended = twofold("submit", good, "missing[1].png", "s3://closed/x.png", "-o", "ids")
+
+        assert ended.returncode == 2
+        (job,) = house.jobs([UUID(line) for line in ended.stdout.splitlines()])
+        assert job.source == good
+        first, second, counts = ended.stderr.splitlines()
+        assert first.startswith("missing[1].png: source_unreadable: ")
+        assert second.startswith("s3://closed/x.png: place_not_allowed: ")
+        assert counts == "1 created, 0 existing, 2 invalid."
+
+    def test_a_submission_key_goes_on_where_it_was(
+        self, house: House, twofold: Shell, bucket: str
+    ) -> None:
+        call = ("submit", f"s3://{bucket}/cat.png", "--key", "cat", "--submission-key", "album")
+
+        first, again = twofold(*call), twofold(*call)
+
+        assert (first.returncode, first.stderr) == (0, "1 created, 0 existing, 0 invalid.\n")
+        assert (again.returncode, again.stderr) == (0, "0 created, 1 existing, 0 invalid.\n")
+        assert len(house.rows("SELECT FROM submissions WHERE key = 'album'")) == 1
+
     @pytest.mark.parametrize(
         ("arguments", "code"),
         [
-            (["s3://twofold/cat.png", "missing.png"], "source_unreadable"),
+            (["missing.png"], "source_unreadable"),
             (["a.png", "b.png", "--key", "cat"], "--key names one job"),
+            ([], "give a source, or --manifest"),
+            (["--manifest", "a.jsonl", "--steps", "3"], "its lines say what is asked"),
+            (["a.png", "--manifest", "a.jsonl"], "its lines say what is asked"),
         ],
     )
     def test_a_refused_one_ends_with_2(
@@ -121,6 +153,99 @@ class TestSubmit:
         assert (ended.returncode, ended.stdout) == (2, "")
         assert code in ended.stderr
         assert "Traceback" not in ended.stderr
+
+
+class TestManifests:
+    """Submitting the lines of a file, here or in storage."""
+
+    @pytest.fixture
+    def lines(self, bucket: str) -> list[str]:
+        return [
+            json.dumps({"source": f"s3://{bucket}/0.png", "key": "a", "metadata": {"n": "0"}}),
+            "",
+            "{",
+            json.dumps({"source": "/etc/passwd", "key": "c"}),
+            json.dumps({"source": f"s3://{bucket}/4.png", "key": "d", "steps": 0}),
+            json.dumps({"source": f"s3://{bucket}/5.png", "key": "a"}),
+            json.dumps({"source": f"s3://{bucket}/6.png", "steps": 7}),
+        ]
+
+    @pytest.mark.parametrize("stored", [True, False])
+    def test_says_what_came_of_each_line(
+        self,
+        house: House,
+        twofold: Shell,
+        tmp_path: Path,
+        s3: "S3Client",
+        bucket: str,
+        lines: list[str],
+        *,
+        stored: bool,
+    ) -> None:
+        place, text = "m.jsonl", "\n".join(lines)
+        if stored:
+            place = f"s3://{bucket}/m.jsonl"
+            s3.put_object(Bucket=bucket, Key="m.jsonl", Body=text.encode())
+        else:
+            (tmp_path / place).write_text(text, encoding="utf-8")
+
+        ended = twofold("submit", "--manifest", place, "-o", "jsonl")
+
+        assert (ended.returncode, ended.stderr) == (2, "2 created, 0 existing, 4 invalid.\n")
+        answers = [json.loads(line) for line in ended.stdout.splitlines()]
+        assert [(a["line"], a["key"], a["outcome"], a["code"]) for a in answers] == [
+            (1, "a", "created", None),
+            (3, None, "invalid", "invalid_parameter"),
+            (4, "c", "invalid", "invalid_parameter"),
+            (5, "d", "invalid", "invalid_parameter"),
+            (6, "a", "invalid", "key_reused"),
+            (7, None, "created", None),
+        ]
+        assert answers[3]["message"].startswith("Line 5: ")
+        first, second = house.jobs([UUID(a["job_id"]) for a in answers if a["job_id"]])
+        assert (dict(first.metadata), second.parameters.steps) == ({"n": "0"}, 7)
+
+    def test_prints_the_submission_whose_course_can_be_looked_at(
+        self, twofold: Shell, tmp_path: Path, lines: list[str]
+    ) -> None:
+        (tmp_path / "m.jsonl").write_text("\n".join(lines), encoding="utf-8")
+
+        ended = twofold("submit", "--manifest", "m.jsonl", "--submission-key", "album")
+
+        assert ended.stderr.splitlines()[0].startswith("line 3: invalid_parameter: Line 3 is no")
+        shown = twofold("submissions", "get", ended.stdout.strip(), "-o", "json")
+        report = json.loads(shown.stdout)
+        assert (report["id"], report["key"]) == (ended.stdout.strip(), "album")
+        assert report["counts"] == {"queued": 2}
+        table = twofold("submissions", "get", ended.stdout.strip())
+        assert (table.returncode, table.stderr) == (0, "")
+        assert "2 queued" in table.stdout
+
+    def test_other_forms_are_for_programs(
+        self, twofold: Shell, tmp_path: Path, lines: list[str]
+    ) -> None:
+        (tmp_path / "m.jsonl").write_text("\n".join(lines), encoding="utf-8")
+
+        ids = twofold("submit", "--manifest", "m.jsonl", "-o", "ids")
+        counts = twofold("submit", "--manifest", "m.jsonl", "-o", "json")
+
+        assert len([UUID(line) for line in ids.stdout.splitlines()]) == 2
+        assert {"created": 1, "existing": 1, "invalid": 4}.items() <= json.loads(
+            counts.stdout
+        ).items()
+
+    def test_one_that_cannot_be_read_ends_with_an_error(self, twofold: Shell, bucket: str) -> None:
+        here = twofold("submit", "--manifest", "none.jsonl")
+        there = twofold("submit", "--manifest", f"s3://{bucket}/none.jsonl")
+
+        assert (here.returncode, there.returncode) == (2, 1)
+        assert "source_unreadable" in here.stderr
+        assert "source_not_found" in there.stderr
+
+    def test_a_submission_that_is_not_there_ends_with_5(self, twofold: Shell) -> None:
+        ended = twofold("submissions", "get", new_id())
+
+        assert (ended.returncode, "submission_not_found" in ended.stderr) == (5, True)
 
 
 class TestLooking:
@@ -165,7 +290,7 @@ class TestLooking:
         console = Console(file=io.StringIO(), width=80)
         monkeypatch.setattr(jobs, "out", console)
 
-        jobs._print([job], jobs.Output.TABLE)
+        jobs.show([job], jobs.Output.TABLE)
 
         shown = console.file.getvalue()  # type: ignore[attr-defined]
         assert all(word in shown for word in (str(job.id), "succeeded", "1/3", "…"))

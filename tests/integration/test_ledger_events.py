@@ -24,7 +24,7 @@ from tests.plans import rows_read
 from twofold_schema import lanes
 from twofold_schema.errors import CorruptSource, InvalidPosition, StorageUnavailable
 from twofold_schema.job import Parameters
-from twofold_schema.ledger import claims, events, outcomes, requests, submit, sweeps
+from twofold_schema.ledger import claims, events, outcomes, requests, submissions, submit, sweeps
 from twofold_schema.ledger.events import Event, Position
 from twofold_schema.states import JobClass, JobState
 
@@ -207,7 +207,7 @@ class TestStream:
 
     def test_only_what_is_asked_for_is_told(self, engine: Engine) -> None:
         with engine.begin() as connection:
-            submission_id = submit.open_submission(connection)
+            submission_id = submissions.begin(connection)
             (of_submission,) = submit.insert_jobs(
                 connection, [new_job()], submission_id=submission_id
             )

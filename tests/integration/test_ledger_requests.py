@@ -16,12 +16,11 @@ from tests.factories import (
 
 from twofold_schema.errors import CorruptSource, JobNotFound, JobNotRetryable
 from twofold_schema.ids import new_id
-from twofold_schema.ledger import claims, outcomes, requests, runs, submit, sweeps
+from twofold_schema.ledger import claims, outcomes, requests, runs, submissions, submit, sweeps
 from twofold_schema.ledger.requests import CancelAnswer
 from twofold_schema.states import JobState
 
 _LATE = text("UPDATE jobs SET finish_by = '2020-01-01Z'")
-_FINISH = text("UPDATE submissions SET finished_at = clock_timestamp()")
 _SUBMISSION = text("SELECT generation, finished_at IS NULL FROM submissions")
 
 
@@ -153,13 +152,21 @@ def test_a_retry_of_an_unknown_job_is_refused(engine: Engine) -> None:
         requests.retry(connection, [unknown])
 
 
-def test_a_finished_submission_opens_anew_for_a_retry(engine: Engine) -> None:
+def test_a_sealed_submission_has_another_end_after_a_retry(engine: Engine) -> None:
+    """Whether it had ended or was just about to: the old end's manifests would be wrong."""
     with engine.begin() as connection:
-        submission_id = submit.open_submission(connection)
-        late = [new_job(finish_by=PAST), new_job(finish_by=PAST)]
+        submission_id = submissions.begin(connection)
+        late = [new_job(finish_by=PAST), new_job(finish_by=PAST), new_job(finish_by=PAST)]
         answers = submit.insert_jobs(connection, late, submission_id=submission_id)
         sweeps.expire(connection)
-        connection.execute(_FINISH)
-        for answer in answers:
-            requests.retry(connection, [answer.job_id])
+        requests.retry(connection, [answers[0].job_id])
+        assert connection.execute(_SUBMISSION).one() == (1, True)
+        submissions.seal(connection, submission_id)
+        (sealed,) = submissions.sealed(connection, after=None, limit=10)
+        assert submissions.finish(connection, sealed, results="s3://a/b", errors="", counts={})
+        requests.retry(connection, [answers[1].job_id])
         assert connection.execute(_SUBMISSION).one() == (2, True)
+        (sealed,) = submissions.sealed(connection, after=None, limit=10)
+        requests.retry(connection, [answers[2].job_id])
+        assert not submissions.finish(connection, sealed, results="s3://a/b", errors="", counts={})
+        assert connection.execute(_SUBMISSION).one() == (3, True)

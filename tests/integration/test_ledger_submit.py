@@ -3,18 +3,23 @@
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import Engine, text
-from sqlalchemy.exc import IntegrityError
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection, Engine, text
 from tests.factories import FUTURE, job_of, new_job, submitted
+from tests.rivals import rivals
 
 from twofold_schema import lanes
-from twofold_schema.errors import KeyReused
+from twofold_schema.errors import KeyReused, SubmissionNotFound
 from twofold_schema.ids import new_id
 from twofold_schema.job import Parameters
-from twofold_schema.ledger import reads, submit
+from twofold_schema.ledger import reads, submissions, submit
 from twofold_schema.states import JobClass, JobState
 
 _KEYS_END = text("UPDATE job_keys SET expires_at = clock_timestamp()")
+#: Whatever a job's text may hold.
+Text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=30)
+
 _COUNT = text("SELECT count(*) FROM jobs")
 
 
@@ -33,7 +38,7 @@ def test_a_job_is_read_back_as_it_was_submitted(engine: Engine) -> None:
         max_attempts=5,
     )
     job = job_of(engine, submitted(engine, asked)[0])
-    assert (job.source, job.output_prefix) == (asked.source, asked.output_prefix)
+    assert (job.source, job.output_prefix) == (asked.source, asked.terms.output_prefix)
     assert (job.parameters, dict(job.metadata)) == (parameters, {"album": "cats"})
     assert (job.job_class, job.tenant, job.key) == (JobClass.INTERACTIVE, "lab", "cat-1")
     assert (job.width, job.height, job.pixels) == (640, 480, 640 * 480)
@@ -108,9 +113,7 @@ def test_two_payloads_of_one_call_cannot_share_a_key(engine: Engine) -> None:
 
 
 def test_a_seed_that_we_drew_is_no_part_of_what_was_asked(engine: Engine) -> None:
-    first, again = (
-        new_job(key="cat", parameters=Parameters(seed=seed), seed_drawn=True) for seed in (1, 2)
-    )
+    first, again = (new_job(key="cat", parameters=Parameters(), seed=seed) for seed in (1, 2))
     (job_id,) = submitted(engine, first)
     assert submitted(engine, again) == [job_id]
     assert job_of(engine, job_id).parameters.seed == 1
@@ -137,20 +140,54 @@ def test_a_key_is_remembered_as_long_as_asked(engine: Engine) -> None:
 
 def test_a_submission_has_its_jobs_oldest_first(engine: Engine) -> None:
     with engine.begin() as connection:
-        submission_id = submit.open_submission(connection)
+        submission_id = submissions.begin(connection)
         answers = submit.insert_jobs(
             connection, [new_job() for _ in range(3)], submission_id=submission_id
         )
         submit.insert_jobs(connection, [new_job()])
-        submit.seal(connection, submission_id)
-        submit.seal(connection, submission_id)
+        submissions.seal(connection, submission_id)
+        submissions.seal(connection, submission_id)
         job_ids = reads.submission_jobs(connection, submission_id)
     assert job_ids == [answer.job_id for answer in answers]
 
 
-def test_jobs_of_an_unknown_submission_are_refused(engine: Engine) -> None:
-    with pytest.raises(IntegrityError), engine.begin() as connection:
-        submit.insert_jobs(connection, [new_job()], submission_id=new_id())
+def test_an_unknown_submission_takes_no_jobs(engine: Engine) -> None:
+    with pytest.raises(SubmissionNotFound), engine.begin() as connection:
+        submissions.join(connection, new_id())
+
+
+@pytest.mark.parametrize("to_seal", [True, False])
+def test_a_submission_is_not_sealed_under_who_adds_to_it(engine: Engine, *, to_seal: bool) -> None:
+    with engine.begin() as connection:
+        submission_id = submissions.begin(connection)
+    with rivals(engine) as rival, engine.begin() as connection:
+        assert submissions.join(connection, submission_id, to_seal=to_seal)
+        sealer = rival(lambda c: submissions.seal(c, submission_id))
+        assert sealer.blocked
+        submit.insert_jobs(connection, [new_job()], submission_id=submission_id)
+        connection.commit()
+        sealer.answer()
+    with engine.begin() as connection:
+        assert not submissions.join(connection, submission_id)
+
+
+def test_two_that_will_seal_one_submission_do_not_wait_for_each_other(engine: Engine) -> None:
+    """The second waits for the first from the start."""
+
+    def seal(connection: Connection) -> bool:
+        takes_more = submissions.join(connection, submission_id, to_seal=True)
+        submissions.seal(connection, submission_id)
+        return takes_more
+
+    with engine.begin() as connection:
+        submission_id = submissions.begin(connection)
+    with rivals(engine) as rival, engine.begin() as connection:
+        assert submissions.join(connection, submission_id, to_seal=True)
+        other = rival(seal)
+        assert other.blocked
+        submissions.seal(connection, submission_id)
+        connection.commit()
+        assert not other.answer()
 
 
 def test_a_rolled_back_submit_leaves_neither_job_nor_key(engine: Engine) -> None:
@@ -158,3 +195,34 @@ def test_a_rolled_back_submit_leaves_neither_job_nor_key(engine: Engine) -> None
         (undone,) = submit.insert_jobs(connection, [new_job(key="cat")])
         connection.rollback()
     assert submitted(engine, new_job(key="cat", job_class=JobClass.BULK)) != [undone.job_id]
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],  # each example has its own key
+)
+@given(Text, Text, Text, st.none() | Text)
+@example("\\N", "\\.", "\t\n\r\\", "\x01\u2028\N{CAT}")
+def test_any_text_comes_back_as_it_was_submitted(
+    engine: Engine, source: str, prompt: str, value: str, publish_to: str | None
+) -> None:
+    """Also what COPY gives a meaning of its own."""
+    key = new_id().hex + value
+    asked = new_job(
+        source=source,
+        key=key,
+        parameters=Parameters(prompt=prompt, seed=1),
+        metadata={value: prompt},
+        publish_to=publish_to,
+    )
+    several = [asked, *[new_job(key=f"{number}{key}") for number in range(30)]]
+    with engine.begin() as connection:
+        ids = [new_id() for _ in several]
+        (answer, *_) = submit.insert_each(connection, several, job_ids=ids, likely_new=True)
+        assert submit.insert_jobs(connection, several)[0] == (ids[0], False)
+
+    assert answer == (ids[0], True)
+    job = job_of(engine, ids[0])
+    assert (job.source, job.key, job.publish_to) == (source, key, publish_to)
+    assert (job.parameters.prompt, dict(job.metadata)) == (prompt, {value: prompt})

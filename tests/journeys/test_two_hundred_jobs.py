@@ -5,7 +5,7 @@ import io
 import os
 import signal
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -162,7 +162,7 @@ def _good_ones_are_right(
         assert job.result.model == "stand-in"
 
 
-def _none_ended_twice(house: House, job_ids: list[UUID]) -> None:
+def _none_ended_twice(house: House, job_ids: Sequence[UUID]) -> None:
     changes = house.rows("SELECT * FROM seen ORDER BY at")
     endings = Counter(row["id"] for row in changes if JobState(row["new"]).is_final)
     assert endings == dict.fromkeys(job_ids, 1)

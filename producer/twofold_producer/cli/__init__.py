@@ -5,11 +5,12 @@ from typing import NoReturn
 
 from sqlalchemy.exc import DBAPIError
 
-from twofold_producer.cli import config, jobs, local, serve
+from twofold_producer.cli import config, jobs, local, serve, submissions
 from twofold_producer.cli.app import EXIT_CODES, app, err
 from twofold_producer.cli.check import check
 from twofold_producer.cli.collect import collect
 from twofold_producer.cli.doctor import doctor
+from twofold_producer.cli.submit import submit
 from twofold_schema.database import is_transient
 from twofold_schema.errors import DatabaseUnavailable, TwofoldError
 
@@ -17,9 +18,10 @@ __all__ = ["main"]
 
 serve.database_app.command()(check)
 app.add_typer(jobs.app, name="jobs", help="Look at jobs and change their course.")
+app.add_typer(submissions.app, name="submissions", help="Look at what was submitted together.")
 app.add_typer(serve.database_app, name="db", help="The job table.")
 app.add_typer(config.app, name="config", help="The settings.")
-for command in (jobs.submit, serve.keeper, doctor, collect, local.dev, local.demo):
+for command in (submit, serve.keeper, doctor, collect, local.dev, local.demo):
     app.command()(command)
 app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},

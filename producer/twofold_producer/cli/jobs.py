@@ -1,4 +1,4 @@
-"""`twofold submit` and `twofold jobs …`."""
+"""`twofold jobs …`, and how jobs are printed and waited for."""
 
 import json
 import sys
@@ -17,15 +17,13 @@ from rich.text import Text
 
 from twofold_producer.cli.app import EXIT_INTERRUPTED, EXIT_JOBS_FAILED, err, out
 from twofold_producer.producer import OnProgress, Producer
-from twofold_producer.submit.request import JobRequest
 from twofold_schema import database
 from twofold_schema.artifacts import publish_place
-from twofold_schema.formats import ResultFormat
 from twofold_schema.job import Job
 from twofold_schema.ledger import reads
 from twofold_schema.ledger.requests import CancelAnswer
 from twofold_schema.settings import DatabaseSettings
-from twofold_schema.states import JobClass, JobState
+from twofold_schema.states import JobState
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -52,67 +50,6 @@ OutputOption = Annotated[Output, typer.Option("--output", "-o", help="How to pri
 JobIds = Annotated[list[UUID], typer.Argument(metavar="ID...", help="Ids of jobs.")]
 
 
-def submit(
-    sources: Annotated[
-        list[str], typer.Argument(metavar="SOURCE...", help="s3://…, file:///…, or local files.")
-    ],
-    *,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for the results.")] = False,
-    timeout: Annotated[float | None, typer.Option(help="Seconds to wait.")] = None,
-    steps: Annotated[int, typer.Option(help="Sampling steps.")] = 20,
-    guidance_scale: Annotated[float, typer.Option(help="0 ignores the prompt.")] = 0.0,
-    prompt: Annotated[str, typer.Option(help="What the picture shows.")] = "",
-    negative_prompt: Annotated[str, typer.Option(help="What it must not show.")] = "",
-    seed: Annotated[int | None, typer.Option(help="Drawn for each job when absent.")] = None,
-    reproducible: Annotated[bool, typer.Option(help="The same to the bit, always.")] = False,
-    job_class: Annotated[
-        JobClass, typer.Option("--class", help="Who is served first.")
-    ] = JobClass.STANDARD,
-    key: Annotated[str | None, typer.Option(help="Your name for one job: run it once.")] = None,
-    output_prefix: Annotated[str | None, typer.Option(help="Where results go.")] = None,
-    output_format: Annotated[
-        ResultFormat, typer.Option("--format", help="The kind of file; latents are not decoded.")
-    ] = ResultFormat.PNG,
-    output_quality: Annotated[
-        int, typer.Option("--quality", help="1 to 100, for webp and jpeg.")
-    ] = 90,
-    publish_as: Annotated[
-        str | None,
-        typer.Option(help="Copy each result to this name, e.g. 'big/{stem}'; {key}, {job} too."),
-    ] = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
-    """Submit pictures; print the jobs, or with --wait the places of their results."""
-    if key is not None and len(sources) > 1:
-        raise typer.BadParameter("--key names one job; give one source")
-    asked = [
-        JobRequest.of(
-            source,
-            {
-                "steps": steps,
-                "guidance_scale": guidance_scale,
-                "prompt": prompt,
-                "negative_prompt": negative_prompt,
-                "seed": seed,
-                "reproducible": reproducible,
-                "job_class": job_class,
-                "key": key,
-                "output_prefix": output_prefix,
-                "output_format": output_format,
-                "output_quality": output_quality,
-                "publish_as": publish_as,
-            },
-        )
-        for source in sources
-    ]
-    with Producer() as producer:
-        submission = producer.submit_many(asked)
-        if wait:
-            _wait(producer, submission.job_ids, timeout, output)
-        else:
-            _print([producer.get(job_id) for job_id in submission.job_ids], output)
-
-
 @app.command("list")
 def list_(
     *,
@@ -128,7 +65,7 @@ def list_(
         found = reads.find(
             connection, states=state, submission_id=submission, before=before, limit=limit
         )
-    _print(found, output)
+    show(found, output)
     if len(found) == limit and output is Output.TABLE:
         err.print(f"More: twofold jobs list --before {found[-1].id}", style="dim")
 
@@ -144,9 +81,9 @@ def get(
     """Show all there is to know about jobs."""
     with Producer() as producer:
         if wait:
-            _wait(producer, job_ids, timeout, output)
+            wait_for(producer, job_ids, timeout, output)
         else:
-            _print([producer.get(job_id) for job_id in job_ids], output)
+            show([producer.get(job_id) for job_id in job_ids], output)
 
 
 @app.command()
@@ -169,12 +106,20 @@ def retry(job_ids: JobIds) -> None:
         out.print(f"{job_id} queued")
 
 
-def _wait(
+def wait_for(
     producer: Producer, job_ids: Sequence[UUID], timeout: float | None, output: Output
 ) -> None:
+    """Wait until jobs have ended, and print what came of them; ends with 3 if one did not succeed.
+
+    Args:
+        producer: Of the jobs.
+        job_ids: Theirs.
+        timeout: In seconds; None waits for ever.
+        output: How to print.
+    """
     try:
-        with _progress() as (show, _):
-            ended = producer.wait(job_ids, timeout=timeout, on_progress=show)
+        with _progress() as (progress, _):
+            ended = producer.wait(job_ids, timeout=timeout, on_progress=progress)
     except KeyboardInterrupt:
         ids = " ".join(str(job_id) for job_id in job_ids)
         err.print(f"\nThe jobs go on. Wait again with: twofold jobs get --wait {ids}")
@@ -190,7 +135,7 @@ def _wait(
             err.print(f"Soon also: {name}", style="dim", markup=False, soft_wrap=True)
         _say_who_made(ended)
     else:
-        _print(ended, output)
+        show(ended, output)
     if any(job.state is not JobState.SUCCEEDED for job in ended):
         raise typer.Exit(EXIT_JOBS_FAILED)
 
@@ -212,12 +157,12 @@ class _progress:  # noqa: N801 - used as a function that is a context
 
     def __enter__(self) -> tuple[OnProgress, Progress]:
         self._bar.start()
-        return self._show, self._bar
+        return self._tell, self._bar
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def _show(self, ended: int, total: int) -> None:
+    def _tell(self, ended: int, total: int) -> None:
         self._bar.update(self._task, completed=ended, total=total)
         now = time.monotonic()
         if not err.is_terminal and (ended == total or now - self._said > _LOG_EVERY_SECONDS):
@@ -225,7 +170,8 @@ class _progress:  # noqa: N801 - used as a function that is a context
             err.print(f"{ended} of {total} jobs have ended")
 
 
-def _print(jobs: Sequence[Job], output: Output) -> None:
+def show(jobs: Sequence[Job], output: Output) -> None:
+    """Print jobs."""
     if output is Output.IDS:
         for job in jobs:
             sys.stdout.write(f"{job.id}\n")

@@ -12,7 +12,7 @@ from twofold_producer.doctor.examination import Blocked
 from twofold_schema import database, findings
 from twofold_schema.effective import Effective
 from twofold_schema.findings import Finding
-from twofold_schema.ledger import submit, vitals
+from twofold_schema.ledger import submissions, vitals
 from twofold_schema.settings import DatabaseSettings
 
 NAME = "database"
@@ -111,7 +111,7 @@ def check_server(settings: Effective) -> Iterator[Finding]:
             return
         if server.has_jobs:
             # Rolled back with the connection.
-            submit.open_submission(connection)
+            submissions.begin(connection)
         writes = "may read and write" if server.has_jobs else "answers"
         if server.version_number < _MAINTAINED:
             yield findings.warning(

@@ -1,5 +1,5 @@
 """The keeper: does what no single job does, for ever.
 
-`duties` says what that is and does it again and again; `publisher` and `garbage` are the duties
-that touch storage; `process` runs them all until SIGTERM.
+`duties` says what that is and does it again and again; `publisher`, `reporter` (with `manifests`)
+and `garbage` are the duties that touch storage; `process` runs them all until SIGTERM.
 """

@@ -18,10 +18,19 @@ from sqlalchemy.exc import DBAPIError
 from twofold_producer.broker import Bell
 from twofold_producer.keeper.garbage import Collector
 from twofold_producer.keeper.publisher import Publisher
+from twofold_producer.keeper.reporter import Reporter
 from twofold_schema.artifacts import ArtifactUri
 from twofold_schema.database import is_transient
 from twofold_schema.errors import JobError
-from twofold_schema.ledger import capacity, reads, retention, runs, sweeps, tallies
+from twofold_schema.ledger import (
+    capacity,
+    reads,
+    retention,
+    runs,
+    submissions,
+    sweeps,
+    tallies,
+)
 from twofold_schema.settings import KeeperSettings
 from twofold_schema.storage.port import Storage
 
@@ -89,7 +98,12 @@ class Keeper:
 
 
 def ledger_duties(
-    engine: Engine, bell: Bell, *, every_seconds: float, largest_pool: int | None = None
+    engine: Engine,
+    bell: Bell,
+    *,
+    every_seconds: float,
+    seal_after: timedelta = timedelta(hours=24),
+    largest_pool: int | None = None,
 ) -> list[Duty]:
     """What keeps the rows moving.
 
@@ -97,6 +111,7 @@ def ledger_duties(
         engine: Of the database.
         bell: Rung for jobs whose ticket was lost.
         every_seconds: How often they are done.
+        seal_after: For how long a submission may stay open without another job.
         largest_pool: The largest padded source that a declared pool takes, in pixels; None where no
             pool is declared: then what fits no live run is reported, and never failed.
     """
@@ -130,6 +145,11 @@ def ledger_duties(
         _duty(engine, "fail_oversized", fail_oversized),
         Duty("rescue", rescue),
         _duty(engine, "ring", ring_lost_tickets),
+        _duty(
+            engine,
+            "seal",
+            lambda connection: submissions.seal_abandoned(connection, age=seal_after),
+        ),
     ]
 
 
@@ -165,10 +185,11 @@ def storage_duties(
     Args:
         engine: Of the database.
         storage: Of the results.
-        results: Below which garbage is looked for.
+        results: Below which manifests are written, and garbage is looked for.
         settings: Of the keeper.
     """
     publisher = Publisher(engine, storage)
+    reporter = Reporter(engine, storage, results)
     collector = Collector(
         engine,
         storage,
@@ -192,7 +213,11 @@ def storage_duties(
             next_round = time.monotonic() + settings.collect_every_seconds
         return 0 if settings.collect_dry_run else len(look.garbage)
 
-    return [Duty("publish", publisher.publish), Duty("collect", collect)]
+    return [
+        Duty("publish", publisher.publish),
+        Duty("report", reporter.report),
+        Duty("collect", collect),
+    ]
 
 
 def _duty(engine: Engine, name: str, do: Callable[[Connection], int]) -> Duty:

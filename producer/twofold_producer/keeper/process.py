@@ -7,6 +7,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from datetime import timedelta
 
 import structlog
 
@@ -42,7 +43,13 @@ def run(
     every = settings.keeper_seconds
     of_rows = Keeper(
         [
-            *ledger_duties(engine, bell, every_seconds=every, largest_pool=limits.largest_pool),
+            *ledger_duties(
+                engine,
+                bell,
+                every_seconds=every,
+                seal_after=timedelta(hours=settings.seal_after_hours),
+                largest_pool=limits.largest_pool,
+            ),
             *count_duties(engine, settings),
         ],
         every_seconds=every,

@@ -1,85 +1,135 @@
 """From what a caller asks for to a job that may be written, or the reason why not."""
 
-import secrets
+import os
+from dataclasses import replace
+from functools import lru_cache
+from operator import attrgetter
+from typing import Any
 
 from twofold_producer.submit import names
 from twofold_producer.submit.request import JobRequest, is_uri
 from twofold_producer.submit.uploads import upload
 from twofold_schema import lanes
-from twofold_schema.artifacts import ArtifactUri
+from twofold_schema.artifacts import JOB, ArtifactUri
 from twofold_schema.errors import InvalidParameter
-from twofold_schema.job import Output
-from twofold_schema.ledger.submit import NewJob
+from twofold_schema.job import Output, Parameters
+from twofold_schema.ledger.new_jobs import NewJob, Terms
 from twofold_schema.settings import LimitSettings, StorageSettings
 from twofold_schema.storage.port import Storage
 
+#: Of a hundred thousand requests most have their terms from few others, and their sizes.
+_REMEMBERED = 4096
+_SEEDS_AT_ONCE = 512
 
-def accept(
-    request: JobRequest, storage: Storage, places: StorageSettings, limits: LimitSettings
-) -> NewJob:
-    """Check a request, store what it hands over, draw what it leaves open.
+_PARAMETERS = tuple(Parameters.model_fields)
+_OUTPUT = ("output_format", "output_quality", "output_name")
+_TERMS = ("job_class", "start_at", "start_by", "finish_by")
+_others_share = attrgetter(*_PARAMETERS, *_OUTPUT, *_TERMS, "output_prefix", "max_attempts")
 
-    Raises:
-        SubmitError: Something about it cannot be.
-        JobError: What it hands over could not be stored.
+
+class Acceptance:
+    """Checks requests, stores what they hand over, draws what they leave open.
+
+    Args:
+        storage: Where sources that are handed over go.
+        places: Which places are open.
+        limits: What a job may be.
     """
-    if request.steps > limits.max_steps:
-        raise InvalidParameter(
-            f"steps: at most {limits.max_steps} are allowed, not {request.steps} "
-            "(TWOFOLD_MAX_STEPS)."
+
+    def __init__(self, storage: Storage, places: StorageSettings, limits: LimitSettings) -> None:
+        self._storage = storage
+        self._settings = places
+        self._limits = limits
+        self._open = places.places
+        self._measure = lru_cache(_REMEMBERED)(self._check_size)
+        self._terms = lru_cache(_REMEMBERED)(self._find_terms)
+        self._seeds: list[int] = []
+
+    def accept(self, request: JobRequest) -> NewJob:
+        """A job that may be written.
+
+        Raises:
+            SubmitError: Something about it cannot be.
+            JobError: What it hands over could not be stored.
+        """
+        terms, prefix = self._terms(*_others_share(request))
+        publish_to = None
+        if request.output_name != JOB:
+            name = names.folder_of(request, prefix)
+            if name != terms.output.name:
+                terms = replace(terms, output=terms.output.model_copy(update={"name": name}))
+        if request.publish_as is not None:
+            publish_to = names.published(request, prefix)
+        source, measure = self._source(request, terms)
+        return NewJob(
+            source=source,
+            terms=terms,
+            seed=self._seed() if request.seed is None else request.seed,
+            measure=measure,
+            key=request.key,
+            metadata=dict(request.metadata) if request.metadata else None,
+            publish_to=str(publish_to) if publish_to else None,
         )
-    prefix = ArtifactUri.parse(request.output_prefix or places.results)
-    places.places.check(prefix)
-    output = Output(
-        format=request.output_format,
-        quality=request.output_quality,
-        name=names.folder_of(request, prefix),
-    )
-    publish_to = names.published(request, prefix)
-    source, measure = _source(request, output, storage, places, limits)
-    parameters = request.parameters
-    drawn = parameters.seed is None
-    if drawn:
-        parameters = parameters.model_copy(update={"seed": secrets.randbits(63)})
-    return NewJob(
-        source=str(source),
-        output_prefix=str(prefix),
-        output=output,
-        publish_to=str(publish_to) if publish_to else None,
-        parameters=parameters,
-        seed_drawn=drawn,
-        max_attempts=request.max_attempts or limits.max_attempts,
-        job_class=request.job_class,
-        measure=measure,
-        key=request.key,
-        metadata=dict(request.metadata),
-        start_at=request.start_at,
-        start_by=request.start_by,
-        finish_by=request.finish_by,
-    )
 
+    def _find_terms(self, *shared: Any) -> tuple[Terms, ArtifactUri]:  # noqa: ANN401 - as listed
+        """What all requests have in common that agree in these fields."""
+        count = len(_PARAMETERS)
+        parameters = Parameters(**dict(zip(_PARAMETERS, shared, strict=False)))
+        form, quality, name = shared[count : count + len(_OUTPUT)]
+        *times, output_prefix, max_attempts = shared[count + len(_OUTPUT) :]
+        if parameters.steps > self._limits.max_steps:
+            raise InvalidParameter(
+                f"steps: at most {self._limits.max_steps} are allowed, not {parameters.steps} "
+                "(TWOFOLD_MAX_STEPS)."
+            )
+        prefix = ArtifactUri.parse(output_prefix or self._settings.results)
+        self._open.check(prefix)
+        names.check_folder(prefix, JOB)
+        terms = Terms(
+            output_prefix=str(prefix),
+            parameters=parameters,
+            max_attempts=max_attempts or self._limits.max_attempts,
+            output=Output(format=form, quality=quality, name=name),
+            **dict(zip(_TERMS, times, strict=True)),
+        )
+        return terms, prefix
 
-def _source(
-    request: JobRequest,
-    output: Output,
-    storage: Storage,
-    places: StorageSettings,
-    limits: LimitSettings,
-) -> tuple[ArtifactUri, lanes.Measure | None]:
-    size = None if request.width is None else (request.width, request.height or 0)
-    if size:
+    def _source(self, request: JobRequest, terms: Terms) -> tuple[str, lanes.Measure | None]:
+        width, height, from_latents = request.width, request.height, request.latents
         # Before anything is uploaded.
-        limits.check_size(*size)
-        output.check(*size)
-    if is_uri(request.source):
-        uri = ArtifactUri.parse(str(request.source))
-        places.places.check(uri)
-        from_latents = request.latents
-    else:
-        uploaded = upload(request.source, storage, places, limits)
-        uri, from_latents = uploaded.uri, uploaded.is_latents
-        size = size or uploaded.size
-    measure = size and lanes.measure_job(
-        request.parameters, output, *size, from_latents=from_latents
-    )
-    return uri, measure
+        measure = self._measure(terms, width, height, from_latents) if width and height else None
+        if is_uri(request.source):
+            uri = ArtifactUri.parse(request.source)
+            self._open.check(uri)
+            return str(uri), measure
+        uploaded = upload(request.source, self._storage, self._settings, self._limits)
+        width, height = (width, height) if width and height else uploaded.size or (None, None)
+        if width and height:
+            measure = self._measure(terms, width, height, uploaded.is_latents)
+        return str(uploaded.uri), measure
+
+    def _check_size(
+        self,
+        terms: Terms,
+        width: int,
+        height: int,
+        from_latents: bool,  # noqa: FBT001 - by position, as a cache has it
+    ) -> lanes.Measure:
+        """The lane and cost of a source of this size.
+
+        Raises:
+            TooLarge: It is over a limit, or its result would be.
+        """
+        self._limits.check_size(width, height)
+        return lanes.measure_job(
+            terms.parameters, terms.output, width, height, from_latents=from_latents
+        )
+
+    def _seed(self) -> int:
+        """A seed nobody asked for. Drawn many at once, because each time asks the system."""
+        try:
+            return self._seeds.pop()
+        except IndexError:
+            drawn = os.urandom(8 * _SEEDS_AT_ONCE)
+            self._seeds += [seed >> 1 for seed in memoryview(drawn).cast("Q")]
+            return self._seeds.pop()

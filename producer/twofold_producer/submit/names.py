@@ -7,6 +7,7 @@
 
 import re
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import PurePosixPath
 from uuid import UUID
 
@@ -34,7 +35,7 @@ def folder_of(request: JobRequest, prefix: ArtifactUri) -> str:
             f"output_name is {request.output_name!r}; it needs {JOB}, so that no two jobs share a "
             "folder. For a name of your own choice use publish_as."
         )
-    _check(prefix.child(name.replace(JOB, _LONGEST_ID)).child(_LONGEST_FILE))
+    check_folder(prefix, name)
     return name
 
 
@@ -65,7 +66,20 @@ def published(request: JobRequest, prefix: ArtifactUri) -> ArtifactUri | None:
     return place
 
 
+# Most names hold no key and no stem, so that one check serves them all.
+@lru_cache(1024)
+def check_folder(prefix: ArtifactUri, name: str) -> None:
+    """Accept a folder of results, in which `{job}` stands for the job's id.
+
+    Raises:
+        InvalidUri: It makes no good place.
+    """
+    _check(prefix.child(name.replace(JOB, _LONGEST_ID)).child(_LONGEST_FILE))
+
+
 def _filled(template: str, request: JobRequest, parameter: str) -> str:
+    if template == JOB:
+        return template
     known = {"job": JOB, "key": request.key, "stem": _stem(request.source)}
 
     def fill(placeholder: re.Match[str]) -> str:

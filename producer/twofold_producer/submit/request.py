@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeAlias
+from typing import Annotated, Any, Self, TypeAlias, TypeGuard
 
 from PIL import Image
 from pydantic import (
@@ -98,7 +98,8 @@ class JobRequest(Parameters):
         Annotated[str, Field(min_length=1, max_length=500), AfterValidator(encodable)] | None
     ) = None
     job_class: JobClass = JobClass.STANDARD
-    metadata: Annotated[Mapping[str, str], AfterValidator(_limited)] = {}
+    # A factory, because pydantic would look into a default for each request, to copy it.
+    metadata: Annotated[Mapping[str, str], AfterValidator(_limited)] = Field(default_factory=dict)
     start_at: AwareDatetime | None = None
     start_by: AwareDatetime | None = None
     finish_by: AwareDatetime | None = None
@@ -110,9 +111,10 @@ class JobRequest(Parameters):
             raise ValueError("state width and height, or neither")
         if self.latents and (self.width or 0) % 8 + (self.height or 0) % 8:
             raise ValueError("the size of latents is eight times their own sides")
-        times = [time for time in (self.start_at, self.start_by, self.finish_by) if time]
-        if times != sorted(times):
-            raise ValueError("start_at, start_by and finish_by must follow each other")
+        if self.start_at or self.start_by or self.finish_by:
+            times = [time for time in (self.start_at, self.start_by, self.finish_by) if time]
+            if times != sorted(times):
+                raise ValueError("start_at, start_by and finish_by must follow each other")
         return self
 
     @classmethod
@@ -130,8 +132,17 @@ class JobRequest(Parameters):
                     "give them to JobRequest."
                 )
             return asked
+        return cls.of_fields({"source": asked, **(options or {})})
+
+    @classmethod
+    def of_fields(cls, fields: Mapping[str, Any]) -> Self:
+        """A request made of its fields.
+
+        Raises:
+            InvalidParameter: One is unknown or out of its range; the message names it.
+        """
         try:
-            return cls.model_validate({"source": asked, **(options or {})})
+            return cls.model_validate(dict(fields))
         except ValidationError as invalid:
             faults = (
                 f"{'.'.join(str(part) for part in fault['loc']) or 'request'}: "
@@ -140,12 +151,7 @@ class JobRequest(Parameters):
             )
             raise InvalidParameter(f"The job was not accepted: {'; '.join(faults)}.") from None
 
-    @property
-    def parameters(self) -> Parameters:
-        """The part that the model sees."""
-        return Parameters(**{name: getattr(self, name) for name in Parameters.model_fields})
 
-
-def is_uri(source: Source) -> bool:
+def is_uri(source: object) -> TypeGuard[str]:
     """Whether the source already lies somewhere."""
     return isinstance(source, str) and "://" in source

@@ -5,7 +5,9 @@ the caller. Every write names the state it leaves, and a run's writes also name 
 that a run that lost a job can change nothing. Every write of several rows locks them in the order
 of their ids first, or skips those that others hold, so that no two of them wait for each other.
 
-    submit     insert, open_submission, seal            the asking side
+    submit     insert_jobs, insert_each                 the asking side, with `new_jobs`, `keys`
+                                                        and `copying` behind it
+    submissions  begin, seal, finish                    jobs that were submitted together
     requests   cancel, retry                            the owner of a job
     claims     claim, measure, start                    a run takes work
     outcomes   complete, fail, retry_later, release     a run ends a claim

@@ -61,15 +61,16 @@ _RETRY = text("""
     RETURNING jobs.id, jobs.submission_id
 """)
 
-# A finished submission that got work again is open anew.
+# A submission that got work again after it was sealed has another end: somebody may just be at
+# the manifests of this one. It is locked in any case, so that no end comes in between.
 _REOPEN = text("""
-    WITH ended AS (
+    WITH reopened AS (
         SELECT id FROM submissions
-        WHERE id = ANY(CAST(:ids AS uuid[])) AND finished_at IS NOT NULL
-        ORDER BY id FOR UPDATE
+        WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id FOR NO KEY UPDATE
     )
-    UPDATE submissions SET generation = generation + 1, finished_at = NULL
-    FROM ended WHERE submissions.id = ended.id
+    UPDATE submissions
+    SET generation = generation + CAST(sealed_at IS NOT NULL AS integer), finished_at = NULL
+    FROM reopened WHERE submissions.id = reopened.id
 """)
 
 

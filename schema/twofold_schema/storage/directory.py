@@ -8,12 +8,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from twofold_schema.artifacts import ArtifactUri
 from twofold_schema.errors import (
     ResultConflict,
     ResultDenied,
+    SourceChanged,
     SourceDenied,
     SourceNotFound,
     SourceTooLarge,
@@ -21,7 +22,7 @@ from twofold_schema.errors import (
 from twofold_schema.storage.directory_errors import reading, writing
 from twofold_schema.storage.folders import files_below, is_hidden
 from twofold_schema.storage.parts import version_of, whole
-from twofold_schema.storage.port import Capabilities, Content, Entry
+from twofold_schema.storage.port import OVERWRITTEN, Capabilities, Content, Entry
 from twofold_schema.storage.sidecars import Sidecar, Sidecars
 from twofold_schema.storage.signing import SignedRoute
 
@@ -82,6 +83,14 @@ class DirectoryStorage:
         with self.opened(uri) as found, reading(uri):
             return Content(found.file.read(length), found.size, found.version)
 
+    def read_range(self, uri: ArtifactUri, *, start: int, length: int, version: str) -> bytes:
+        """A part of a file; see `Storage.read_range`."""
+        with self.opened(uri) as found, reading(uri):
+            if found.version != version:
+                raise SourceChanged(OVERWRITTEN.format(uri=uri))
+            found.file.seek(start)
+            return found.file.read(length)
+
     def read_metadata(self, uri: ArtifactUri) -> Mapping[str, str] | None:
         """What is kept with a file; see `Storage.read_metadata`. Files made by hand have none."""
         sidecar = self.read_sidecar(uri)
@@ -111,7 +120,7 @@ class DirectoryStorage:
     def write_once(
         self,
         uri: ArtifactUri,
-        data: bytes,
+        data: bytes | IO[bytes],
         *,
         content_type: str,
         sha256: str,
@@ -119,10 +128,12 @@ class DirectoryStorage:
     ) -> None:
         """Store a file where none is; see `Storage.write_once`."""
         sidecar = Sidecar(content_type, {**metadata, "sha256": sha256})
+        file = io.BytesIO(data) if isinstance(data, bytes) else data
         with writing(uri):
             path = self._inside(uri)
+            file.seek(0)
             try:
-                with whole(path.parent, io.BytesIO(data)) as (part, version):
+                with whole(path.parent, file) as (part, version):
                     # A link, unlike a rename, fails where a file is: whole, or not at all.
                     os.link(part, path)
             except (FileExistsError, NotADirectoryError):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 #: What files are called until they are whole.
 PART = ".part-"
@@ -21,7 +21,7 @@ def version_of(found: os.stat_result) -> str:
 
 
 @contextmanager
-def whole(folder: Path, data: BinaryIO) -> Iterator[tuple[Path, str]]:
+def whole(folder: Path, data: IO[bytes]) -> Iterator[tuple[Path, str]]:
     """A whole file under a passing name, and its version; the name is gone after the block."""
     for tries_left in reversed(range(_VANISHED)):
         try:

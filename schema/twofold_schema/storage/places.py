@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from functools import cached_property
 from threading import Lock
+from typing import IO
 
 from twofold_schema.artifacts import ArtifactUri
 from twofold_schema.errors import PlaceNotAllowed, ResultDenied, SourceDenied
@@ -48,6 +49,10 @@ class OpenPlaces:
         """See `Storage.read_head`."""
         return self._for_reading(uri).read_head(uri, length=length)
 
+    def read_range(self, uri: ArtifactUri, *, start: int, length: int, version: str) -> bytes:
+        """See `Storage.read_range`."""
+        return self._for_reading(uri).read_range(uri, start=start, length=length, version=version)
+
     def read_metadata(self, uri: ArtifactUri) -> Mapping[str, str] | None:
         """See `Storage.read_metadata`."""
         return self._for_reading(uri).read_metadata(uri)
@@ -55,7 +60,7 @@ class OpenPlaces:
     def write_once(
         self,
         uri: ArtifactUri,
-        data: bytes,
+        data: bytes | IO[bytes],
         *,
         content_type: str,
         sha256: str,

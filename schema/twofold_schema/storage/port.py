@@ -3,9 +3,12 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import IO, Protocol
 
 from twofold_schema.artifacts import ArtifactUri
+
+#: Why the rest of an object that is read in parts is of no use.
+OVERWRITTEN = "{uri} was overwritten while it was read; read it from its start again."
 
 _LONGEST_SIGNED = 7 * 24 * 3600
 
@@ -82,6 +85,22 @@ class Storage(Protocol):
     def read_head(self, uri: ArtifactUri, *, length: int) -> Content:
         """The first `length` bytes of an object; raises as `read`."""
 
+    def read_range(self, uri: ArtifactUri, *, start: int, length: int, version: str) -> bytes:
+        """A part of an object, up to `length` bytes of it.
+
+        Args:
+            uri: What.
+            start: Below the object's length.
+            length: 1 or more.
+            version: What `read_head` called its content.
+
+        Raises:
+            SourceNotFound: There is none.
+            SourceDenied: It may not be read.
+            SourceChanged: It has another content by now.
+            StorageUnavailable: Storage did not answer in time.
+        """
+
     def read_metadata(self, uri: ArtifactUri) -> Mapping[str, str] | None:
         """What `write_once` or `copy` kept with an object, names in lower case; None for none.
 
@@ -93,7 +112,7 @@ class Storage(Protocol):
     def write_once(
         self,
         uri: ArtifactUri,
-        data: bytes,
+        data: bytes | IO[bytes],
         *,
         content_type: str,
         sha256: str,
@@ -103,7 +122,8 @@ class Storage(Protocol):
 
         Args:
             uri: Where.
-            data: What.
+            data: What, up to 5 GB; a file that can be sought is read from its start, and never
+                held in memory.
             content_type: Its media type.
             sha256: Of `data`, in hex; kept with the metadata under that name.
             metadata: Kept with the object; ASCII, names in lower case.

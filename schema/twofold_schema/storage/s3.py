@@ -1,23 +1,25 @@
 """S3 and what speaks like it."""
 
 import hashlib
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import IO, Any
 
 from botocore.exceptions import ClientError
 
 from twofold_schema.artifacts import ArtifactUri
 from twofold_schema.errors import (
     ResultConflict,
+    SourceChanged,
     SourceNotFound,
     SourceTooLarge,
     StorageUnavailable,
 )
 from twofold_schema.settings import StorageSettings
-from twofold_schema.storage.port import Capabilities, Content, Entry, whole_seconds
+from twofold_schema.storage.port import OVERWRITTEN, Capabilities, Content, Entry, whole_seconds
 from twofold_schema.storage.s3_bucket import Bucket, ask_bucket
 from twofold_schema.storage.s3_client import Connections, connect, longest_seconds
 from twofold_schema.storage.s3_errors import (
@@ -35,6 +37,7 @@ from twofold_schema.storage.s3_errors import (
 _EMPTY_ETAG = '"d41d8cd98f00b204e9800998ecf8427e"'
 _RACES = 5
 _PAGE_SIZE = 1000
+_BLOCK_BYTES = 2**20
 
 
 class S3Storage:
@@ -93,6 +96,22 @@ class S3Storage:
             size = answer.get("ContentRange", "").rpartition("/")[2]
             return Content(data, int(size) if size.isdigit() else len(data), answer["ETag"])
 
+    def read_range(self, uri: ArtifactUri, *, start: int, length: int, version: str) -> bytes:
+        """A part of an object; see `Storage.read_range`."""
+        with self._reading(uri):
+            try:
+                answer = self._client.get_object(
+                    Bucket=uri.bucket, Key=uri.key, Range=f"bytes={start}-{start + length - 1}"
+                )
+            except ClientError as error:
+                if code(error) in EMPTY_OBJECT:  # nor is it as long as it was
+                    raise SourceChanged(OVERWRITTEN.format(uri=uri)) from None
+                raise
+            with closing(answer["Body"]) as body:
+                if answer["ETag"] != version:
+                    raise SourceChanged(OVERWRITTEN.format(uri=uri))
+                return body.read()
+
     def read_metadata(self, uri: ArtifactUri) -> Mapping[str, str] | None:
         """What is kept with an object; see `Storage.read_metadata`."""
         try:
@@ -105,7 +124,7 @@ class S3Storage:
     def write_once(
         self,
         uri: ArtifactUri,
-        data: bytes,
+        data: bytes | IO[bytes],
         *,
         content_type: str,
         sha256: str,
@@ -119,11 +138,14 @@ class S3Storage:
         }
         if self._conditional:
             request["IfNoneMatch"] = "*"
+        size = len(data) if isinstance(data, bytes) else data.seek(0, os.SEEK_END)
         begun = time.monotonic()
         for _ in range(_RACES):
-            if not self._conditional and self._holds(uri, data, sha256):
+            if not self._conditional and self._holds(uri, size, sha256):
                 return
-            if self._put(uri, request) or self._holds(uri, data, sha256):
+            if not isinstance(data, bytes):
+                data.seek(0)
+            if self._put(uri, request) or self._holds(uri, size, sha256):
                 return
             if time.monotonic() - begun > self._seconds:
                 break
@@ -219,7 +241,7 @@ class S3Storage:
                 raise
         return True
 
-    def _holds(self, uri: ArtifactUri, data: bytes, sha256: str) -> bool:
+    def _holds(self, uri: ArtifactUri, size: int, sha256: str) -> bool:
         """Whether an object of this content lies there; False for none."""
         with self._writing(uri):
             try:
@@ -229,11 +251,14 @@ class S3Storage:
                     return False
                 raise
             kept = _in_lower_case(found["Metadata"]).get("sha256")
-            if kept is None and found["ContentLength"] == len(data):
+            if kept is None and found["ContentLength"] == size:
                 # Somebody else's, or a copy.
                 answer = self._client.get_object(Bucket=uri.bucket, Key=uri.key)
                 with closing(answer["Body"]) as body:
-                    kept = hashlib.sha256(body.read()).hexdigest()
+                    digest = hashlib.sha256()
+                    for block in body.iter_chunks(_BLOCK_BYTES):
+                        digest.update(block)
+                    kept = digest.hexdigest()
         if kept != sha256:
             raise ResultConflict(f"Another object lies at {uri}; write under another name.")
         return True

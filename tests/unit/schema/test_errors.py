@@ -26,6 +26,7 @@ CODES = {
     "InvalidParameter": "invalid_parameter",
     "SourceUnreadable": "source_unreadable",
     "KeyReused": "key_reused",
+    "SubmissionSealed": "submission_sealed",
     "UnsupportedSession": "unsupported_session",
     "JobError": "job_error",
     "TooLarge": "too_large",

@@ -82,6 +82,7 @@ WRONG = [
     (WorkerSettings, "RUN_DEADLINE_SECONDS", "1e9"),
     (WorkerSettings, "STOP_SECONDS", "nan"),
     (KeeperSettings, "KEEPER_SECONDS", "0"),
+    (KeeperSettings, "SEAL_AFTER_HOURS", "0"),
     (KeeperSettings, "COLLECT_AFTER_HOURS", "-1"),
     (KeeperSettings, "COLLECT_EVERY_SECONDS", "0"),
     (KeeperSettings, "EVENTS_DAYS", "0"),

@@ -1,0 +1,52 @@
+"""`twofold submissions …`: jobs that were submitted together."""
+
+import json
+import sys
+from dataclasses import fields
+from enum import StrEnum
+from typing import Annotated
+from uuid import UUID
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from twofold_producer.cli.app import out
+from twofold_producer.producer import Producer
+
+app = typer.Typer(no_args_is_help=True)
+
+
+class Form(StrEnum):
+    """How a submission is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+@app.callback()
+def _group() -> None:
+    """Keep `submissions` a group, though it has one command so far."""
+
+
+@app.command()
+def get(
+    submission_id: Annotated[UUID, typer.Argument(metavar="ID", help="Id of a submission.")],
+    *,
+    output: Annotated[Form, typer.Option("--output", "-o", help="How to print.")] = Form.TABLE,
+) -> None:
+    """Show how far a submission is, and where its manifests lie once it has ended."""
+    with Producer() as producer:
+        report = producer.submission(submission_id)
+    plain = {field.name: getattr(report, field.name) for field in fields(report)}
+    plain["counts"] = dict(report.counts)
+    if output is Form.JSON:
+        sys.stdout.write(json.dumps(plain, indent=2, default=str) + "\n")
+        return
+    plain["counts"] = ", ".join(f"{count} {state}" for state, count in report.counts.items())
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in plain.items():
+        table.add_row(Text(name, "bold"), Text("" if value is None else str(value)))
+    out.print(table)

@@ -1,0 +1,95 @@
+"""Many items, chunk by chunk: the next is checked while the one before it is written."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeAlias
+from uuid import UUID
+
+from twofold_producer.submit.chunks import Chunk
+from twofold_producer.submit.submission import Answer, JobIds, OnAnswers, Outcome, Submission
+from twofold_schema.ledger import submit
+from twofold_schema.ledger.new_jobs import Accepted
+
+#: Writes a chunk, for good or inside the caller's transaction; says what came of each of its jobs.
+Write: TypeAlias = Callable[[Chunk], Sequence[submit.Answer]]
+
+_MOST_FAULTS = 1000
+
+
+class Tally:
+    """Counts what came of items.
+
+    Args:
+        on_answers: Told as well.
+
+    Attributes:
+        created: How many items are new jobs.
+    """
+
+    def __init__(self, on_answers: OnAnswers | None = None) -> None:
+        self.created = 0
+        self._on_answers = on_answers
+        self._items = self._invalid = 0
+        self._ids = bytearray()
+        self._faults: list[Answer] = []
+
+    def add(self, chunk: Chunk, written: Sequence[submit.Answer]) -> None:
+        """Count a chunk that was written."""
+        answers, faults = [], list(chunk.invalid)
+        for new_job, (position, line), answer in zip(
+            chunk.jobs, chunk.places, written, strict=True
+        ):
+            if isinstance(answer, Accepted):
+                job_id, is_new = answer
+                self._ids += job_id.bytes
+                self.created += is_new
+                outcome = Outcome.CREATED if is_new else Outcome.EXISTING
+                answers.append(Answer(position, new_job.key, outcome, job_id, None, None, line))
+            else:
+                fault = (Outcome.INVALID, None, answer.code, answer.message, line)
+                faults.append(Answer(position, new_job.key, *fault))
+        faults.sort()
+        self._items += len(answers) + len(faults)
+        self._invalid += len(faults)
+        self._faults += faults[: _MOST_FAULTS - len(self._faults)]
+        if self._on_answers and (answers or faults):
+            self._on_answers(sorted(answers + faults) if faults else answers)
+
+    def submission(self, submission_id: UUID) -> Submission:
+        """All that was counted."""
+        return Submission(
+            id=submission_id,
+            created=self.created,
+            existing=self._items - self.created - self._invalid,
+            invalid=self._invalid,
+            job_ids=JobIds(bytes(self._ids)),
+            faults=tuple(self._faults),
+        )
+
+
+def in_turn(chunks: Iterator[Chunk], write: Write, tally: Tally) -> None:
+    """Write each chunk before the next is gathered."""
+    for chunk in chunks:
+        tally.add(chunk, write(chunk))
+
+
+def overlapping(chunks: Iterator[Chunk], write: Write, tally: Tally) -> None:
+    """Write each chunk in a thread of its own while the next is gathered.
+
+    Whatever ends the items, the chunk under way is written and counted first.
+    """
+    chunk = next(chunks)
+    if chunk.is_last:
+        tally.add(chunk, write(chunk))
+        return
+    with ThreadPoolExecutor(1, "submit") as writer:
+        written = writer.submit(write, chunk)
+        while not chunk.is_last:
+            try:
+                following = next(chunks)
+            except BaseException:
+                tally.add(chunk, written.result())
+                raise
+            tally.add(chunk, written.result())
+            chunk, written = following, writer.submit(write, following)
+        tally.add(chunk, written.result())

@@ -1,0 +1,82 @@
+"""The database's side of submitting many: one submission, chunk after chunk."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from twofold_producer.submit.chunks import Chunk
+from twofold_schema.errors import KeyReused
+from twofold_schema.ids import new_id
+from twofold_schema.ledger import submissions, submit
+
+
+class Writing:
+    """Writes the chunks of one submission, in order.
+
+    Args:
+        key: The caller's own name for the submission.
+        remember: How long keys are held.
+        strict: Raise at the first job whose key belongs to another payload.
+
+    Attributes:
+        submission_id: Of the submission, once a chunk was written.
+    """
+
+    def __init__(self, key: str | None, *, remember: timedelta, strict: bool) -> None:
+        self.submission_id: UUID = new_id()
+        self._key = key
+        self._remember = remember
+        self._strict = strict
+        # A script that is run again finds long stretches of keys that are held.
+        self._likely_new = True
+
+    def write(
+        self, connection: Connection, chunk: Chunk, *, alone: bool, again: bool = False
+    ) -> Sequence[submit.Answer]:
+        """Write a chunk; the last one seals the submission.
+
+        Args:
+            connection: In a transaction.
+            chunk: The next.
+            alone: Whether the transaction is this chunk's own.
+            again: Whether this was tried before, and its commit may be what was lost.
+
+        Raises:
+            SubmissionSealed: Some of its jobs are new, but the submission takes no more.
+            KeyReused: One of its keys belongs to another payload, and `strict`.
+        """
+        if chunk.is_first:
+            self.submission_id = submissions.begin(
+                connection,
+                submission_id=self.submission_id,
+                key=self._key,
+                remember_key=self._remember,
+            )
+        takes_more = submissions.join(
+            connection, self.submission_id, to_seal=chunk.is_last or not alone
+        )
+        answers = submit.insert_each(
+            connection,
+            chunk.jobs,
+            job_ids=chunk.job_ids,
+            submission_id=self.submission_id,
+            remember_keys=self._remember,
+            sealed=not takes_more,
+            likely_new=self._likely_new,
+            again=again,
+        )
+        if self._strict:
+            _raise_first(chunk, answers)
+        if chunk.is_last:
+            submissions.seal(connection, self.submission_id)
+        self._likely_new = not answers or answers[-1] == (chunk.job_ids[-1], True)
+        return answers
+
+
+def _raise_first(chunk: Chunk, answers: Sequence[submit.Answer]) -> None:
+    for (position, _), answer in zip(chunk.places, answers, strict=True):
+        if isinstance(answer, KeyReused):
+            answer.add_note(f"It is item {position}.")
+            raise answer

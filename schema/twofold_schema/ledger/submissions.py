@@ -1,0 +1,300 @@
+"""The life of a submission: begun, sealed, and ended once per generation."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from types import MappingProxyType
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from twofold_schema.errors import SubmissionNotFound
+from twofold_schema.ids import new_id
+from twofold_schema.job import Job
+from twofold_schema.states import JobState
+from twofold_schema.submission import SubmissionReport
+
+# Takes a submission's key if it is free or forgotten. A transaction still open is waited for.
+_RESERVE_KEY = text("""
+    INSERT INTO submission_keys AS held (tenant, key, submission_id, expires_at)
+    VALUES (:tenant, :key, :id, clock_timestamp() + :remember)
+    ON CONFLICT (tenant, key) DO UPDATE
+    SET submission_id = excluded.submission_id, expires_at = excluded.expires_at
+    WHERE held.expires_at <= clock_timestamp()
+""")
+
+_KEY_HOLDER = text("""
+    SELECT submission_id FROM submission_keys WHERE tenant = :tenant AND key = :key
+""")
+
+# Begins a submission, unless the same call did so before.
+_BEGIN = text("""
+    INSERT INTO submissions (id, tenant, key) VALUES (:id, :tenant, :key)
+    ON CONFLICT (id) DO NOTHING
+""")
+
+# Whether a submission is sealed; nobody seals it before this transaction ends.
+_JOIN = text("SELECT sealed_at IS NOT NULL FROM submissions WHERE id = :id FOR SHARE")
+
+# The same for whoever will seal it: two that share it would wait for each other.
+_JOIN_TO_SEAL = text("""
+    SELECT sealed_at IS NOT NULL FROM submissions WHERE id = :id FOR NO KEY UPDATE
+""")
+
+# Says that a submission gets no more jobs.
+_SEAL = text("""
+    UPDATE submissions SET sealed_at = clock_timestamp() WHERE id = :id AND sealed_at IS NULL
+""")
+
+# Seals submissions that nobody added to for long: their producers died. Their last job says when;
+# those that somebody adds to right now are locked.
+_SEAL_ABANDONED = text("""
+    WITH abandoned AS (
+        SELECT id FROM submissions
+        WHERE sealed_at IS NULL AND finished_at IS NULL
+          AND created_at <= clock_timestamp() - :age
+          AND coalesce((
+              SELECT jobs.created_at FROM jobs WHERE jobs.submission_id = submissions.id
+              ORDER BY jobs.id DESC LIMIT 1) <= clock_timestamp() - :age, true)
+        ORDER BY id LIMIT :rows FOR UPDATE SKIP LOCKED
+    )
+    UPDATE submissions SET sealed_at = clock_timestamp()
+    WHERE id = ANY(ARRAY(SELECT id FROM abandoned)) AND sealed_at IS NULL
+""")
+
+# Sealed submissions that have not ended, oldest first.
+_SEALED = text("""
+    SELECT id, generation FROM submissions
+    WHERE finished_at IS NULL AND sealed_at IS NOT NULL
+      AND (CAST(:after AS uuid) IS NULL OR id > :after)
+    ORDER BY id LIMIT :limit
+""")
+
+# The first job of a page that has not ended, and the last of the page. A page, because whoever
+# comes to a million jobs that have ended must not look through them in one statement.
+_LOOK_ON = text("""
+    WITH page AS (
+        SELECT id, finished_at FROM jobs
+        WHERE submission_id = :id AND (CAST(:after AS uuid) IS NULL OR id > :after)
+        ORDER BY id LIMIT :limit
+    )
+    SELECT (SELECT id FROM page WHERE finished_at IS NULL ORDER BY id LIMIT 1) AS unfinished,
+           (SELECT id FROM page ORDER BY id DESC LIMIT 1) AS last
+""")
+
+# A page of a submission's jobs, in the order in which they were submitted.
+_JOBS = text("""
+    SELECT * FROM jobs
+    WHERE submission_id = :id AND (CAST(:after AS uuid) IS NULL OR id > :after)
+    ORDER BY id LIMIT :limit
+""")
+
+# One process at a time writes the manifests of a submission. Its transaction may wait for storage.
+_HOLD_END = text("""
+    SELECT pg_try_advisory_xact_lock(hashtextextended('twofold.end.' || :id, 0)) AND EXISTS (
+               SELECT FROM submissions
+               WHERE id = CAST(:id AS uuid) AND generation = :generation AND finished_at IS NULL),
+           set_config('idle_in_transaction_session_timeout', :milliseconds, true)
+""")
+
+# Ends a generation whose jobs have all ended. A retry since then would have begun another one.
+_FINISH = text("""
+    UPDATE submissions
+    SET finished_at = clock_timestamp(), results = :results, errors = :errors,
+        counts = CAST(:counts AS jsonb)
+    WHERE id = :id AND generation = :generation AND sealed_at IS NOT NULL AND finished_at IS NULL
+""")
+
+# Leaves a generation whose manifests' names are taken by something else.
+_SKIP_GENERATION = text("""
+    UPDATE submissions SET generation = generation + 1
+    WHERE id = :id AND generation = :generation AND finished_at IS NULL
+""")
+
+_GET = text("SELECT * FROM submissions WHERE id = :id")
+
+# How many jobs are in each state: looks at all of them.
+_COUNT = text("SELECT state, count(*) AS jobs FROM jobs WHERE submission_id = :id GROUP BY state")
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A page of a submission's jobs.
+
+    Attributes:
+        unfinished: The first that has not ended.
+        last: The last; None where the page is empty.
+    """
+
+    unfinished: UUID | None
+    last: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A generation of a sealed submission that has not ended."""
+
+    id: UUID
+    generation: int
+
+
+def begin(
+    connection: Connection,
+    *,
+    submission_id: UUID | None = None,
+    tenant: str = "default",
+    key: str | None = None,
+    remember_key: timedelta = timedelta(days=30),
+) -> UUID:
+    """Begin a submission, or go on with the one that has this key; it takes jobs until sealed.
+
+    Args:
+        connection: In a transaction.
+        submission_id: A fresh one: the same call repeated begins nothing twice.
+        tenant: Whose it is.
+        key: The caller's own name for it.
+        remember_key: How long that is held.
+
+    Returns:
+        The submission's id, which is another one where the key is held.
+    """
+    submission_id = submission_id or new_id()
+    named = {"id": submission_id, "tenant": tenant, "key": key}
+    if key is not None:
+        connection.execute(_RESERVE_KEY, named | {"remember": remember_key})
+        holder: UUID = connection.execute(_KEY_HOLDER, named).scalar_one()
+        if holder != submission_id:
+            return holder
+    connection.execute(_BEGIN, named)
+    return submission_id
+
+
+def join(connection: Connection, submission_id: UUID, *, to_seal: bool = False) -> bool:
+    """Whether a submission takes more jobs; if so, it does until this transaction ends.
+
+    Args:
+        connection: In a transaction.
+        submission_id: Of the submission.
+        to_seal: Whether this transaction will seal it.
+
+    Raises:
+        SubmissionNotFound: No submission has this id.
+    """
+    statement = _JOIN_TO_SEAL if to_seal else _JOIN
+    sealed = connection.execute(statement, {"id": submission_id}).scalar_one_or_none()
+    if sealed is None:
+        raise SubmissionNotFound(f"No submission has the id {submission_id}.")
+    return not sealed
+
+
+def seal(connection: Connection, submission_id: UUID) -> None:
+    """Say that a submission is complete. Safe to repeat."""
+    connection.execute(_SEAL, {"id": submission_id})
+
+
+def seal_abandoned(connection: Connection, *, age: timedelta, rows: int = 1000) -> int:
+    """Seal submissions that nobody added to for so long; returns how many."""
+    return connection.execute(_SEAL_ABANDONED, {"age": age, "rows": rows}).rowcount
+
+
+def sealed(connection: Connection, *, after: UUID | None, limit: int) -> list[Sealed]:
+    """A page of the sealed submissions that have not ended, oldest first."""
+    rows = connection.execute(_SEALED, {"after": after, "limit": limit})
+    return [Sealed(row.id, row.generation) for row in rows]
+
+
+def look_on(connection: Connection, submission_id: UUID, *, after: UUID | None, limit: int) -> Look:
+    """Look for a job that has not ended among the next ones of a submission."""
+    parameters = {"id": submission_id, "after": after, "limit": limit}
+    row = connection.execute(_LOOK_ON, parameters).one()
+    return Look(row.unfinished, row.last)
+
+
+def jobs_of(connection: Connection, submission_id: UUID, *, page: int) -> Iterator[Job]:
+    """A submission's jobs in the order in which they were submitted, read `page` at a time."""
+    after: UUID | None = None
+    while True:
+        parameters = {"id": submission_id, "after": after, "limit": page}
+        rows = connection.execute(_JOBS, parameters).mappings().all()
+        yield from map(Job.from_row, rows)
+        if len(rows) < page:
+            return
+        after = rows[-1]["id"]
+
+
+def try_end(connection: Connection, generation: Sealed, *, idle_seconds: float) -> bool:
+    """Whether this transaction may end a generation; nobody else can until it is over.
+
+    Args:
+        connection: In a transaction of its own.
+        generation: All of whose jobs have ended.
+        idle_seconds: How long the transaction may wait for storage before the database ends it.
+    """
+    parameters = {
+        "id": str(generation.id),
+        "generation": generation.generation,
+        "milliseconds": str(round(1000 * idle_seconds)),
+    }
+    return bool(connection.execute(_HOLD_END, parameters).scalar_one())
+
+
+def finish(
+    connection: Connection,
+    generation: Sealed,
+    *,
+    results: str,
+    errors: str,
+    counts: Mapping[JobState, int],
+) -> bool:
+    """End a generation; False where a retry has begun another one since.
+
+    Args:
+        connection: In a transaction.
+        generation: All of whose jobs have ended.
+        results: The URI of the manifest of those that succeeded.
+        errors: The URI of the manifest of the others.
+        counts: How many jobs ended in each state.
+    """
+    parameters = {
+        "id": generation.id,
+        "generation": generation.generation,
+        "results": results,
+        "errors": errors,
+        "counts": json.dumps(counts),
+    }
+    return connection.execute(_FINISH, parameters).rowcount == 1
+
+
+def skip_generation(connection: Connection, generation: Sealed) -> None:
+    """Leave a generation whose manifests cannot be written: something else has their names."""
+    parameters = {"id": generation.id, "generation": generation.generation}
+    connection.execute(_SKIP_GENERATION, parameters)
+
+
+def report(connection: Connection, submission_id: UUID) -> SubmissionReport:
+    """How far a submission is. Counts its jobs one by one unless it has ended.
+
+    Raises:
+        SubmissionNotFound: No submission has this id.
+    """
+    row = connection.execute(_GET, {"id": submission_id}).one_or_none()
+    if row is None:
+        raise SubmissionNotFound(f"No submission has the id {submission_id}.")
+    if row.finished_at is None:
+        counted = connection.execute(_COUNT, {"id": submission_id})
+        counts = {entry.state: entry.jobs for entry in counted}
+    else:
+        counts = row.counts
+    return SubmissionReport(
+        id=row.id,
+        tenant=row.tenant,
+        key=row.key,
+        generation=row.generation,
+        created_at=row.created_at,
+        sealed_at=row.sealed_at,
+        finished_at=row.finished_at,
+        counts=MappingProxyType({JobState(state): number for state, number in counts.items()}),
+        results=row.results,
+        errors=row.errors,
+    )
