@@ -311,8 +311,8 @@ def test_looking_on_and_reading_on_read_no_others_jobs_and_no_more_than_a_page(
     desk: Desk,
 ) -> None:
     """Of one that is small among many jobs, and of one that is most of them."""
+    small, _ = desk.submit(sealed=False)
     big, _ = desk.submit()
-    small, _ = desk.submit()
     with desk.engine.begin() as connection:
         for submission_id, jobs in ((small, 100), (big, 20_000), (small, 100)):
             many = [new_job()] * jobs
@@ -321,8 +321,9 @@ def test_looking_on_and_reading_on_read_no_others_jobs_and_no_more_than_a_page(
 
     for submission_id in (big, small):
         for statement in (submissions._LOOK_ON, submissions._JOBS):
-            read = rows_read(desk.engine, statement, id=submission_id, after=None, limit=50)
-            assert read <= 60
+            first = {"id": submission_id, "after": UUID(int=0)}
+            assert rows_read(desk.engine, statement, **first, limit=50) == 50
+    assert rows_read(desk.engine, submissions._SEAL_ABANDONED, age=-DAY, rows=1) <= 10
 
 
 class TestSealing:
