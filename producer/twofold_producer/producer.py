@@ -19,7 +19,7 @@ from twofold_producer.submit.acceptance import Acceptance
 from twofold_producer.submit.bulk import Tally, in_turn, overlapping
 from twofold_producer.submit.chunks import CHUNK_ITEMS, Chunk, Item, gather
 from twofold_producer.submit.manifest import Line, read_manifest
-from twofold_producer.submit.request import JobRequest, Source
+from twofold_producer.submit.request import JobRequest, Source, check_key
 from twofold_producer.submit.submission import OnAnswers, Submission
 from twofold_producer.submit.transaction import after_commit, connection_of
 from twofold_producer.submit.writing import Writing
@@ -130,6 +130,7 @@ class Producer:
             The submission, sealed: it takes no more jobs.
 
         Raises:
+            InvalidParameter: The key is no key.
             SubmissionSealed: Some of the items are new, but the submission of this key is sealed.
             SubmitError: One of the items was not accepted, and `strict`.
             JobError: Storage is away, so that a picture could not be uploaded.
@@ -139,6 +140,8 @@ class Producer:
                 f"submit_many takes several items, not one {type(items).__name__}; give it a "
                 "list, or the one to submit."
             )
+        if key is not None:
+            check_key(key)
         writing = Writing(key, remember=self._remember, strict=strict)
         chunks = gather(items, self._acceptance.accept, strict=strict, most=chunk)
         tally = Tally(on_answers)

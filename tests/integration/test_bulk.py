@@ -358,6 +358,11 @@ class TestKeyOfASubmission:
                 producer.submit_many(more, key="album")
         assert len(keys_of(house)) == 3
 
+    @pytest.mark.parametrize("key", ["", "x" * 201, "a\0b", "\ud800"])
+    def test_is_a_text_of_1_to_200_characters(self, producer: Producer, key: str) -> None:
+        with pytest.raises(InvalidParameter, match="key: "):
+            producer.submit_many([], key=key)
+
     def test_is_free_again_once_it_is_forgotten(self, house: House, producer: Producer) -> None:
         first = producer.submit_many([], key="album")
         with house.engine.begin() as connection:

@@ -19,6 +19,7 @@ from tests.factories import (
     result_of,
 )
 from tests.house import House, eventually
+from tests.plans import rows_read, settle
 
 from twofold_producer.keeper.reporter import Reporter
 from twofold_schema.artifacts import ArtifactUri, manifest_place
@@ -285,13 +286,16 @@ def test_of_several_keepers_one_ends_it(desk: Desk) -> None:
     assert desk.report(submission_id).generation == 1
 
 
-def test_storage_that_is_away_holds_up_this_submission_only(desk: Desk) -> None:
+@pytest.mark.parametrize("error", [StorageUnavailable, OSError(28, "No space left on device")])
+def test_what_cannot_be_stored_now_holds_up_this_submission_only(
+    desk: Desk, error: Exception
+) -> None:
     first, _ = desk.submit()
     second, _ = desk.submit()
 
     def refuse(uri: ArtifactUri, *arguments: Any, **options: Any) -> None:
         if str(first) in str(uri):
-            raise StorageUnavailable
+            raise error
         desk.storage.write_once(uri, *arguments, **options)
 
     reporter = desk.reporter(Wrapped(desk.storage, write_once=refuse))
@@ -301,6 +305,25 @@ def test_storage_that_is_away_holds_up_this_submission_only(desk: Desk) -> None:
     # It is not asked again at once.
     assert reporter.report() == 0
     assert desk.reporter().report() == 1
+
+
+def test_looking_on_and_reading_on_read_no_others_jobs_and_no_more_than_a_page(
+    desk: Desk,
+) -> None:
+    """Of one that is small among many jobs, and of one that is most of them."""
+    small, _ = desk.submit(sealed=False)
+    big, _ = desk.submit()
+    with desk.engine.begin() as connection:
+        for submission_id, jobs in ((small, 100), (big, 20_000), (small, 100)):
+            many = [new_job()] * jobs
+            submit.insert_jobs(connection, many, submission_id=submission_id)
+    settle(desk.engine)
+
+    for submission_id in (big, small):
+        for statement in (submissions._LOOK_ON, submissions._JOBS):
+            first = {"id": submission_id, "after": UUID(int=0)}
+            assert rows_read(desk.engine, statement, **first, limit=50) == 50
+    assert rows_read(desk.engine, submissions._SEAL_ABANDONED, age=-DAY, rows=1) <= 10
 
 
 class TestSealing:

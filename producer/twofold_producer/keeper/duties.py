@@ -185,11 +185,10 @@ def storage_duties(
     Args:
         engine: Of the database.
         storage: Of the results.
-        results: Below which manifests are written, and garbage is looked for.
+        results: Below which garbage is looked for.
         settings: Of the keeper.
     """
     publisher = Publisher(engine, storage)
-    reporter = Reporter(engine, storage, results)
     collector = Collector(
         engine,
         storage,
@@ -213,11 +212,18 @@ def storage_duties(
             next_round = time.monotonic() + settings.collect_every_seconds
         return 0 if settings.collect_dry_run else len(look.garbage)
 
-    return [
-        Duty("publish", publisher.publish),
-        Duty("report", reporter.report),
-        Duty("collect", collect),
-    ]
+    return [Duty("publish", publisher.publish), Duty("collect", collect)]
+
+
+def reporting_duties(engine: Engine, storage: Storage, results: ArtifactUri) -> list[Duty]:
+    """What ends submissions: apart, because a manifest of a million jobs takes its time.
+
+    Args:
+        engine: Of the database.
+        storage: Of the results.
+        results: Below which manifests are written.
+    """
+    return [Duty("report", Reporter(engine, storage, results).report)]
 
 
 def _duty(engine: Engine, name: str, do: Callable[[Connection], int]) -> Duty:

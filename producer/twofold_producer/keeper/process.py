@@ -12,7 +12,13 @@ from datetime import timedelta
 import structlog
 
 from twofold_producer.broker import Bell
-from twofold_producer.keeper.duties import Keeper, count_duties, ledger_duties, storage_duties
+from twofold_producer.keeper.duties import (
+    Keeper,
+    count_duties,
+    ledger_duties,
+    reporting_duties,
+    storage_duties,
+)
 from twofold_schema import database
 from twofold_schema.settings import (
     BrokerSettings,
@@ -54,16 +60,17 @@ def run(
         ],
         every_seconds=every,
     )
+    storage, results = OpenPlaces(places), places.results_uri
     of_storage = Keeper(
-        storage_duties(for_storage, OpenPlaces(places), places.results_uri, settings),
-        every_seconds=every,
+        storage_duties(for_storage, storage, results, settings), every_seconds=every
     )
+    of_submissions = Keeper(reporting_duties(for_storage, storage, results), every_seconds=every)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     together = Together(stop, patience_seconds=wanted.database_timeout_seconds + _FAREWELL_SECONDS)
     try:
-        together.run(of_rows.run, of_storage.run)
+        together.run(of_rows.run, of_storage.run, of_submissions.run)
     finally:
         bell.close()
         engine.dispose()

@@ -91,13 +91,17 @@ class Reporter:
             with self._engine.begin() as connection:
                 submissions.skip_generation(connection, one)
         except JobError as error:
-            _, pause = self._pauses.get(one.id, (0.0, _FIRST_PAUSE / 2))
-            pause = min(2 * pause, _LONGEST_PAUSE)
-            self._pauses[one.id] = (time.monotonic() + pause, pause)
-            log.warning(
-                "not_reported", submission_id=str(one.id), code=error.code, error=error.message
-            )
+            self._put_off(one, f"{error.code}: {error.message}")
+        except OSError as error:
+            # No room in the temporary folder, say: no reason to end the keeper.
+            self._put_off(one, str(error))
         return False
+
+    def _put_off(self, one: Sealed, reason: str) -> None:
+        _, pause = self._pauses.get(one.id, (0.0, _FIRST_PAUSE / 2))
+        pause = min(2 * pause, _LONGEST_PAUSE)
+        self._pauses[one.id] = (time.monotonic() + pause, pause)
+        log.warning("not_reported", submission_id=str(one.id), error=reason)
 
     def _has_ended(self, connection: Connection, one: Sealed) -> bool:
         after = self._waits_for.pop(one, None)

@@ -62,7 +62,7 @@ class Tally:
             created=self.created,
             existing=self._items - self.created - self._invalid,
             invalid=self._invalid,
-            job_ids=JobIds(bytes(self._ids)),
+            job_ids=JobIds(self._ids),
             faults=tuple(self._faults),
         )
 

@@ -12,6 +12,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    TypeAdapter,
     ValidationError,
     model_validator,
 )
@@ -25,6 +26,11 @@ from twofold_schema.states import JobClass
 
 #: A URI, the path of a local file, a file's bytes, or a picture or latents in memory.
 Source: TypeAlias = str | Path | bytes | Image.Image | Tensor
+
+#: The caller's own name for something.
+Key: TypeAlias = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(encodable)]
+
+_KEY: TypeAdapter[str] = TypeAdapter(Key)
 
 _MAX_PAIRS, _MAX_NAME, _MAX_VALUE = 16, 64, 512
 
@@ -84,9 +90,7 @@ class JobRequest(Parameters):
     )
 
     source: Annotated[Source, BeforeValidator(_known)]
-    key: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(encodable)] | None = (
-        None
-    )
+    key: Key | None = None
     width: Annotated[int, Field(ge=1, le=2**20)] | None = None
     height: Annotated[int, Field(ge=1, le=2**20)] | None = None
     latents: bool = False
@@ -150,6 +154,19 @@ class JobRequest(Parameters):
                 for fault in invalid.errors(include_url=False, include_input=False)
             )
             raise InvalidParameter(f"The job was not accepted: {'; '.join(faults)}.") from None
+
+
+def check_key(key: str) -> None:
+    """Accept the key of a submission.
+
+    Raises:
+        InvalidParameter: It is empty, too long, or no text that can be stored.
+    """
+    try:
+        _KEY.validate_python(key)
+    except ValidationError as invalid:
+        fault = invalid.errors(include_url=False, include_input=False)[0]["msg"]
+        raise InvalidParameter(f"key: {fault.removeprefix('Value error, ')}.") from None
 
 
 def is_uri(source: object) -> TypeGuard[str]:

@@ -47,7 +47,7 @@ OnAnswers: TypeAlias = Callable[[Sequence[Answer]], None]
 class JobIds(Sequence[UUID]):
     """Ids in little room: 16 bytes each."""
 
-    def __init__(self, packed: bytes = b"") -> None:
+    def __init__(self, packed: bytes | bytearray = b"") -> None:
         self._packed = packed
 
     def __len__(self) -> int:

@@ -15,6 +15,9 @@ from twofold_schema.job import Job
 from twofold_schema.states import JobState
 from twofold_schema.submission import SubmissionReport
 
+#: Lower than every id.
+_BEFORE_ALL = UUID(int=0)
+
 # Takes a submission's key if it is free or forgotten. A transaction still open is waited for.
 _RESERVE_KEY = text("""
     INSERT INTO submission_keys AS held (tenant, key, submission_id, expires_at)
@@ -47,6 +50,9 @@ _SEAL = text("""
     UPDATE submissions SET sealed_at = clock_timestamp() WHERE id = :id AND sealed_at IS NULL
 """)
 
+# Below, a submission's jobs are a range, not an equality: then the order is that of one index only.
+# With an equality the planner may walk through the jobs of everybody in the order of their ids.
+
 # Seals submissions that nobody added to for long: their producers died. Their last job says when;
 # those that somebody adds to right now are locked.
 _SEAL_ABANDONED = text("""
@@ -55,8 +61,10 @@ _SEAL_ABANDONED = text("""
         WHERE sealed_at IS NULL AND finished_at IS NULL
           AND created_at <= clock_timestamp() - :age
           AND coalesce((
-              SELECT jobs.created_at FROM jobs WHERE jobs.submission_id = submissions.id
-              ORDER BY jobs.id DESC LIMIT 1) <= clock_timestamp() - :age, true)
+              SELECT jobs.created_at FROM jobs
+              WHERE jobs.submission_id >= submissions.id AND jobs.submission_id <= submissions.id
+              ORDER BY jobs.submission_id DESC, jobs.id DESC LIMIT 1
+          ) <= clock_timestamp() - :age, true)
         ORDER BY id LIMIT :rows FOR UPDATE SKIP LOCKED
     )
     UPDATE submissions SET sealed_at = clock_timestamp()
@@ -76,8 +84,9 @@ _SEALED = text("""
 _LOOK_ON = text("""
     WITH page AS (
         SELECT id, finished_at FROM jobs
-        WHERE submission_id = :id AND (CAST(:after AS uuid) IS NULL OR id > :after)
-        ORDER BY id LIMIT :limit
+        WHERE (submission_id, id) > (CAST(:id AS uuid), CAST(:after AS uuid))
+          AND submission_id <= :id
+        ORDER BY submission_id, id LIMIT :limit
     )
     SELECT (SELECT id FROM page WHERE finished_at IS NULL ORDER BY id LIMIT 1) AS unfinished,
            (SELECT id FROM page ORDER BY id DESC LIMIT 1) AS last
@@ -86,8 +95,8 @@ _LOOK_ON = text("""
 # A page of a submission's jobs, in the order in which they were submitted.
 _JOBS = text("""
     SELECT * FROM jobs
-    WHERE submission_id = :id AND (CAST(:after AS uuid) IS NULL OR id > :after)
-    ORDER BY id LIMIT :limit
+    WHERE (submission_id, id) > (CAST(:id AS uuid), CAST(:after AS uuid)) AND submission_id <= :id
+    ORDER BY submission_id, id LIMIT :limit
 """)
 
 # One process at a time writes the manifests of a submission. Its transaction may wait for storage.
@@ -206,14 +215,14 @@ def sealed(connection: Connection, *, after: UUID | None, limit: int) -> list[Se
 
 def look_on(connection: Connection, submission_id: UUID, *, after: UUID | None, limit: int) -> Look:
     """Look for a job that has not ended among the next ones of a submission."""
-    parameters = {"id": submission_id, "after": after, "limit": limit}
+    parameters = {"id": submission_id, "after": after or _BEFORE_ALL, "limit": limit}
     row = connection.execute(_LOOK_ON, parameters).one()
     return Look(row.unfinished, row.last)
 
 
 def jobs_of(connection: Connection, submission_id: UUID, *, page: int) -> Iterator[Job]:
     """A submission's jobs in the order in which they were submitted, read `page` at a time."""
-    after: UUID | None = None
+    after = _BEFORE_ALL
     while True:
         parameters = {"id": submission_id, "after": after, "limit": page}
         rows = connection.execute(_JOBS, parameters).mappings().all()
