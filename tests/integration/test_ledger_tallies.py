@@ -25,6 +25,7 @@ from twofold_schema.states import JobClass, JobState
 _CHANGES = text("SELECT count(*) FROM tally_changes")
 _MOVE = text("UPDATE jobs SET tenant = 'zoo', job_class = 0")
 _AGE = text("UPDATE jobs SET queued_at = queued_at - interval '1 hour' WHERE id = :id")
+_ONE_CLASS = text("UPDATE jobs SET job_class = 1 WHERE :classes = 1")
 _FILL = text("""
     INSERT INTO jobs (id, state, job_class, max_attempts, source, output_prefix, parameters, lane,
                       pixels, est_gpu_seconds, queued_at, finished_at)
@@ -183,9 +184,12 @@ class TestBacklog:
         assert waiting.oldest is not None
         assert waiting.oldest >= timedelta(hours=1)
 
-    def test_reads_no_more_than_the_first_of_each_class(self, engine: Engine) -> None:
+    @pytest.mark.parametrize("classes", [3, 1])
+    def test_reads_no_more_than_the_first_of_each_class(self, engine: Engine, classes: int) -> None:
+        """Also where all jobs are of one class, and the others' are looked for in vain."""
         with engine.begin() as connection:
             connection.execute(_FILL)
+            connection.execute(_ONE_CLASS, {"classes": classes})
         settle(engine)
         read = rows_read(engine, tallies._BACKLOG, classes=3, among=100)
         assert read <= 3 * 100 + 6
