@@ -371,6 +371,7 @@ class KeeperSettings(Settings):
         collect_every_seconds: The pause between two rounds through all results.
         collect_dry_run: Only log what would be deleted.
         events_days: How long events are kept, in whole days of UTC after the day that they are of.
+        rollup_days: How long it is kept what happened in each minute.
     """
 
     keeper_seconds: Seconds = 1.0
@@ -379,6 +380,7 @@ class KeeperSettings(Settings):
     collect_every_seconds: Seconds = 3600.0
     collect_dry_run: bool = False
     events_days: Annotated[int, Field(ge=1, le=3650)] = 7
+    rollup_days: Annotated[float, Field(gt=0, le=3650)] = 90.0
 
 
 class LogSettings(Settings):

@@ -21,7 +21,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from twofold_schema.states import FINAL_STATES, JobClass, JobState
 
@@ -290,6 +290,31 @@ def _counted() -> list[Column[Any]]:
 tally_changes = Table("tally_changes", metadata, *_counted())
 tallies = Table(
     "tallies", metadata, *_counted(), PrimaryKeyConstraint("tenant", "job_class", "state")
+)
+
+#: Events added up by the minute.
+rollups = Table(
+    "rollups",
+    metadata,
+    Column("minute", DateTime(timezone=True), primary_key=True),
+    Column("tenant", Text, primary_key=True),
+    Column("job_class", SmallInteger, primary_key=True),
+    # Empty: they are new.
+    Column("left_state", Text, primary_key=True),
+    Column("state", Text, primary_key=True),
+    Column("jobs", BigInteger, nullable=False),
+    Column("seconds", Double, nullable=False),
+    Column("histogram", ARRAY(BigInteger), nullable=False),
+)
+
+#: One row: the last event that is in `rollups`.
+rollup_cursor = Table(
+    "rollup_cursor",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, server_default="1"),
+    Column("xid", BigInteger, nullable=False, server_default="0"),
+    Column("position", BigInteger, nullable=False, server_default="0"),
+    CheckConstraint("id = 1", "one_row"),
 )
 
 

@@ -30,8 +30,10 @@ _BREAK = [
     ("runs", "DELETE FROM runs", "1 running jobs name a run that does not exist: {running}."),
     (
         "submissions",
-        "UPDATE submissions SET sealed_at = now(), results = '', errors = '', counts = '{}',"
-        " finished_at = now()",
+        """
+        UPDATE submissions
+        SET sealed_at = now(), results = '', errors = '', counts = '{}', finished_at = now()
+        """,
         "1 submissions have ended, but not all of their jobs: {submission}.",
     ),
     (

@@ -225,6 +225,7 @@ class TestCounts:
 
         assert [(entry["duty"], entry["count"]) for entry in logs] == [
             ("fold", 1),
+            ("roll_up", 1),
             ("keep_events", 1),
         ]
 
@@ -254,7 +255,7 @@ class TestCounts:
                 connection.execute(text(f"DROP OWNED BY {role}"))
                 connection.execute(text(f"DROP ROLE {role}"))
 
-        assert [entry["event"] for entry in logs] == ["kept", "events_kept_for_ever"]
+        assert [entry["event"] for entry in logs] == ["kept", "kept", "events_kept_for_ever"]
 
 
 class TestProcess:

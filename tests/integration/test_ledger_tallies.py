@@ -25,6 +25,11 @@ from twofold_schema.states import JobClass, JobState
 _CHANGES = text("SELECT count(*) FROM tally_changes")
 _MOVE = text("UPDATE jobs SET tenant = 'zoo', job_class = 0")
 _AGE = text("UPDATE jobs SET queued_at = queued_at - interval '1 hour' WHERE id = :id")
+_SCHEDULE = text("""
+    UPDATE jobs SET state = 'scheduled', scheduled_at = clock_timestamp()
+    WHERE id IN (SELECT id FROM jobs WHERE state = 'queued' ORDER BY id LIMIT :rows)
+""")
+_ONE_CLASS = text("UPDATE jobs SET job_class = 1 WHERE :classes = 1")
 _FILL = text("""
     INSERT INTO jobs (id, state, job_class, max_attempts, source, output_prefix, parameters, lane,
                       pixels, est_gpu_seconds, queued_at, finished_at)
@@ -130,6 +135,21 @@ class TestChanges:
         with engine.connect() as connection:
             assert connection.execute(_CHANGES).scalar_one() == 6 + 2
 
+    def test_of_a_large_statement_take_no_longer_for_a_small_one_before_it(
+        self, engine: Engine
+    ) -> None:
+        """A session keeps the plan that it made; a bad one would exceed the statement's time."""
+        with engine.begin() as connection:
+            for _ in range(3):
+                connection.execute(_FILL)
+            for rows in (1, 14_999):
+                assert connection.execute(_SCHEDULE, {"rows": rows}).rowcount == rows
+            counts = {
+                state: sum(one.jobs for one in tallies.overview(connection) if one.state is state)
+                for state in (JobState.SCHEDULED, JobState.QUEUED, JobState.FAILED)
+            }
+        assert list(counts.values()) == [15_000, 0, 15_000]
+
     def test_are_none_where_nothing_changed(self, engine: Engine) -> None:
         (job_id,) = submitted(engine)
         run_id = begun(engine)
@@ -183,9 +203,12 @@ class TestBacklog:
         assert waiting.oldest is not None
         assert waiting.oldest >= timedelta(hours=1)
 
-    def test_reads_no_more_than_the_first_of_each_class(self, engine: Engine) -> None:
+    @pytest.mark.parametrize("classes", [3, 1])
+    def test_reads_no_more_than_the_first_of_each_class(self, engine: Engine, classes: int) -> None:
+        """Also where all jobs are of one class, and the others' are looked for in vain."""
         with engine.begin() as connection:
             connection.execute(_FILL)
+            connection.execute(_ONE_CLASS, {"classes": classes})
         settle(engine)
         read = rows_read(engine, tallies._BACKLOG, classes=3, among=100)
         assert read <= 3 * 100 + 6

@@ -26,6 +26,7 @@ from twofold_schema.ledger import (
     capacity,
     reads,
     retention,
+    rollups,
     runs,
     submissions,
     sweeps,
@@ -174,7 +175,15 @@ def count_duties(engine: Engine, settings: KeeperSettings) -> list[Duty]:
         made = retention.make_partitions(connection)
         return made + retention.drop_partitions(connection, older_than=events_age)
 
-    return [_duty(engine, "fold", tallies.fold), _duty(engine, "keep_events", keep_events)]
+    def forget_rollups(connection: Connection) -> int:
+        return rollups.forget(connection, older_than=timedelta(days=settings.rollup_days))
+
+    return [
+        _duty(engine, "fold", tallies.fold),
+        _duty(engine, "roll_up", rollups.roll_up),
+        _duty(engine, "keep_events", keep_events),
+        _duty(engine, "forget_rollups", forget_rollups),
+    ]
 
 
 def storage_duties(

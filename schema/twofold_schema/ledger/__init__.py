@@ -16,6 +16,7 @@ of their ids first, or skips those that others hold, so that no two of them wait
     reads      get, find, count_states, ...             everybody
     events     read, end                                what happened, in an order that stays
     tallies    overview, backlog, fold, correct         how many there are
+    rollups    roll_up, read, forget                    events by the minute, for charts
     audit      running_without_run, broken_lives, ...   what no CHECK can say
     retention  make_partitions, drop_partitions         how long events are kept
 """

@@ -17,6 +17,8 @@ from twofold_schema.states import JobClass, JobState
 #: How many changes one fold takes; the next one takes the rest.
 FOLD_ROWS = 20_000
 
+_CLASSES = tuple(JobClass)
+
 #: The age of what waits is looked for among so many that were submitted first, of each class.
 _OLDEST_AMONG = 100
 
@@ -74,7 +76,8 @@ _OVERVIEW = text(f"""
 """)  # noqa: S608 - built from a constant of this module
 
 # What waits for a run, of every class. Jobs are in an index in the order in which they were
-# submitted, not in which they were queued.
+# submitted, not in which they were queued. A class is asked for as a range of both columns, which
+# that index alone can answer: of one class the planner would as soon go through all jobs by id.
 _BACKLOG = text(f"""
     WITH queued AS (
         SELECT job_class, CAST(sum(jobs) AS bigint) AS jobs,
@@ -85,7 +88,9 @@ _BACKLOG = text(f"""
     SELECT class AS job_class, coalesce(jobs, 0) AS jobs,
            coalesce(gpu_microseconds, 0) AS gpu_microseconds, coalesce(unmeasured, 0) AS unmeasured,
            (SELECT clock_timestamp() - min(queued_at) FROM (
-                SELECT queued_at FROM jobs WHERE state = 'queued' AND job_class = class
+                SELECT queued_at FROM jobs
+                WHERE state = 'queued' AND job_class <= class
+                  AND (job_class, id) >= (class, uuid '00000000-0000-0000-0000-000000000000')
                 ORDER BY job_class, id LIMIT :among) AS first) AS oldest
     FROM generate_series(0, :classes - 1) AS class LEFT JOIN queued ON queued.job_class = class
     ORDER BY class
@@ -152,7 +157,7 @@ def backlog(connection: Connection) -> Sequence[Backlog]:
     rows = connection.execute(_BACKLOG, {"classes": len(JobClass), "among": _OLDEST_AMONG})
     return [
         Backlog(
-            job_class=list(JobClass)[row.job_class],
+            job_class=_CLASSES[row.job_class],
             jobs=row.jobs,
             gpu_seconds=row.gpu_microseconds / 1e6,
             unmeasured=row.unmeasured,
@@ -189,7 +194,7 @@ def correct(connection: Connection) -> int:
 def _tally(row: Row[Any]) -> Tally:
     return Tally(
         tenant=row.tenant,
-        job_class=list(JobClass)[row.job_class],
+        job_class=_CLASSES[row.job_class],
         state=JobState(row.state),
         jobs=row.jobs,
         gpu_seconds=row.gpu_microseconds / 1e6,

@@ -1,12 +1,13 @@
-"""A row per change of a job's state, and counts of jobs that nobody has to count.
+"""A row per change of a job's state, these by the minute, and counts that nobody has to count.
 
-Triggers write both, so that the version before this one, which knows of neither, writes them too.
+Triggers write events and counts, so that the version before this one, which knows of neither, writes them too.
 """
 
 from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects import postgresql
 
 revision = "0004"
 down_revision = "0003"
@@ -106,6 +107,7 @@ def upgrade() -> None:
     # It commits half way, so every step may have been done by a try that failed.
     _create_events()
     _create_tallies()
+    _create_rollups()
     op.execute(_INSERTED)
     op.execute(_UPDATED)
     # Last, because everybody who wants the table waits from here on until this transaction ends.
@@ -119,7 +121,7 @@ def downgrade() -> None:
     for name in ("inserted", "updated"):
         op.execute(f"DROP TRIGGER jobs_{name} ON jobs")
         op.execute(f"DROP FUNCTION jobs_{name}()")
-    for table in ("tallies", "tally_changes", "events"):
+    for table in ("rollup_cursor", "rollups", "tallies", "tally_changes", "events"):
         op.drop_table(table)
 
 
@@ -161,6 +163,34 @@ def _create_tallies() -> None:
         sa.PrimaryKeyConstraint("tenant", "job_class", "state", name=op.f("tallies_pkey")),
         if_not_exists=True,
     )
+
+
+def _create_rollups() -> None:
+    op.create_table(
+        "rollups",
+        sa.Column("minute", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("job_class", sa.SmallInteger(), nullable=False),
+        sa.Column("left_state", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("jobs", sa.BigInteger(), nullable=False),
+        sa.Column("seconds", sa.Double(), nullable=False),
+        sa.Column("histogram", postgresql.ARRAY(sa.BigInteger()), nullable=False),
+        sa.PrimaryKeyConstraint(
+            "minute", "tenant", "job_class", "left_state", "state", name=op.f("rollups_pkey")
+        ),
+        if_not_exists=True,
+    )
+    op.create_table(
+        "rollup_cursor",
+        sa.Column("id", sa.SmallInteger(), server_default="1", nullable=False),
+        sa.Column("xid", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("position", sa.BigInteger(), server_default="0", nullable=False),
+        sa.CheckConstraint("id = 1", name=op.f("rollup_cursor_one_row")),
+        sa.PrimaryKeyConstraint("id", name=op.f("rollup_cursor_pkey")),
+        if_not_exists=True,
+    )
+    op.execute("INSERT INTO rollup_cursor DEFAULT VALUES ON CONFLICT DO NOTHING")
 
 
 def _counted() -> list[sa.Column[object]]:
