@@ -66,9 +66,8 @@ class Book:
     def _markdown(self, known: Mapping[str, Any]) -> str:
         """All that is known, in tables, with the pictures that lie beside them."""
         parts = [f"# {self.title}", f"Written by `{self.writer}`."]
-        parts.append(
-            _table([{"figure": f"`{k}`", "value": v} for k, v in known["figures"].items()])
-        )
+        if figures := known["figures"]:
+            parts.append(_table([{"figure": f"`{k}`", "value": v} for k, v in figures.items()]))
         for name, measured in known["details"].items():
             about = measured["machine"]
             parts.append(f"## {name}")

@@ -57,7 +57,7 @@ class Scale:
 
 SCALES: Final = {
     "tiny": Scale(
-        rounds=1, submitted=300, submitted_singly=50, remembered=(100, 1000), clients=(1, 2),
+        rounds=1, submitted=300, submitted_singly=50, remembered=(100, 1000), clients=(2,),
         drain_seconds=0.3, warm_jobs=64, finished=(0, 500, 2000), claims=5, depth=500,
         calm_seconds=0.5, held_seconds=1.0, last_seconds=0.5, looks=3, runs=(1, 2),
         run_seconds=0.5, lease_seconds=1.0,

@@ -39,16 +39,13 @@ _QUEUED: Final = {
 
 # What of a finished copy is its own: one after the other, evenly over the time until now.
 _AGE: Final = "-(interval '1 second' * %(seconds)s * (1 - number / %(rows)s::double precision))"
+_TIMES: Final = (
+    "created_at", "queued_at", "first_claimed_at", "claimed_at", "started_at", "finished_at",
+)  # fmt: skip
 _FINISHED: Final = {
     "id": f"uuidv7({_AGE})",
     "key": "'done-' || number",
-    **dict.fromkeys(
-        (
-            *("created_at", "queued_at", "first_claimed_at"),
-            *("claimed_at", "started_at", "finished_at"),
-        ),
-        f"clock_timestamp() + {_AGE}",
-    ),
+    **dict.fromkeys(_TIMES, f"clock_timestamp() + {_AGE}"),
     "source": "'s3://twofold/uploads/album/' || number || '.png'",
     "result": "jsonb_set(t.result, '{uri}', to_jsonb('s3://twofold/results/' || number || '.png'))",
 }
@@ -78,10 +75,7 @@ def _copies(connection: psycopg.Connection, own: dict[str, str]) -> sql.Composed
             "ORDER BY ordinal_position"
         )
     ]
-    chosen = [
-        sql.SQL(own[name]) if name in own else sql.Identifier("t", name)  # type: ignore[arg-type]
-        for name in columns
-    ]
+    chosen = [sql.SQL(own[name]) if name in own else sql.Identifier("t", name) for name in columns]
     return sql.SQL(
         "INSERT INTO jobs ({}) SELECT {} FROM jobs AS t, "
         "generate_series(%(first)s::bigint, %(last)s) AS number WHERE t.id = %(pattern)s"

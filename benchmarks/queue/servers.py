@@ -109,7 +109,7 @@ class Servers:
 
     def _administer(self, statement: str) -> None:
         with psycopg.connect(self._admin_url, autocommit=True) as connection:
-            connection.execute(statement)  # type: ignore[call-overload]  # no literal
+            connection.execute(statement)
 
 
 @contextmanager
@@ -143,6 +143,6 @@ def _own_postgres(parts: ExitStack, *, synced: bool) -> str:
     url = make_url(postgres.url).set(drivername="postgresql")
     with psycopg.connect(url.render_as_string(hide_password=False), autocommit=True) as connection:
         for name, value in _SETTINGS.items():
-            connection.execute(f"ALTER SYSTEM SET {name} = '{value}'")  # type: ignore[call-overload]
+            connection.execute(f"ALTER SYSTEM SET {name} = '{value}'")
     postgres.restart()
     return postgres.url

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -62,7 +63,7 @@ def measure(bench: Bench) -> Report:
                 *((peer, scale.submitted) for peer in peers),
                 (celery, scale.submitted_singly),
             ):
-                rates[peer.name].append(jobs / _timed(lambda p=peer, n=jobs: p.submit(n)))
+                rates[peer.name].append(jobs / _timed(partial(peer.submit, jobs)))
         few, many = (_peak_kib(bench, items) for items in scale.remembered)
     return _report(bench, times, rates, (few, many))
 

@@ -36,11 +36,20 @@ class Awa:
         return f"awa {version('awa-pg')}"
 
     def prepare(self) -> None:
-        """Its schema."""
+        """Its schema, and its fast storage, which the first worker turns on."""
         asyncio.run(self._prepare())
 
     async def _prepare(self) -> None:
         await awa.migrate(self.database.url)
+        client = awa.AsyncClient(self.database.url)
+
+        @client.task(Nothing, queue="bench")
+        async def nothing(_: object) -> None:
+            pass
+
+        await client.start([("bench", 1)])
+        await client.shutdown()
+        await client.close()
 
     def submit(self, jobs: int) -> None:
         """`enqueue_many_copy`."""

@@ -1,6 +1,6 @@
 """What every contender does."""
 
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from benchmarks.queue.crew import Shift
 
@@ -8,7 +8,7 @@ from benchmarks.queue.crew import Shift
 BATCH: Final = 32
 
 #: What a peer's job carries: as much as tells a worker what to upscale.
-PAYLOAD: Final = {
+PAYLOAD: Final[dict[str, Any]] = {
     "source": "s3://twofold/uploads/album/0001.png",
     "output_prefix": "s3://twofold/results",
     "width": 512,
