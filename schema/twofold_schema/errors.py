@@ -5,6 +5,7 @@
     ├─ LedgerError               the caller of the ledger is told at once
     │   ├─ JobNotFound, SubmissionNotFound
     │   ├─ JobNotRetryable
+    │   ├─ InvalidPosition
     │   └─ RunLost               this run may touch nothing any more
     ├─ DatabaseUnavailable       nothing was done
     ├─ WaitTimeout               the work goes on
@@ -71,6 +72,12 @@ class JobNotRetryable(LedgerError):
     """Only a failed or expired job can be retried; submit a cancelled or finished one anew."""
 
     code = "job_not_retryable"
+
+
+class InvalidPosition(LedgerError):
+    """This names no place in the stream of events; pass one that an event gave, or begin anew."""
+
+    code = "invalid_position"
 
 
 class RunLost(LedgerError):

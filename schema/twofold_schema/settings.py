@@ -368,12 +368,14 @@ class KeeperSettings(Settings):
         collect_after_hours: The age from which results that no row names are deleted; 0 for never.
         collect_every_seconds: The pause between two rounds through all results.
         collect_dry_run: Only log what would be deleted.
+        events_days: How long events are kept, in whole days of UTC after the day that they are of.
     """
 
     keeper_seconds: Seconds = 1.0
     collect_after_hours: Annotated[float, Field(ge=0, le=24 * 3650)] = 24.0
     collect_every_seconds: Seconds = 3600.0
     collect_dry_run: bool = False
+    events_days: Annotated[int, Field(ge=1, le=3650)] = 7
 
 
 class LogSettings(Settings):

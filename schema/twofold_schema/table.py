@@ -1,5 +1,7 @@
 """The tables. Enums, CHECKs and partial indexes derive from `states`, so that they cannot drift."""
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
@@ -7,10 +9,12 @@ from sqlalchemy import (
     DateTime,
     Double,
     ForeignKey,
+    Identity,
     Index,
     Integer,
     LargeBinary,
     MetaData,
+    PrimaryKeyConstraint,
     SmallInteger,
     Table,
     Text,
@@ -220,3 +224,56 @@ pulse = Table(
     _time("resumed_at", required=True),
     CheckConstraint("id = 1", "one_row"),
 )
+
+#: What happened to jobs: a row per change of state, written by a trigger of `jobs`. A partition per
+#: day, `events_YYYYMMDD`, and `events_default` for days that have none.
+events = Table(
+    "events",
+    metadata,
+    # Who wrote it, and when in the order of writing: the place in the stream is both.
+    Column("xid", BigInteger, nullable=False),
+    Column("position", BigInteger, Identity(always=True), nullable=False),
+    Column("at", DateTime(timezone=True), nullable=False),
+    Column("job_id", Uuid, nullable=False),
+    Column("submission_id", Uuid),
+    Column("tenant", Text, nullable=False),
+    Column("job_class", SmallInteger, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("fence", BigInteger, nullable=False),
+    Column("run_id", Uuid),
+    # None: it is new.
+    Column("left_state", Text),
+    Column("state", Text, nullable=False),
+    Column("seconds", Double),
+    Column("error", Text),
+    Index("events_stream", "xid", "position"),
+    postgresql_partition_by="RANGE (at)",
+)
+
+
+def _counted() -> list[Column[Any]]:
+    """How many jobs of a tenant, class and state there are, or how many there are more."""
+    return [
+        Column("tenant", Text, nullable=False),
+        Column("job_class", SmallInteger, nullable=False),
+        Column("state", Text, nullable=False),
+        Column("jobs", BigInteger, nullable=False),
+        Column("gpu_microseconds", BigInteger, nullable=False),
+        Column("unmeasured", BigInteger, nullable=False),
+    ]
+
+
+#: Written by triggers of `jobs`, and only ever added to, so that no writer waits for another; the
+#: keeper folds them into `tallies`. What there is, is both together.
+tally_changes = Table("tally_changes", metadata, *_counted())
+tallies = Table(
+    "tallies", metadata, *_counted(), PrimaryKeyConstraint("tenant", "job_class", "state")
+)
+
+
+def is_in_code(name: str | None, kind: str, _parents: object = None) -> bool:
+    """Whether a thing in the database is one that this module describes: partitions are not.
+
+    As Alembic's `include_name`.
+    """
+    return not (kind == "table" and name is not None and name.startswith("events_"))

@@ -1,5 +1,6 @@
 """The keeper does what no single job does, in any number, through any outage."""
 
+import secrets
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import redis
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.engine import make_url
 from structlog.testing import capture_logs
 from tests.conftest import settings_for
 from tests.factories import (
@@ -26,15 +28,16 @@ from tests.house import House, eventually
 
 from twofold_producer.broker import Bell
 from twofold_producer.dev.postgres import Postgres
-from twofold_producer.keeper.duties import Keeper, ledger_duties
+from twofold_producer.keeper.duties import Keeper, count_duties, ledger_duties
 from twofold_schema import database, ticket
 from twofold_schema.ledger import sweeps
-from twofold_schema.settings import BrokerSettings
+from twofold_schema.settings import BrokerSettings, DatabaseSettings, KeeperSettings
 from twofold_schema.states import JobState
 
 #: A keeper that looks so seldom takes no pause for an outage.
 SELDOM = 3600.0
 
+_LAST_DAY = text("SELECT max(relname) FROM pg_class WHERE relname ~ '^events_[0-9]{8}$'")
 _AGE = text("UPDATE jobs SET queued_at = clock_timestamp() - :age")
 
 
@@ -204,6 +207,54 @@ class TestOnce:
         keeper.run(stop)
 
         assert job_of(engine, due).state is JobState.SCHEDULED
+
+
+class TestCounts:
+    """The duties that keep counts and events in bounds."""
+
+    def test_fold_what_changed_and_make_the_days_to_come(self, engine: Engine) -> None:
+        submitted(engine, new_job())
+        with engine.begin() as connection:
+            (last,) = connection.execute(_LAST_DAY).scalars()
+            connection.execute(text(f"DROP TABLE {last}"))
+        keeper = Keeper(count_duties(engine, KeeperSettings()), every_seconds=SELDOM)
+
+        with capture_logs() as logs:
+            keeper.once()
+            keeper.once()
+
+        assert [(entry["duty"], entry["count"]) for entry in logs] == [
+            ("fold", 1),
+            ("keep_events", 1),
+        ]
+
+    def test_keep_all_events_as_a_role_that_does_not_own_the_tables(
+        self, engine: Engine, database_settings: DatabaseSettings
+    ) -> None:
+        """It says so, and does all the rest."""
+        submitted(engine)
+        role = f"guest_{secrets.token_hex(4)}"
+        with engine.begin() as connection:
+            connection.execute(text(f"CREATE ROLE {role} LOGIN PASSWORD 'guest'"))
+            connection.execute(
+                text(
+                    f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}"
+                )
+            )
+        url = make_url(database_settings.database_url.get_secret_value())
+        guest = create_engine(url.set(username=role, password="guest"))
+        keeper = Keeper(count_duties(guest, KeeperSettings(events_days=1)), every_seconds=SELDOM)
+        try:
+            with capture_logs() as logs:
+                keeper.once()
+                submitted(guest)
+        finally:
+            guest.dispose()
+            with engine.begin() as connection:
+                connection.execute(text(f"DROP OWNED BY {role}"))
+                connection.execute(text(f"DROP ROLE {role}"))
+
+        assert [entry["event"] for entry in logs] == ["kept", "events_kept_for_ever"]
 
 
 class TestProcess:

@@ -44,6 +44,11 @@ _TOO_LARGE = text("""
     UPDATE jobs SET lattice_pixels = 4194304, lane = 'large'
     WHERE id IN (SELECT id FROM jobs WHERE state = 'queued' ORDER BY job_class, id LIMIT :first)
 """)
+# What this transaction has read so far: of jobs, and of what triggers write, for them to read.
+_READ_SO_FAR = text("""
+    SELECT relname AS name, seq_tup_read + coalesce(idx_tup_fetch, 0) AS rows
+    FROM pg_stat_xact_user_tables WHERE relname ~ '^(jobs|events.*|tally_changes|tallies)$'
+""")
 _FORGET_SIZES = text("UPDATE jobs SET lattice_pixels = NULL")
 
 
@@ -382,3 +387,17 @@ def test_a_run_that_is_not_live_reads_no_queued_row(engine: Engine) -> None:
         connection.execute(_FILL)
     settle(engine)
     assert _rows_read(engine, new_id()) == 0
+
+
+def test_what_a_claim_sets_off_reads_no_row_at_all(engine: Engine) -> None:
+    """Events and tallies are written from what the statement itself has in hand."""
+    run_id = begun(engine)
+    with engine.begin() as connection:
+        connection.execute(_FILL)
+    settle(engine)
+    with engine.begin() as connection:
+        taken = claims.claim(connection, run_id, limit=8, run_deadline=AMPLE)
+        read = {row.name: row.rows for row in connection.execute(_READ_SO_FAR) if row.rows}
+    assert len(taken) == 8
+    # The run's row is in another table than these.
+    assert read == {"jobs": _READ - 1}

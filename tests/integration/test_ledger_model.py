@@ -5,9 +5,11 @@ seed each time.
 """
 
 import os
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import partial
+from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
@@ -33,16 +35,23 @@ from twofold_schema.errors import (
 )
 from twofold_schema.ids import new_id
 from twofold_schema.job import Claim, Job, Parameters
-from twofold_schema.ledger import capacity, claims, requests, runs, submit, sweeps
-from twofold_schema.states import JobClass, JobState
+from twofold_schema.ledger import capacity, claims, requests, runs, submit, sweeps, tallies
+from twofold_schema.states import TRANSITIONS, JobClass, JobState
 
 _EXAMPLES = int(os.environ.get("LEDGER_EXAMPLES", "0"))
 _EMPTY = text("""
     WITH no_jobs AS (DELETE FROM jobs), no_runs AS (DELETE FROM runs),
-         no_keys AS (DELETE FROM job_keys)
+         no_keys AS (DELETE FROM job_keys), no_events AS (DELETE FROM events),
+         no_changes AS (DELETE FROM tally_changes), no_tallies AS (DELETE FROM tallies)
     DELETE FROM pulse
 """)
 _ROWS = text("SELECT * FROM jobs ORDER BY id")
+_EVENTS = text("SELECT * FROM events ORDER BY position")
+_COUNTS = text("""
+    SELECT tenant, job_class, state, count(*) AS jobs, sum(est_gpu_seconds) AS gpu_seconds,
+           count(*) FILTER (WHERE est_gpu_seconds IS NULL) AS unmeasured
+    FROM jobs GROUP BY tenant, job_class, state
+""")
 _RUNS = text("SELECT id, state FROM runs")
 _LEASES_END = text("UPDATE runs SET lease_expires_at = '2020-01-01Z' WHERE id = ANY(:ids)")
 # Rescue's patience lasts one lease from the database's return.
@@ -319,6 +328,7 @@ class Ledger(RuleBasedStateMachine):
             self._write(lambda c: capacity.fail_oversized(c, largest=_SMALL))
         else:
             self._sweep(draw(st.sampled_from(["promote", "expire", "rescue", "rescue"])))
+            self._write(tallies.fold)
 
     def _sweep(self, duty: str) -> None:
         getattr(self._model, duty)()
@@ -343,6 +353,43 @@ class Ledger(RuleBasedStateMachine):
         states = {row.id: row.state for row in self._write(lambda c: c.execute(_RUNS).all())}
         assert states == {run_id: run.state for run_id, run in self._model.runs.items()}
 
+    @invariant()
+    def tallies_are_what_a_count_says(self) -> None:
+        counted = {
+            (row.tenant, row.job_class, row.state): (
+                row.jobs,
+                pytest.approx(row.gpu_seconds or 0, abs=1e-3),
+                row.unmeasured,
+            )
+            for row in self._write(lambda c: c.execute(_COUNTS).all())
+        }
+        assert counted == {
+            (tally.tenant, tally.job_class.rank, tally.state): (
+                tally.jobs,
+                tally.gpu_seconds,
+                tally.unmeasured,
+            )
+            for tally in self._write(tallies.overview)
+        }
+
+    def _events_tell_each_life(self) -> None:
+        lives: dict[UUID, list[Any]] = defaultdict(list)
+        for event in self._write(lambda c: c.execute(_EVENTS).all()):
+            lives[event.job_id].append(event)
+        assert lives.keys() == self._model.jobs.keys()
+        for job_id, life in lives.items():
+            job = self._seen[job_id]
+            assert life[0].left_state is None
+            for before, after in pairwise(life):
+                assert after.left_state == before.state
+                assert JobState(after.state) in TRANSITIONS[JobState(before.state)]
+            last = life[-1]
+            assert (last.state, last.generation, last.fence) == (
+                job.state,
+                job.generation,
+                job.fence,
+            )
+
     def teardown(self) -> None:
         """Once faults stop, the keeper and one healthy run of each revision end every job."""
         self._outage(is_long=True, is_over=True, keys_end=True)
@@ -361,6 +408,8 @@ class Ledger(RuleBasedStateMachine):
             for step in steps:
                 step()
                 self.rows_are_as_modelled()
+        self.tallies_are_what_a_count_says()
+        self._events_tell_each_life()
 
     def _work(self, run_id: UUID) -> None:
         for claim in self._claim(run_id, 100):

@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from tests.factories import begun, claimed, submitted
 
 from twofold_schema import database, table
+from twofold_schema.ledger import tallies
 from twofold_schema.settings import DatabaseSettings
 
 _INDEXES = text("""
@@ -42,7 +43,9 @@ def _tables(engine: Engine) -> set[str]:
 
 def test_the_tables_in_code_are_those_in_the_database(engine: Engine) -> None:
     with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_server_default": True})
+        context = MigrationContext.configure(
+            connection, opts={"compare_server_default": True, "include_name": table.is_in_code}
+        )
         assert compare_metadata(context, table.metadata) == []
 
 
@@ -114,6 +117,24 @@ def test_the_code_before_sizes_were_noted_works_on(
         after = connection.execute(_OLD_INSERT).scalar_one()
     taken = claimed(engine, begun(engine, max_lattice_pixels=64 * 64))
     assert {claim.job_id for claim in taken} == {before, after}
+
+
+def test_jobs_that_were_there_before_tallies_are_in_them(
+    engine: Engine, database_settings: DatabaseSettings
+) -> None:
+    """Once each, also where a try that was cut off had counted them, and some more since."""
+    command.downgrade(database.alembic_config(database_settings), "0003")
+    with engine.begin() as connection:
+        connection.execute(_OLD_INSERT)
+    database.migrate(database_settings)
+    submitted(engine)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '0003'"))
+    database.migrate(database_settings)
+    claimed(engine, begun(engine), limit=1)
+    with engine.connect() as connection:
+        found = tallies.overview(connection)
+    assert {tally.state: tally.jobs for tally in found} == {"queued": 1, "running": 1}
 
 
 @pytest.mark.parametrize(

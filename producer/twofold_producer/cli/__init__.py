@@ -7,6 +7,7 @@ from sqlalchemy.exc import DBAPIError
 
 from twofold_producer.cli import config, jobs, local, serve
 from twofold_producer.cli.app import EXIT_CODES, app, err
+from twofold_producer.cli.check import check
 from twofold_producer.cli.collect import collect
 from twofold_producer.cli.doctor import doctor
 from twofold_schema.database import is_transient
@@ -14,6 +15,7 @@ from twofold_schema.errors import DatabaseUnavailable, TwofoldError
 
 __all__ = ["main"]
 
+serve.database_app.command()(check)
 app.add_typer(jobs.app, name="jobs", help="Look at jobs and change their course.")
 app.add_typer(serve.database_app, name="db", help="The job table.")
 app.add_typer(config.app, name="config", help="The settings.")

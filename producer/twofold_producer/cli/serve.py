@@ -22,11 +22,6 @@ from twofold_schema.settings import (
 database_app = typer.Typer(no_args_is_help=True)
 
 
-@database_app.callback()
-def _group() -> None:
-    """Keep `db` a group, though it has one command so far."""
-
-
 @database_app.command()
 def migrate() -> None:
     """Bring the job table to this version. Safe to repeat."""

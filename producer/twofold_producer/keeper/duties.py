@@ -21,7 +21,7 @@ from twofold_producer.keeper.publisher import Publisher
 from twofold_schema.artifacts import ArtifactUri
 from twofold_schema.database import is_transient
 from twofold_schema.errors import JobError
-from twofold_schema.ledger import capacity, reads, runs, sweeps
+from twofold_schema.ledger import capacity, reads, retention, runs, sweeps, tallies
 from twofold_schema.settings import KeeperSettings
 from twofold_schema.storage.port import Storage
 
@@ -32,6 +32,9 @@ _TICKET_LOST = timedelta(seconds=2)
 
 #: How often it is said that jobs fit no live run, and up to how many are counted.
 _UNFIT_SECONDS, _UNFIT_COUNTED = 60.0, 100_000
+
+#: How often it is looked whether events have their partitions, and none too many.
+_PARTITIONS_SECONDS = 60.0
 
 #: A store that refused to list or to delete is asked again after so long.
 _COLLECT_AGAIN_SECONDS = 60.0
@@ -117,24 +120,41 @@ def ledger_duties(
                 log.warning("jobs_fit_no_live_worker", jobs=unfit)
         return 0
 
-    def duty(name: str, do: Callable[[Connection], int]) -> Duty:
-        def in_a_transaction() -> int:
-            with engine.begin() as connection:
-                return do(connection) if sweeps.try_duty(connection, name) else 0
-
-        return Duty(name, in_a_transaction)
-
     def rescue() -> int:
         with engine.begin() as connection:
             return sweeps.rescue(connection, every_seconds=every_seconds)
 
     return [
-        duty("promote", sweeps.promote),
-        duty("expire", sweeps.expire),
-        duty("fail_oversized", fail_oversized),
+        _duty(engine, "promote", sweeps.promote),
+        _duty(engine, "expire", sweeps.expire),
+        _duty(engine, "fail_oversized", fail_oversized),
         Duty("rescue", rescue),
-        duty("ring", ring_lost_tickets),
+        _duty(engine, "ring", ring_lost_tickets),
     ]
+
+
+def count_duties(engine: Engine, settings: KeeperSettings) -> list[Duty]:
+    """What keeps counts and events in bounds.
+
+    Args:
+        engine: Of the database.
+        settings: Of the keeper.
+    """
+    events_age = timedelta(days=settings.events_days)
+    next_look = time.monotonic()
+
+    def keep_events(connection: Connection) -> int:
+        nonlocal next_look
+        if time.monotonic() < next_look:
+            return 0
+        next_look = time.monotonic() + _PARTITIONS_SECONDS
+        if not retention.may_change(connection):
+            log.warning("events_kept_for_ever", mend="Let the keeper's role own the tables.")
+            return 0
+        made = retention.make_partitions(connection)
+        return made + retention.drop_partitions(connection, older_than=events_age)
+
+    return [_duty(engine, "fold", tallies.fold), _duty(engine, "keep_events", keep_events)]
 
 
 def storage_duties(
@@ -173,3 +193,13 @@ def storage_duties(
         return 0 if settings.collect_dry_run else len(look.garbage)
 
     return [Duty("publish", publisher.publish), Duty("collect", collect)]
+
+
+def _duty(engine: Engine, name: str, do: Callable[[Connection], int]) -> Duty:
+    """A duty in a transaction of its own, left out while another keeper is at it."""
+
+    def in_a_transaction() -> int:
+        with engine.begin() as connection:
+            return do(connection) if sweeps.try_duty(connection, name) else 0
+
+    return Duty(name, in_a_transaction)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import structlog
 
 from twofold_producer.broker import Bell
-from twofold_producer.keeper.duties import Keeper, ledger_duties, storage_duties
+from twofold_producer.keeper.duties import Keeper, count_duties, ledger_duties, storage_duties
 from twofold_schema import database
 from twofold_schema.settings import (
     BrokerSettings,
@@ -41,7 +41,10 @@ def run(
     bell = Bell(broker)
     every = settings.keeper_seconds
     of_rows = Keeper(
-        ledger_duties(engine, bell, every_seconds=every, largest_pool=limits.largest_pool),
+        [
+            *ledger_duties(engine, bell, every_seconds=every, largest_pool=limits.largest_pool),
+            *count_duties(engine, settings),
+        ],
         every_seconds=every,
     )
     of_storage = Keeper(

@@ -12,4 +12,8 @@ of their ids first, or skips those that others hold, so that no two of them wait
     runs       register, renew, drain, stop, give_up    a run's life
     sweeps     promote, expire, rescue                  the keeper, for ever
     reads      get, find, count_states, ...             everybody
+    events     read, end                                what happened, in an order that stays
+    tallies    overview, backlog, fold, correct         how many there are
+    audit      running_without_run, broken_lives, ...   what no CHECK can say
+    retention  make_partitions, drop_partitions         how long events are kept
 """

@@ -12,7 +12,7 @@ from alembic import context
 from sqlalchemy import Connection, Engine, create_engine, event, pool, text
 
 from twofold_schema.errors import DatabaseUnavailable
-from twofold_schema.table import metadata
+from twofold_schema.table import is_in_code, metadata
 
 _LOCK_TIMEOUT = "5s"
 _STATEMENT_TIMEOUT = "60s"
@@ -42,7 +42,10 @@ def run() -> None:
                 connection.execute(_BOUND)
 
         context.configure(
-            connection=connection, target_metadata=metadata, transaction_per_migration=True
+            connection=connection,
+            target_metadata=metadata,
+            include_name=is_in_code,
+            transaction_per_migration=True,
         )
         with context.begin_transaction():
             context.run_migrations()

@@ -16,6 +16,7 @@ CODES = {
     "JobNotFound": "job_not_found",
     "SubmissionNotFound": "submission_not_found",
     "JobNotRetryable": "job_not_retryable",
+    "InvalidPosition": "invalid_position",
     "RunLost": "run_lost",
     "DatabaseUnavailable": "database_unavailable",
     "WaitTimeout": "wait_timeout",

@@ -84,6 +84,7 @@ WRONG = [
     (KeeperSettings, "KEEPER_SECONDS", "0"),
     (KeeperSettings, "COLLECT_AFTER_HOURS", "-1"),
     (KeeperSettings, "COLLECT_EVERY_SECONDS", "0"),
+    (KeeperSettings, "EVENTS_DAYS", "0"),
     (KeeperSettings, "COLLECT_DRY_RUN", "perhaps"),
     (LogSettings, "LOG_LEVEL", "verbose"),
     (LogSettings, "LOG_FORMAT", "xml"),

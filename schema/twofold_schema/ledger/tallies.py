@@ -1,0 +1,197 @@
+"""How many jobs there are, without counting them.
+
+Triggers of `jobs` add a row to `tally_changes` for each tenant, class and state that a statement
+touches, so that no writer waits for another. The keeper folds these rows into `tallies`. What there
+is, is both together, at one moment.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Row, text
+
+from twofold_schema.states import JobClass, JobState
+
+#: How many changes one fold takes; the next one takes the rest.
+FOLD_ROWS = 20_000
+
+#: The age of what waits is looked for among so many that were submitted first, of each class.
+_OLDEST_AMONG = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """Jobs of one tenant, class and state.
+
+    Attributes:
+        jobs: How many.
+        gpu_seconds: What those of them are estimated to take whose size is known.
+        unmeasured: How many have an unknown size.
+    """
+
+    tenant: str
+    job_class: JobClass
+    state: JobState
+    jobs: int
+    gpu_seconds: float
+    unmeasured: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """Queued jobs of one class.
+
+    Attributes:
+        jobs: How many.
+        gpu_seconds: What those of them are estimated to take whose size is known.
+        unmeasured: How many have an unknown size.
+        oldest: How long the one has been queued that has been for longest, of the hundred that
+            were submitted first; None if none is queued.
+    """
+
+    job_class: JobClass
+    jobs: int
+    gpu_seconds: float
+    unmeasured: int
+    oldest: timedelta | None
+
+
+_EVERYTHING = """
+    SELECT * FROM tallies UNION ALL SELECT * FROM tally_changes
+"""
+
+# What there is.
+_OVERVIEW = text(f"""
+    SELECT tenant, job_class, state, CAST(sum(jobs) AS bigint) AS jobs,
+           CAST(sum(gpu_microseconds) AS bigint) AS gpu_microseconds,
+           CAST(sum(unmeasured) AS bigint) AS unmeasured
+    FROM ({_EVERYTHING}) AS everything
+    GROUP BY tenant, job_class, state
+    HAVING sum(jobs) <> 0
+    ORDER BY tenant, job_class, state
+""")  # noqa: S608 - built from a constant of this module
+
+# What waits for a run, of every class. Jobs are in an index in the order in which they were
+# submitted, not in which they were queued.
+_BACKLOG = text(f"""
+    WITH queued AS (
+        SELECT job_class, CAST(sum(jobs) AS bigint) AS jobs,
+               CAST(sum(gpu_microseconds) AS bigint) AS gpu_microseconds,
+               CAST(sum(unmeasured) AS bigint) AS unmeasured
+        FROM ({_EVERYTHING}) AS everything WHERE state = 'queued' GROUP BY job_class
+    )
+    SELECT class AS job_class, coalesce(jobs, 0) AS jobs,
+           coalesce(gpu_microseconds, 0) AS gpu_microseconds, coalesce(unmeasured, 0) AS unmeasured,
+           (SELECT clock_timestamp() - min(queued_at) FROM (
+                SELECT queued_at FROM jobs WHERE state = 'queued' AND job_class = class
+                ORDER BY job_class, id LIMIT :among) AS first) AS oldest
+    FROM generate_series(0, :classes - 1) AS class LEFT JOIN queued ON queued.job_class = class
+    ORDER BY class
+""")  # noqa: S608 - built from a constant of this module
+
+# What a count says, less what the tallies say: of one moment.
+_DIFFERENCES = """
+    SELECT tenant, job_class, state, CAST(sum(jobs) AS bigint) AS jobs,
+           CAST(sum(gpu_microseconds) AS bigint) AS gpu_microseconds,
+           CAST(sum(unmeasured) AS bigint) AS unmeasured
+    FROM (
+        SELECT tenant, job_class, state, count(*) AS jobs,
+               coalesce(sum(CAST(est_gpu_seconds * 1e6 AS bigint)), 0) AS gpu_microseconds,
+               count(*) FILTER (WHERE est_gpu_seconds IS NULL) AS unmeasured
+        FROM jobs GROUP BY tenant, job_class, state
+        UNION ALL
+        SELECT tenant, job_class, state, -jobs, -gpu_microseconds, -unmeasured FROM tallies
+        UNION ALL
+        SELECT tenant, job_class, state, -jobs, -gpu_microseconds, -unmeasured FROM tally_changes
+    ) AS differences
+    GROUP BY tenant, job_class, state
+    HAVING sum(jobs) <> 0 OR sum(gpu_microseconds) <> 0 OR sum(unmeasured) <> 0
+    ORDER BY tenant, job_class, state
+"""
+
+# Counts all jobs. It reads the whole table, and nobody waits for it.
+_COMPARE = text(_DIFFERENCES)
+
+# Counts all jobs, and writes what is missing or too many as changes, in one statement: what others
+# change meanwhile comes with changes of its own, which it does not see either.
+_CORRECT = text(f"""
+    INSERT INTO tally_changes (tenant, job_class, state, jobs, gpu_microseconds, unmeasured)
+    {_DIFFERENCES}
+""")
+
+# Moves changes into the tallies: a reader sees them in one place or in the other. Nobody but the
+# one keeper whose duty it is writes tallies.
+_FOLD = text("""
+    WITH folded AS (
+        DELETE FROM tally_changes
+        WHERE ctid = ANY(ARRAY(
+            SELECT ctid FROM tally_changes LIMIT :rows FOR UPDATE SKIP LOCKED))
+        RETURNING tenant, job_class, state, jobs, gpu_microseconds, unmeasured
+    ), written AS (
+        INSERT INTO tallies AS held (tenant, job_class, state, jobs, gpu_microseconds, unmeasured)
+        SELECT tenant, job_class, state, sum(jobs), sum(gpu_microseconds), sum(unmeasured)
+        FROM folded GROUP BY tenant, job_class, state
+        ON CONFLICT (tenant, job_class, state) DO UPDATE
+        SET jobs = held.jobs + excluded.jobs,
+            gpu_microseconds = held.gpu_microseconds + excluded.gpu_microseconds,
+            unmeasured = held.unmeasured + excluded.unmeasured
+    )
+    SELECT count(*) FROM folded
+""")
+
+
+def overview(connection: Connection) -> Sequence[Tally]:
+    """How many jobs there are, by tenant, class and state; without those that are none."""
+    return [_tally(row) for row in connection.execute(_OVERVIEW)]
+
+
+def backlog(connection: Connection) -> Sequence[Backlog]:
+    """What is queued, for every class in the order in which they are served."""
+    rows = connection.execute(_BACKLOG, {"classes": len(JobClass), "among": _OLDEST_AMONG})
+    return [
+        Backlog(
+            job_class=list(JobClass)[row.job_class],
+            jobs=row.jobs,
+            gpu_seconds=row.gpu_microseconds / 1e6,
+            unmeasured=row.unmeasured,
+            oldest=row.oldest,
+        )
+        for row in rows
+    ]
+
+
+def fold(connection: Connection) -> int:
+    """Fold changes into tallies; returns how many.
+
+    Args:
+        connection: In a transaction of its own, whose duty it is.
+    """
+    return int(connection.execute(_FOLD, {"rows": FOLD_ROWS}).scalar_one())
+
+
+def differences(connection: Connection) -> Sequence[Tally]:
+    """How many jobs a count finds more than the tallies say; none where they are right."""
+    return [_tally(row) for row in connection.execute(_COMPARE)]
+
+
+def correct(connection: Connection) -> int:
+    """Make the tallies what a count says; returns how many were wrong.
+
+    Args:
+        connection: In a transaction of its own, in `READ COMMITTED`, whose duty it is: two at once
+            would both add what is missing.
+    """
+    return connection.execute(_CORRECT).rowcount
+
+
+def _tally(row: Row[Any]) -> Tally:
+    return Tally(
+        tenant=row.tenant,
+        job_class=list(JobClass)[row.job_class],
+        state=JobState(row.state),
+        jobs=row.jobs,
+        gpu_seconds=row.gpu_microseconds / 1e6,
+        unmeasured=row.unmeasured,
+    )

@@ -1,0 +1,191 @@
+"""Tallies are what a count would say, whoever wrote what, and reading them counts nothing."""
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Engine, text
+from tests.factories import (
+    AMPLE,
+    FUTURE,
+    begun,
+    claimed,
+    new_job,
+    of_side,
+    result_of,
+    submitted,
+)
+from tests.plans import rows_read, settle
+from tests.rivals import rivals
+
+from twofold_schema import lanes
+from twofold_schema.job import Parameters
+from twofold_schema.ledger import claims, outcomes, requests, submit, tallies
+from twofold_schema.states import JobClass, JobState
+
+_CHANGES = text("SELECT count(*) FROM tally_changes")
+_MOVE = text("UPDATE jobs SET tenant = 'zoo', job_class = 0")
+_AGE = text("UPDATE jobs SET queued_at = queued_at - interval '1 hour' WHERE id = :id")
+_FILL = text("""
+    INSERT INTO jobs (id, state, job_class, max_attempts, source, output_prefix, parameters, lane,
+                      pixels, est_gpu_seconds, queued_at, finished_at)
+    SELECT gen_random_uuid(), CASE WHEN n % 2 = 0 THEN 'failed' ELSE 'queued' END, n % 3, 3,
+           's3://twofold/a', 's3://twofold/b', '{}', 'lane', 1, 1, clock_timestamp(),
+           CASE WHEN n % 2 = 0 THEN clock_timestamp() END
+    FROM generate_series(1, 10000) AS n
+""")
+
+
+def _counts(engine: Engine) -> dict[tuple[str, str, str], int]:
+    with engine.connect() as connection:
+        found = tallies.overview(connection)
+    return {(tally.tenant, tally.job_class, tally.state): tally.jobs for tally in found}
+
+
+def _fold(engine: Engine) -> int:
+    with engine.begin() as connection:
+        return tallies.fold(connection)
+
+
+class TestOverview:
+    def test_counts_by_tenant_class_and_state(self, engine: Engine) -> None:
+        zoo = new_job(tenant="zoo", job_class=JobClass.BULK)
+        submitted(engine, new_job(), new_job(), zoo, new_job(start_at=FUTURE))
+        claimed(engine, begun(engine), limit=1)
+
+        assert _counts(engine) == {
+            ("default", "standard", "queued"): 1,
+            ("default", "standard", "running"): 1,
+            ("default", "standard", "scheduled"): 1,
+            ("zoo", "bulk", "queued"): 1,
+        }
+
+    def test_adds_up_what_is_known_of_their_cost(self, engine: Engine) -> None:
+        submitted(engine, of_side(512), of_side(1024), new_job(measure=None))
+        with engine.connect() as connection:
+            (tally,) = tallies.overview(connection)
+
+        known = [lanes.measure(Parameters(seed=7), side, side) for side in (512, 1024)]
+        cost = sum(measure.est_gpu_seconds for measure in known)
+        assert (tally.jobs, tally.unmeasured) == (3, 1)
+        assert tally.gpu_seconds == pytest.approx(cost, abs=1e-5)
+
+    def test_is_the_same_before_during_and_after_a_fold(self, engine: Engine) -> None:
+        submitted(engine, *[new_job()] * 3)
+        before = _counts(engine)
+        with engine.connect() as connection:
+            tallies.fold(connection)
+            assert _counts(engine) == before
+            connection.commit()
+        assert _counts(engine) == before
+        claimed(engine, begun(engine))
+        _fold(engine)
+        assert _counts(engine) == {("default", "standard", "running"): 3}
+
+    def test_reads_no_job(self, engine: Engine) -> None:
+        with engine.begin() as connection:
+            connection.execute(_FILL)
+        settle(engine)
+        assert rows_read(engine, tallies._OVERVIEW) == 6
+        _fold(engine)
+        assert rows_read(engine, tallies._OVERVIEW) == 6
+
+
+class TestChanges:
+    def test_follow_a_measure(self, engine: Engine) -> None:
+        """What is known of a running job's cost changes, and nothing else."""
+        submitted(engine, new_job(measure=None))
+        run_id = begun(engine)
+        taken = claimed(engine, run_id)
+        found = lanes.measure(Parameters(), 512, 512)
+        with engine.begin() as connection:
+            claims.measure(connection, run_id, dict.fromkeys(taken, found))
+            (tally,) = tallies.overview(connection)
+
+        assert (tally.jobs, tally.unmeasured, tally.state) == (1, 0, JobState.RUNNING)
+        assert tally.gpu_seconds == pytest.approx(found.est_gpu_seconds, abs=1e-6)
+
+    def test_follow_a_job_to_another_tenant_and_class(self, engine: Engine) -> None:
+        submitted(engine, new_job(), new_job())
+        with engine.begin() as connection:
+            connection.execute(_MOVE)
+
+        assert _counts(engine) == {("zoo", "interactive", "queued"): 2}
+
+    def test_nothing_is_left_of_costs_that_come_and_go(self, engine: Engine) -> None:
+        """A sum of floats would keep a rest of them."""
+        submitted(engine, *[of_side(64 * n) for n in range(1, 12)])
+        run_id = begun(engine)
+        while taken := claimed(engine, run_id):
+            with engine.begin() as connection:
+                outcomes.complete(connection, run_id, {one: result_of(one) for one in taken})
+            _fold(engine)
+        with engine.connect() as connection:
+            assert [one.gpu_seconds for one in tallies.backlog(connection)] == [0, 0, 0]
+
+    def test_are_one_row_per_statement_and_side(self, engine: Engine) -> None:
+        with engine.begin() as connection:
+            connection.execute(_FILL)
+            assert connection.execute(_CHANGES).scalar_one() == 6
+        claimed(engine, begun(engine))
+        with engine.connect() as connection:
+            assert connection.execute(_CHANGES).scalar_one() == 6 + 2
+
+    def test_are_none_where_nothing_changed(self, engine: Engine) -> None:
+        (job_id,) = submitted(engine)
+        run_id = begun(engine)
+        taken = claimed(engine, run_id)
+        _fold(engine)
+        with engine.begin() as connection:
+            claims.start(connection, run_id, dict.fromkeys(taken, "v1"))
+            requests.cancel(connection, [job_id])
+            claims.claim(connection, run_id, limit=1, run_deadline=AMPLE)
+            assert connection.execute(_CHANGES).scalar_one() == 0
+
+    def test_no_writer_waits_for_another_nor_for_a_fold(self, engine: Engine) -> None:
+        submitted(engine)
+        with rivals(engine) as rival, engine.begin() as connection:
+            submit.insert_jobs(connection, [new_job()])
+            writer = rival(lambda c: submit.insert_jobs(c, [new_job()]))
+            assert not writer.blocked
+            folder = rival(tallies.fold)
+            assert not folder.blocked
+            assert folder.answer() == 2
+            tallies.fold(connection)
+            assert not rival(lambda c: submit.insert_jobs(c, [new_job()])).blocked
+        assert _counts(engine) == {("default", "standard", "queued"): 4}
+
+
+class TestFold:
+    def test_takes_a_bounded_number(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+        for _ in range(5):
+            submitted(engine)
+        monkeypatch.setattr(tallies, "FOLD_ROWS", 3)
+
+        assert [_fold(engine) for _ in range(3)] == [3, 2, 0]
+        assert _counts(engine) == {("default", "standard", "queued"): 5}
+
+
+class TestBacklog:
+    def test_is_what_is_queued_by_class(self, engine: Engine) -> None:
+        bulk, _ = submitted(
+            engine, new_job(job_class=JobClass.BULK), new_job(job_class=JobClass.BULK, measure=None)
+        )
+        submitted(engine, new_job(start_at=FUTURE), new_job(job_class=JobClass.INTERACTIVE))
+        claimed(engine, begun(engine), limit=1)
+        with engine.begin() as connection:
+            connection.execute(_AGE, {"id": bulk})
+            interactive, standard, waiting = tallies.backlog(connection)
+
+        assert (interactive.jobs, standard.jobs, waiting.jobs) == (0, 0, 2)
+        assert (interactive.oldest, standard.oldest) == (None, None)
+        assert waiting.job_class is JobClass.BULK
+        assert (waiting.gpu_seconds > 0, waiting.unmeasured) == (True, 1)
+        assert waiting.oldest is not None
+        assert waiting.oldest >= timedelta(hours=1)
+
+    def test_reads_no_more_than_the_first_of_each_class(self, engine: Engine) -> None:
+        with engine.begin() as connection:
+            connection.execute(_FILL)
+        settle(engine)
+        read = rows_read(engine, tallies._BACKLOG, classes=3, among=100)
+        assert read <= 3 * 100 + 6
