@@ -70,7 +70,7 @@ SCALES: Final = {
     ),
     "full": Scale(
         rounds=5, submitted=100_000, submitted_singly=5000, remembered=(1000, 1_000_000),
-        clients=(1, 4, 16), drain_seconds=5.0, warm_jobs=512,
+        clients=(1, 4, 16), drain_seconds=4.0, warm_jobs=512,
         finished=(0, 1_000_000, 10_000_000), claims=300, depth=50_000, calm_seconds=20.0,
         held_seconds=60.0, last_seconds=10.0, looks=200, runs=(1, 2, 4, 8, 16, 32, 64),
         run_seconds=10.0, lease_seconds=30.0,

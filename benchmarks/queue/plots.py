@@ -7,6 +7,7 @@ from typing import Any, Final
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from benchmarks.drawing import INK, LIMIT, OTHERS, OURS, STYLE, bars, plain
 from benchmarks.report import Report
@@ -61,6 +62,8 @@ def _claim_complete(figure: Figure, report: Report) -> None:
         own = {name.replace(" (", "\n("): found for name, found in own.items()}
         bars(axes, own, _ours(own), "{:,.0f}")
         axes.margins(x=0.35)
+        axes.xaxis.set_major_locator(MaxNLocator(3))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.set_xlabel("jobs/s")
     # Shared axes are turned once for each.
     every[0].set_ylim(len(rates) - 0.4, -0.6)
