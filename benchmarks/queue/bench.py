@@ -23,7 +23,7 @@ class Scale:
         remembered: Items of the two bulks whose memory is compared.
         clients: How many work at once, each in a process of its own.
         drain_seconds: What one drain of the queue is made to last.
-        warm_jobs: Jobs by which each contender's speed is estimated first.
+        warm_jobs: Jobs by which each contender's speed is estimated first; no drain has fewer.
         finished: Finished rows in the table.
         claims: Claims that are timed in a round.
         depth: Jobs that wait while rates are taken over time.
@@ -58,19 +58,19 @@ class Scale:
 SCALES: Final = {
     "tiny": Scale(
         rounds=1, submitted=300, submitted_singly=50, remembered=(100, 1000), clients=(2,),
-        drain_seconds=0.3, warm_jobs=64, finished=(0, 500, 2000), claims=5, depth=500,
+        drain_seconds=0.3, warm_jobs=128, finished=(0, 500, 2000), claims=5, depth=500,
         calm_seconds=0.5, held_seconds=1.0, last_seconds=0.5, looks=3, runs=(1, 2),
         run_seconds=0.5, lease_seconds=1.0,
     ),
     "small": Scale(
         rounds=1, submitted=10_000, submitted_singly=1000, remembered=(1000, 20_000),
-        clients=(1, 4), drain_seconds=1.0, warm_jobs=128, finished=(0, 20_000, 200_000),
+        clients=(1, 4), drain_seconds=1.0, warm_jobs=512, finished=(0, 20_000, 200_000),
         claims=100, depth=10_000, calm_seconds=3.0, held_seconds=8.0, last_seconds=2.0, looks=20,
         runs=(1, 4, 16), run_seconds=2.0, lease_seconds=5.0,
     ),
     "full": Scale(
         rounds=5, submitted=100_000, submitted_singly=5000, remembered=(1000, 1_000_000),
-        clients=(1, 4, 16), drain_seconds=4.0, warm_jobs=512,
+        clients=(1, 4, 16), drain_seconds=4.0, warm_jobs=2048,
         finished=(0, 1_000_000, 10_000_000), claims=300, depth=50_000, calm_seconds=20.0,
         held_seconds=60.0, last_seconds=10.0, looks=200, runs=(1, 2, 4, 8, 16, 32, 64),
         run_seconds=10.0, lease_seconds=30.0,

@@ -45,7 +45,7 @@ def measure(bench: Bench) -> Report:
         ]
         speed: dict[str, float] = {}
         for clients, number, one in bench.each(plan, "claim-complete"):
-            jobs = scale.warm_jobs * clients
+            jobs = scale.warm_jobs
             if number:
                 jobs = min(max(jobs, int(speed[one.name] * scale.drain_seconds)), _MOST_JOBS)
             found = middle_rate(drained(one, jobs, clients))
