@@ -8,7 +8,7 @@ IMAGES ?=
 OUT ?= demo-out
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test system-packages test-system test-gpu bench bench-gpu lint format clean
+.PHONY: help demo dev test system-packages test-system test-gpu bench bench-gpu bench-queue lint format clean
 
 help: ## Explain the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -38,6 +38,9 @@ bench: $(VENV)/.bench ## Measure the engine without a GPU: timed, and the small 
 
 bench-gpu: $(VENV)/.bench ## Measure everything on a CUDA device, in full size
 	$(RUN) -m benchmarks.engine --device cuda --size full
+
+bench-queue: $(VENV)/.bench ## Measure the queue against others, in full size: about an hour
+	$(RUN) -m benchmarks.queue --size full
 
 lint: $(VENV)/.test ## Check style, types, who imports whom, and what a deployment starts from
 	$(RUN) -m ruff check

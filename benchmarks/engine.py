@@ -15,7 +15,7 @@ import transformers
 from rich.console import Console
 
 from benchmarks import bare, capped, cold_start, dispatch, end_to_end, memory, mixed, report
-from benchmarks.report import Report
+from benchmarks.report import Book, Report
 from benchmarks.subject import TIMED, Subject
 
 BENCHMARKS: Final[dict[str, Callable[[Subject], Report]]] = {
@@ -47,13 +47,29 @@ def run(subject: Subject, folder: Path, names: list[str], console: Console) -> N
     elif subject.torch_device.type == "cpu":
         # As a worker does: kernels split a batch evenly among a power of two.
         torch.set_num_threads(1 << (torch.get_num_threads().bit_length() - 1))
+    book = Book(
+        name=f"engine-{subject.name}",
+        title=f"Engine on {_machine(subject)['device']}",
+        writer="benchmarks.engine",
+        machine=_machine(subject),
+    )
     for name in names or BENCHMARKS:
         if name in _SKIPPED.get(subject.device, set()):
             continue
         found = BENCHMARKS[name](subject)
         report.show(console, f"{name} on {subject.name}", found)
         folder.mkdir(parents=True, exist_ok=True)
-        report.write(folder, subject, name, found, plots.draw(name, found, subject, folder))
+        book.write(folder, name, found, plots.draw(name, found, subject, folder))
+
+
+def _machine(subject: Subject) -> dict[str, object]:
+    """Where and with what it is measured."""
+    on_gpu = subject.device == "cuda"
+    return report.machine(subject.size) | {
+        "device": torch.cuda.get_device_name() if on_gpu else subject.name,
+        "torch": str(torch.__version__),
+        "cuda": torch.version.cuda if on_gpu else None,
+    }
 
 
 def main() -> None:

@@ -5,45 +5,20 @@ from pathlib import Path
 from typing import Any, Final
 
 import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from benchmarks.drawing import INK, LIMIT, OTHERS, OURS, SHADES, STYLE, bars, plain
 from benchmarks.end_to_end import GOAL
 from benchmarks.mixed import CONTINUOUS, EQUAL, STATIC
 from benchmarks.report import Report
 from benchmarks.subject import Subject
 
-_INK, _FAINT, _OURS, _OTHERS, _LIMIT = "#1f2328", "#d0d5da", "#1f6f8b", "#a7b1bb", "#c0392b"
-_WAYS: Final = {CONTINUOUS: _OURS, EQUAL: "#e0a030", STATIC: "#8a6bb1"}
+_WAYS: Final = {CONTINUOUS: OURS, EQUAL: "#e0a030", STATIC: "#8a6bb1"}
 #: What of the timed engine is its schedule alone.
 _VIRTUAL: Final = {"mixed", "capped"}
 _MARKS: Final = {"encode": "^", "unet": "o", "decode": "s"}
-_SHADES: Final = (
-    "#1f6f8b", "#e0a030", "#8a6bb1", "#5b8c5a", "#a7b1bb", "#c0392b", "#7b5b3a", "#d48fb0",
-)  # fmt: skip
 #: A part of a bar that is smaller than this share of the longest bears no number.
 _LEGIBLE: Final = 0.05
-_STYLE: Final[Any] = {
-    "figure.dpi": 150,
-    "font.size": 10,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 12,
-    "axes.titleweight": "bold",
-    "axes.titlepad": 12,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "grid.color": _FAINT,
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-}
 
 
 def draw(name: str, report: Report, subject: Subject, folder: Path) -> Path | None:
@@ -51,7 +26,7 @@ def draw(name: str, report: Report, subject: Subject, folder: Path) -> Path | No
     if name not in PICTURES:
         return None
     path = folder / f"engine-{subject.name}-{name}.png"
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8, 4.5))
         PICTURES[name](figure, report)
         figure.text(0.995, 0.005, _device(subject, name), ha="right", va="bottom", fontsize=7.5)
@@ -76,8 +51,8 @@ def _bare(figure: Figure, report: Report) -> None:
     axes = figure.add_subplot()
     side, steps = report.details["side"], report.details["steps"]
     axes.set_title(f"Pictures a second, {side} to {2 * side} px, {steps} steps")
-    colours = [_OURS if name.startswith("engine") else _OTHERS for name in rates]
-    _bars(axes, rates, colours, "{:.3g}")
+    colours = [OURS if name.startswith("engine") else OTHERS for name in rates]
+    bars(axes, rates, colours, "{:.3g}")
     axes.set_xlabel("images/s")
 
 
@@ -87,7 +62,7 @@ def _mixed(figure: Figure, report: Report) -> None:
     low, high = report.details["range_of_steps"]
     left.set_title(f"{low} to {high} steps, mixed")
     short = {CONTINUOUS: "continuous", EQUAL: "static,\nequal steps", STATIC: "static"}
-    _bars(left, {short[k]: v for k, v in rates.items()}, [_WAYS[k] for k in rates], "{:.3g}")
+    bars(left, {short[k]: v for k, v in rates.items()}, [_WAYS[k] for k in rates], "{:.3g}")
     left.set_xlabel("images/s, with a backlog")
     if "arrivals" in report.details:
         right.set_title("Waiting and work, 95th percentile")
@@ -101,7 +76,7 @@ def _mixed(figure: Figure, report: Report) -> None:
                 label=way,
             )
         right.set_yscale("log")
-        _plain(right.yaxis)
+        plain(right.yaxis)
         right.set_xlabel("arrivals, images/s")
         right.set_ylabel("seconds, log scale")
         right.grid(visible=True, which="major")
@@ -110,7 +85,7 @@ def _mixed(figure: Figure, report: Report) -> None:
     right.set_title("Sizes, continuous")
     sizes: Mapping[str, float] = report.details["megapixels_per_second"]
     names = {name: name.replace(" of sizes", "\nof sizes") for name in sizes}
-    _bars(right, {names[k]: v for k, v in sizes.items()}, [_OTHERS, _OURS], "{:.3g}")
+    bars(right, {names[k]: v for k, v in sizes.items()}, [OTHERS, OURS], "{:.3g}")
     right.set_xlabel("Mpx/s of results")
 
 
@@ -119,9 +94,9 @@ def _end_to_end(figure: Figure, report: Report) -> None:
     formats: Mapping[str, Mapping[str, Any]] = report.details["formats"]
     left.set_title("Of the bare engine's rate")
     shares = {kind: 100 * one["efficiency"] for kind, one in formats.items()}
-    colours = [_OURS if share >= 100 * GOAL else _OTHERS for share in shares.values()]
-    _bars(left, shares, colours, "{:.1f}")
-    left.axvline(100 * GOAL, color=_LIMIT, linewidth=1.2)
+    colours = [OURS if share >= 100 * GOAL else OTHERS for share in shares.values()]
+    bars(left, shares, colours, "{:.1f}")
+    left.axvline(100 * GOAL, color=LIMIT, linewidth=1.2)
     left.set_xlim(0, max(118.0, 1.15 * max(shares.values())))
     left.annotate(
         f"{GOAL:.0%}",
@@ -129,7 +104,7 @@ def _end_to_end(figure: Figure, report: Report) -> None:
         xycoords=("data", "axes fraction"),
         ha="center",
         va="bottom",
-        color=_LIMIT,
+        color=LIMIT,
         fontsize=9,
     )
     left.set_xlabel("percent")
@@ -137,12 +112,12 @@ def _end_to_end(figure: Figure, report: Report) -> None:
     last = 0.0
     for number, (kind, one) in enumerate(formats.items()):
         ends = one["ends"]
-        shade = _SHADES[number % len(_SHADES)]
+        shade = SHADES[number % len(SHADES)]
         right.plot(ends, range(1, len(ends) + 1), color=shade, linewidth=1.3, label=kind)
         last = max(last, ends[-1])
     bare = report.details["bare_images_per_second"]
     most = max(len(one["ends"]) for one in formats.values())
-    right.plot([0, most / bare], [0, most], color=_INK, linewidth=0.9, linestyle="--", label="bare")
+    right.plot([0, most / bare], [0, most], color=INK, linewidth=0.9, linestyle="--", label="bare")
     right.set_xlabel("seconds since the first")
     right.set_ylabel("jobs")
     right.grid(visible=True)
@@ -152,8 +127,8 @@ def _end_to_end(figure: Figure, report: Report) -> None:
 def _memory(figure: Figure, report: Report) -> None:
     axes = figure.add_subplot()
     axes.set_title("Peak memory: how far the plan is off")
-    axes.axhline(0, color=_INK, linewidth=0.8)
-    for (stage, mark), colour in zip(_MARKS.items(), _SHADES, strict=False):
+    axes.axhline(0, color=INK, linewidth=0.8)
+    for (stage, mark), colour in zip(_MARKS.items(), SHADES, strict=False):
         own = [row for row in report.rows if row["stage"] == stage]
         for is_new, fill in ((False, colour), (True, "none")):
             shown = [row for row in own if (row["the plan's own"] == "no") is is_new]
@@ -171,7 +146,7 @@ def _memory(figure: Figure, report: Report) -> None:
                 label=f"{stage}, {'not in the plan' if is_new else 'in the plan'}",
             )
     axes.set_xscale("log")
-    _plain(axes.xaxis)
+    plain(axes.xaxis)
     axes.margins(y=0.15)
     axes.set_xlabel("measured, MiB, log scale")
     axes.set_ylabel("predicted against measured, percent")
@@ -184,7 +159,7 @@ def _capped(figure: Figure, report: Report) -> None:
     failed, gib = report.figures["jobs_failed_under_cap"], report.details["cap_bytes"] / 2**30
     axes.set_title(f"{report.details['jobs']} jobs on {gib:.0f} GiB, {failed:.0f} of them failed")
     sizes = {str(row["source"]): float(str(row["jobs"])) for row in report.rows}
-    _bars(axes, sizes, [_OURS] * len(sizes), "{:.0f}")
+    bars(axes, sizes, [OURS] * len(sizes), "{:.0f}")
     axes.set_xlabel("jobs")
     axes.set_ylabel("source")
 
@@ -194,13 +169,13 @@ def _dispatch(figure: Figure, report: Report) -> None:
     axes.set_title("One tiny torch operation beside a thread that encodes")
     names = [str(row["beside"]) for row in report.rows]
     for offset, column, colour, label in (
-        (-0.2, "median us", _OURS, "median"),
-        (0.2, "p99 us", _OTHERS, "99th percentile"),
+        (-0.2, "median us", OURS, "median"),
+        (0.2, "p99 us", OTHERS, "99th percentile"),
     ):
         places = [number + offset for number in range(len(names))]
         values = [float(str(row[column])) for row in report.rows]
-        bars = axes.barh(places, values, height=0.38, color=colour, label=label)
-        axes.bar_label(bars, [f"{value:.2f}" for value in values], padding=4, fontsize=9)
+        drawn = axes.barh(places, values, height=0.38, color=colour, label=label)
+        axes.bar_label(drawn, [f"{value:.2f}" for value in values], padding=4, fontsize=9)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.margins(x=0.15)
@@ -217,17 +192,17 @@ def _cold_start(figure: Figure, report: Report) -> None:
     phases = list(dict.fromkeys(phase for each in starts.values() for phase in each))
     for number, phase in enumerate(phases):
         for start, seconds in starts.items():
-            bars = axes.barh(
+            drawn = axes.barh(
                 start,
                 seconds.get(phase, 0.0),
                 left=left[start],
                 height=0.5,
-                color=_SHADES[number % len(_SHADES)],
+                color=SHADES[number % len(SHADES)],
                 label=phase if start == next(iter(starts)) else None,
             )
             left[start] += seconds.get(phase, 0.0)
             if seconds.get(phase, 0.0) > _LEGIBLE * max(sum(p.values()) for p in starts.values()):
-                axes.bar_label(bars, fmt="%.1f", label_type="center", color="white", fontsize=9)
+                axes.bar_label(drawn, fmt="%.1f", label_type="center", color="white", fontsize=9)
     for start, total in left.items():
         axes.annotate(
             f"{total:.1f}", (total, start), (5, 0), textcoords="offset points", va="center"
@@ -238,23 +213,6 @@ def _cold_start(figure: Figure, report: Report) -> None:
     axes.grid(visible=True, axis="x")
     axes.set_xlabel("seconds")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, fontsize=9)
-
-
-def _bars(axes: Axes, values: Mapping[str, float], colours: list[str], form: str) -> None:
-    """Lying bars with their values behind them, in order from the top."""
-    bars = axes.barh(list(values), list(values.values()), height=0.62, color=colours)
-    axes.bar_label(bars, [form.format(value) for value in values.values()], padding=4, fontsize=9)
-    axes.invert_yaxis()
-    axes.margins(x=0.15)
-    axes.grid(visible=True, axis="x")
-    axes.tick_params(axis="y", length=0)
-
-
-def _plain(axis: Axis) -> None:
-    """Label a logarithmic axis with numbers as people write them."""
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
 
 
 PICTURES: Final[dict[str, Callable[[Figure, Report], None]]] = {

@@ -9,11 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
-
-from benchmarks.subject import Subject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,41 +28,72 @@ class Report:
     rows: Sequence[Mapping[str, object]] = ()
 
 
-def machine(subject: Subject) -> dict[str, object]:
-    """Where and with what it was measured."""
-    on_gpu = subject.device == "cuda"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Book:
+    """The files in which reports of one kind are kept.
+
+    Attributes:
+        name: Of the files, without a suffix.
+        title: Of the tables.
+        writer: The module that writes them.
+        machine: Where and with what it is measured.
+    """
+
+    name: str
+    title: str
+    writer: str
+    machine: Mapping[str, object]
+
+    def write(
+        self, folder: Path, benchmark: str, report: Report, picture: Path | None = None
+    ) -> Path:
+        """Put a benchmark's report into the files, beside those that are there."""
+        path = folder / f"{self.name}.json"
+        known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        known.setdefault("figures", {}).update(report.figures)
+        measured = {
+            "machine": self.machine,
+            "picture": picture.name if picture else None,
+            **report.details,
+            "rows": list(report.rows),
+        }
+        known.setdefault("details", {})[benchmark] = measured
+        known["machine"] = self.machine
+        path.write_text(json.dumps(known, indent=2, default=str) + "\n")
+        path.with_suffix(".md").write_text(self._markdown(known))
+        return path
+
+    def _markdown(self, known: Mapping[str, Any]) -> str:
+        """All that is known, in tables, with the pictures that lie beside them."""
+        parts = [f"# {self.title}", f"Written by `{self.writer}`."]
+        if figures := known["figures"]:
+            parts.append(_table([{"figure": f"`{k}`", "value": v} for k, v in figures.items()]))
+        for name, measured in known["details"].items():
+            about = measured["machine"]
+            parts.append(f"## {name}")
+            parts.append(
+                f"{about['date']}, {about['size']} size, {about['processor']}, "
+                f"{about['cores']} cores."
+            )
+            parts += measured.get("notes", [])
+            if measured["rows"]:
+                parts.append(_table(measured["rows"]))
+            if picture := measured.get("picture"):
+                parts.append(f"![{name}]({picture})")
+        return "\n\n".join(parts) + "\n"
+
+
+def machine(size: str) -> dict[str, object]:
+    """Where and when something of a size is measured."""
     return {
-        "device": torch.cuda.get_device_name() if on_gpu else subject.name,
-        "size": subject.size,
+        "size": size,
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
-        "torch": str(torch.__version__),
-        "cuda": torch.version.cuda if on_gpu else None,
         "python": platform.python_version(),
         "date": datetime.now(UTC).date().isoformat(),
     }
-
-
-def write(
-    folder: Path, subject: Subject, name: str, report: Report, picture: Path | None = None
-) -> Path:
-    """Put a benchmark's report into its device's files, beside those that are there."""
-    path = folder / f"engine-{subject.name}.json"
-    known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    known.setdefault("figures", {}).update(report.figures)
-    measured = {
-        "machine": machine(subject),
-        "picture": picture.name if picture else None,
-        **report.details,
-        "rows": list(report.rows),
-    }
-    known.setdefault("details", {})[name] = measured
-    known["machine"] = machine(subject)
-    path.write_text(json.dumps(known, indent=2, default=str) + "\n")
-    path.with_suffix(".md").write_text(_markdown(known))
-    return path
 
 
 def show(console: Console, title: str, report: Report) -> None:
@@ -80,23 +108,6 @@ def show(console: Console, title: str, report: Report) -> None:
     for figure, value in report.figures.items():
         console.print(f"{figure} = {value:.4g}", highlight=False)
     console.print()
-
-
-def _markdown(known: Mapping[str, Any]) -> str:
-    """All that is known of a device, in tables, with the pictures that lie beside them."""
-    parts = [f"# Engine on {known['machine']['device']}", "Written by `benchmarks.engine`."]
-    parts.append(_table([{"figure": f"`{k}`", "value": v} for k, v in known["figures"].items()]))
-    for name, measured in known["details"].items():
-        about = measured["machine"]
-        parts.append(f"## {name}")
-        parts.append(
-            f"{about['date']}, {about['size']} size, {about['processor']}, {about['cores']} cores."
-        )
-        if measured["rows"]:
-            parts.append(_table(measured["rows"]))
-        if picture := measured.get("picture"):
-            parts.append(f"![{name}]({picture})")
-    return "\n\n".join(parts) + "\n"
 
 
 def _table(rows: Sequence[Mapping[str, object]]) -> str:
