@@ -47,7 +47,7 @@ _TOO_LARGE = text("""
 # What this transaction has read so far: of jobs, and of what triggers write, for them to read.
 _READ_SO_FAR = text("""
     SELECT relname AS name, seq_tup_read + coalesce(idx_tup_fetch, 0) AS rows
-    FROM pg_stat_xact_user_tables WHERE relname ~ '^(jobs|events.*|tally_changes|tallies)$'
+    FROM pg_stat_xact_user_tables WHERE relname ~ '^(jobs|events.*)$'
 """)
 _FORGET_SIZES = text("UPDATE jobs SET lattice_pixels = NULL")
 
@@ -345,7 +345,7 @@ def test_the_content_that_was_read_first_is_noted_for_the_generation(engine: Eng
     assert {job_of(engine, job_id).source_version for job_id in by_id} == {None}
 
 
-def _rows_read(engine: Engine, run_id: UUID, *, above: JobClass | None = None) -> float:
+def _rows_read(engine: Engine, run_id: UUID, *, above: JobClass | None = None) -> int:
     """By a claim of eight."""
     classes = len(JobClass) if above is None else above.rank
     parameters = {
@@ -354,6 +354,7 @@ def _rows_read(engine: Engine, run_id: UUID, *, above: JobClass | None = None) -
         "pixels": 2**40,
         "run_deadline": AMPLE,
         "classes": classes,
+        "first_guess": 0.1,
     }
     return rows_read(engine, claims._CLAIM, **parameters)
 
@@ -390,7 +391,7 @@ def test_a_run_that_is_not_live_reads_no_queued_row(engine: Engine) -> None:
 
 
 def test_what_a_claim_sets_off_reads_no_row_at_all(engine: Engine) -> None:
-    """Events and tallies are written from what the statement itself has in hand."""
+    """Events, tallies and charges are written from what the statement itself has in hand."""
     run_id = begun(engine)
     with engine.begin() as connection:
         connection.execute(_FILL)

@@ -97,9 +97,10 @@ def test_a_migration_that_was_cut_off_half_way_may_be_repeated(
 ) -> None:
     """What it left is there, an index that nobody can use among it."""
     valid = _indexes(engine)
+    command.downgrade(database.alembic_config(database_settings), "0003")
     with engine.begin() as connection:
         connection.execute(_CUT_OFF)
-    assert _indexes(engine) != valid
+    assert not all(_indexes(engine).values())
     database.migrate(database_settings)
     assert _indexes(engine) == valid
 

@@ -28,6 +28,7 @@ from twofold_schema.ledger import (
     retention,
     rollups,
     runs,
+    shares,
     submissions,
     sweeps,
     tallies,
@@ -180,6 +181,7 @@ def count_duties(engine: Engine, settings: KeeperSettings) -> list[Duty]:
 
     return [
         _duty(engine, "fold", tallies.fold),
+        _duty(engine, "fold_shares", shares.fold),
         _duty(engine, "roll_up", rollups.roll_up),
         _duty(engine, "keep_events", keep_events),
         _duty(engine, "forget_rollups", forget_rollups),

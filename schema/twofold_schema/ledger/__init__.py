@@ -14,6 +14,8 @@ of their ids first, or skips those that others hold, so that no two of them wait
     runs       register, renew, drain, stop, give_up    a run's life
     sweeps     promote, expire, rescue                  the keeper, for ever
     reads      get, find, count_states, ...             everybody
+    shares     set_share, fold                          whose turn it is
+    pauses     pause, resume, in_force                  what is not claimed from for a while
     events     read, end                                what happened, in an order that stays
     tallies    overview, backlog, fold, correct         how many there are
     rollups    roll_up, read, forget                    events by the minute, for charts

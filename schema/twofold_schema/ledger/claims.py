@@ -9,6 +9,8 @@ from sqlalchemy import Connection, text
 
 from twofold_schema.job import Claim, Job
 from twofold_schema.lanes import Measure
+from twofold_schema.ledger.shares import FIRST_GUESS, STANDINGS
+from twofold_schema.ledger.tallies import WAITING
 from twofold_schema.states import JobClass
 
 # What both the head and its mates must be.
@@ -28,13 +30,18 @@ _FITS = "coalesce(jobs.lattice_pixels, 0) <= (SELECT room FROM me)"
 
 _ANY_PIXELS: Final = 2**62
 
-# Takes the best claimable job and others of its lane. Jobs that the run has no room for are left,
-# as if they were not there, to a run that has it.
+# Takes the best claimable job and others of its lane.
 #
 # `me` shares the run's row, so that rescue cannot declare the run lost while it claims, and a lost
-# run claims nothing. `head` and `mates` skip rows that others hold, so no claim waits for another;
-# the head is locked by the same statement that chooses it, so an empty answer means that no
-# claimable unlocked row was visible.
+# run claims nothing. `turns` are those whose turn it may be, a tenant's jobs of a class each, best
+# first: by what the tallies say of who has jobs that wait, so that no queued row is read to find
+# that out. What is paused or has enough that runs is left out.
+#
+# `best` looks for a job of the first turn that has one: what the run has no room for is left, as if
+# it were not there, to a run that has it. `mates` are of the same lane: first of the same turn,
+# then of the next ones, of so many that one of each would do, and some more. Both skip rows that
+# others hold, so no claim waits for another; the head is locked by the same statement that chooses
+# it, so an empty answer means that no claimable unlocked row was visible.
 #
 # Isolated jobs share a process only with jobs of their own mark. A run that holds one takes nothing
 # more. A run that holds other work does not step over an isolated head either, but takes nothing
@@ -48,41 +55,89 @@ _CLAIM = text(f"""
         FROM runs
         WHERE id = :run_id AND state = 'live' AND lease_expires_at > clock_timestamp()
         FOR SHARE
+    ), standings AS MATERIALIZED ({STANDINGS}), clocks AS MATERIALIZED (
+        SELECT job_class, max(start) AS now, sum(gpu_seconds) / nullif(sum(jobs), 0) AS usual
+        FROM standings GROUP BY job_class
+    ), turns AS MATERIALIZED (
+        SELECT row_number() OVER (
+                   ORDER BY job_class, greatest(standings.vtime, clocks.now), tenant) AS place,
+               job_class, tenant, coalesce(greatest(standings.vtime, clocks.now), 0) AS start,
+               coalesce(tenants.weight, 1) AS weight,
+               coalesce(clocks.usual, :first_guess) AS usual
+        FROM ({WAITING}) AS waiting
+        LEFT JOIN tenants USING (tenant)
+        LEFT JOIN standings USING (job_class, tenant)
+        LEFT JOIN clocks USING (job_class)
+        WHERE job_class < :classes AND EXISTS (SELECT FROM me)
+          AND running < coalesce(max_running, running + 1)
+          AND NOT EXISTS (
+              SELECT FROM pauses
+              WHERE resumed_at IS NULL
+                AND coalesce(pauses.tenant, waiting.tenant) = waiting.tenant
+                AND coalesce(pauses.job_class, waiting.job_class) = waiting.job_class)
     ), best AS (
-        SELECT id, lane, lattice_pixels, isolation FROM jobs
-        WHERE {_CLAIMABLE} AND {_FITS} AND EXISTS (SELECT FROM me)
-          AND NOT EXISTS (SELECT FROM jobs AS held WHERE held.state = 'running'
-                          AND held.run_id = :run_id AND held.isolation IS NOT NULL)
-        ORDER BY job_class, id
+        SELECT found.*
+        FROM (SELECT * FROM turns ORDER BY place) AS turn CROSS JOIN LATERAL (
+            SELECT id, lane, lattice_pixels, isolation, place FROM jobs
+            WHERE {_CLAIMABLE} AND {_FITS}
+              AND jobs.job_class = turn.job_class AND jobs.tenant = turn.tenant
+              AND NOT EXISTS (SELECT FROM jobs AS held WHERE held.state = 'running'
+                              AND held.run_id = :run_id AND held.isolation IS NOT NULL)
+            ORDER BY id
+            LIMIT 1
+            FOR UPDATE SKIP LOCKED
+        ) AS found
         LIMIT 1
-        FOR UPDATE SKIP LOCKED
     ), head AS (
         SELECT * FROM best
         WHERE isolation IS NULL
            OR NOT EXISTS (SELECT FROM jobs AS held WHERE held.state = 'running'
                           AND held.run_id = :run_id)
+    ), company AS (
+        SELECT least(:mates, greatest(0, :pixels / coalesce(lattice_pixels, 1) - 1)) AS size
+        FROM head
     ), mates AS (
-        SELECT id FROM jobs
-        WHERE {_CLAIMABLE}
-          AND id <> (SELECT id FROM head)
-          AND coalesce(lane, '') = (SELECT coalesce(lane, '') FROM head)
-          AND CASE WHEN NOT {_FITS} THEN false
-                   WHEN (SELECT isolation FROM head) IS NULL THEN isolation IS NULL
-                   ELSE isolation = (SELECT isolation FROM head) END
-        ORDER BY job_class, id
-        LIMIT (SELECT least(:mates, greatest(0, :pixels / coalesce(lattice_pixels, 1) - 1))
-               FROM head)
-        FOR UPDATE SKIP LOCKED
+        SELECT found.id
+        FROM (
+            SELECT job_class, tenant FROM turns
+            WHERE place >= (SELECT place FROM head)
+            ORDER BY place LIMIT (SELECT size + 16 FROM company)
+        ) AS turn CROSS JOIN LATERAL (
+            SELECT id FROM jobs
+            WHERE {_CLAIMABLE}
+              AND jobs.job_class = turn.job_class AND jobs.tenant = turn.tenant
+              AND id <> (SELECT id FROM head)
+              AND coalesce(lane, '') = (SELECT coalesce(lane, '') FROM head)
+              AND CASE WHEN NOT {_FITS} THEN false
+                       WHEN (SELECT isolation FROM head) IS NULL THEN isolation IS NULL
+                       ELSE isolation = (SELECT isolation FROM head) END
+            ORDER BY id
+            LIMIT (SELECT size FROM company)
+            FOR UPDATE SKIP LOCKED
+        ) AS found
+        LIMIT (SELECT size FROM company)
+    ), taken AS (
+        UPDATE jobs
+        SET state = 'running', fence = fence + 1, run_id = :run_id,
+            claimed_at = clock_timestamp(),
+            first_claimed_at = coalesce(first_claimed_at, clock_timestamp()),
+            started_at = NULL,
+            run_deadline = clock_timestamp() + :run_deadline,
+            charged = coalesce(
+                est_gpu_seconds,
+                (SELECT usual FROM turns
+                 WHERE turns.job_class = jobs.job_class AND turns.tenant = jobs.tenant))
+        WHERE id IN (SELECT id FROM head UNION ALL SELECT id FROM mates)
+        RETURNING jobs.*
+    ), charged AS (
+        INSERT INTO charges (tenant, job_class, start, advance)
+        SELECT tenant, job_class, start, sum(taken.charged) / weight
+        FROM taken JOIN turns USING (tenant, job_class)
+        GROUP BY tenant, job_class, start, weight
     )
-    UPDATE jobs
-    SET state = 'running', fence = fence + 1, run_id = :run_id,
-        claimed_at = clock_timestamp(),
-        first_claimed_at = coalesce(first_claimed_at, clock_timestamp()),
-        started_at = NULL,
-        run_deadline = clock_timestamp() + :run_deadline
-    WHERE id IN (SELECT id FROM head UNION ALL SELECT id FROM mates)
-    RETURNING jobs.*
-""")  # noqa: S608 - built from a constant of this module
+    SELECT taken.*, turns.place FROM taken JOIN turns USING (tenant, job_class)
+    ORDER BY place, id
+""")  # noqa: S608 - built from constants of this package
 
 # Writes what the sources of held jobs turned out to be, and of which content that was said.
 _MEASURE = text("""
@@ -158,9 +213,9 @@ def claim(
         "pixels": _ANY_PIXELS if pixels is None else pixels,
         "run_deadline": run_deadline,
         "classes": len(JobClass) if above is None else above.rank,
+        "first_guess": FIRST_GUESS,
     }
-    rows = connection.execute(_CLAIM, parameters).mappings()
-    return sorted((Job.from_row(row) for row in rows), key=lambda job: (job.job_class.rank, job.id))
+    return [Job.from_row(row) for row in connection.execute(_CLAIM, parameters).mappings()]
 
 
 def measure(

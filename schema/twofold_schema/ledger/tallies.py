@@ -64,6 +64,16 @@ _EVERYTHING = """
     SELECT * FROM tallies UNION ALL SELECT * FROM tally_changes
 """
 
+#: Who has jobs that wait for a run, of which class, and how many of them run.
+WAITING = f"""
+    SELECT tenant, job_class, sum(jobs) FILTER (WHERE state = 'queued') AS queued,
+           coalesce(sum(jobs) FILTER (WHERE state = 'running'), 0) AS running
+    FROM ({_EVERYTHING}) AS everything
+    WHERE state IN ('queued', 'running') AND jobs <> 0
+    GROUP BY tenant, job_class
+    HAVING sum(jobs) FILTER (WHERE state = 'queued') > 0
+"""  # noqa: S608 - built from a constant of this module
+
 # What there is.
 _OVERVIEW = text(f"""
     SELECT tenant, job_class, state, CAST(sum(jobs) AS bigint) AS jobs,

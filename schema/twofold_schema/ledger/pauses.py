@@ -1,0 +1,96 @@
+"""What is not claimed from for a while: everything, a class, a tenant, or a tenant's class.
+
+What runs goes on; what waits keeps its place, and its deadlines hold.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, text
+
+from twofold_schema.ids import new_id
+from twofold_schema.states import JobClass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """A pause that is in force.
+
+    Attributes:
+        tenant: Whose jobs; None for everybody's.
+        job_class: Of which class; None for all.
+        reason: Why, for people.
+        paused_by: Who said so.
+    """
+
+    tenant: str | None
+    job_class: JobClass | None
+    reason: str
+    paused_by: str
+    paused_at: datetime
+
+
+# Begins a pause, or says anew why and by whom where it is in force.
+_PAUSE = text("""
+    INSERT INTO pauses (id, tenant, job_class, reason, paused_by)
+    VALUES (:id, :tenant, :job_class, :reason, :who)
+    ON CONFLICT (coalesce(tenant, ''), coalesce(job_class, -1)) WHERE resumed_at IS NULL
+    DO UPDATE SET reason = excluded.reason, paused_by = excluded.paused_by
+""")
+
+# Ends a pause; its row stays and says who did.
+_RESUME = text("""
+    UPDATE pauses SET resumed_at = clock_timestamp(), resumed_by = :who
+    WHERE resumed_at IS NULL AND tenant IS NOT DISTINCT FROM :tenant
+      AND job_class IS NOT DISTINCT FROM :job_class
+""")
+
+# What is paused now.
+_IN_FORCE = text("""
+    SELECT tenant, job_class, reason, paused_by, paused_at FROM pauses
+    WHERE resumed_at IS NULL ORDER BY paused_at, id
+""")
+
+
+def pause(
+    connection: Connection,
+    *,
+    reason: str,
+    who: str,
+    tenant: str | None = None,
+    job_class: JobClass | None = None,
+) -> None:
+    """Let no more be claimed of a tenant's jobs, a class's, both, or any. Safe to repeat."""
+    connection.execute(
+        _PAUSE, _scope(tenant, job_class) | {"id": new_id(), "reason": reason, "who": who}
+    )
+
+
+def resume(
+    connection: Connection,
+    *,
+    who: str,
+    tenant: str | None = None,
+    job_class: JobClass | None = None,
+) -> bool:
+    """End the pause of exactly this scope; returns whether there was one."""
+    return connection.execute(_RESUME, _scope(tenant, job_class) | {"who": who}).rowcount > 0
+
+
+def in_force(connection: Connection) -> Sequence[Pause]:
+    """What is paused, longest first."""
+    return [
+        Pause(
+            tenant=row.tenant,
+            job_class=None if row.job_class is None else list(JobClass)[row.job_class],
+            reason=row.reason,
+            paused_by=row.paused_by,
+            paused_at=row.paused_at,
+        )
+        for row in connection.execute(_IN_FORCE)
+    ]
+
+
+def _scope(tenant: str | None, job_class: JobClass | None) -> dict[str, object]:
+    return {"tenant": tenant, "job_class": None if job_class is None else job_class.rank}

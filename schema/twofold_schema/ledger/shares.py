@@ -1,0 +1,104 @@
+"""What each tenant has had of a class's GPU-seconds, and so whose turn it is.
+
+Start-time fair queueing (Goyal, Vin and Cheng, "Start-time fair queuing", SIGCOMM 1996) with the
+tenants of a class as flows. A tenant's virtual time advances by the GPU-seconds that it is charged,
+divided by its weight; the class's is the latest that any tenant had when its turn came. The tenant
+with the earliest goes next. One that comes back after a while begins at the class's time, so that
+nobody saves up turns by asking for none.
+
+Claims append to a journal, `charges`, and so does the trigger that corrects them, so that no claim
+waits for another's. What a tenant's virtual time is, is what the journal's entries make of it in
+their order: of each with a start, no less than that; by each, further by its advance. The keeper
+folds the journal into `shares`.
+"""
+
+from sqlalchemy import Connection, text
+
+#: Of jobs whose size is unknown, until any of their class has succeeded: one of 512x512 px takes
+#: about so long, in GPU-seconds.
+FIRST_GUESS = 0.1
+
+# What is behind `folds` is folded and gone: no dead entry is passed over for longer than until the
+# next fold.
+_NOT_FOLDED = "xid >= coalesce((SELECT xid FROM folds WHERE journal = 'charges'), 0)"
+
+
+def _journal(entries: str) -> str:
+    """What entries come to. `rest` is what one and all later ones of its tenant advance."""
+    return f"""
+        SELECT job_class, tenant, sum(advance) AS advance, max(start) AS start,
+               max(start + rest) AS least, sum(jobs) AS jobs, sum(gpu_seconds) AS gpu_seconds
+        FROM (
+            SELECT *, sum(advance) OVER (PARTITION BY job_class, tenant ORDER BY id DESC) AS rest
+            FROM {entries}
+        ) AS entries
+        GROUP BY job_class, tenant
+    """  # noqa: S608 - built from constants of this module
+
+
+#: Where tenants stand: by what is folded and what is not.
+STANDINGS = f"""
+    SELECT job_class, tenant,
+           greatest(coalesce(shares.vtime, 0) + coalesce(journal.advance, 0),
+                    journal.least) AS vtime,
+           greatest(shares.start, journal.start) AS start,
+           coalesce(shares.jobs, 0) + coalesce(journal.jobs, 0) AS jobs,
+           coalesce(shares.gpu_seconds, 0) + coalesce(journal.gpu_seconds, 0) AS gpu_seconds
+    FROM shares
+    FULL JOIN ({_journal(f"charges WHERE {_NOT_FOLDED}")}) AS journal USING (job_class, tenant)
+"""  # noqa: S608 - built from constants of this module
+
+# Takes the journal's entries out and adds them up. Only one may fold at a time. The cursor is of
+# the same snapshot as what was found.
+_FOLD = text(f"""
+    WITH gone AS (
+        DELETE FROM charges WHERE {_NOT_FOLDED} RETURNING *
+    ), folded AS (
+        INSERT INTO folds (journal, xid)
+        VALUES ('charges', CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint))
+        ON CONFLICT (journal) DO UPDATE SET xid = excluded.xid
+    )
+    INSERT INTO shares (tenant, job_class, vtime, start, jobs, gpu_seconds)
+    SELECT tenant, job_class,
+           greatest(coalesce(shares.vtime, 0) + journal.advance, journal.least),
+           greatest(shares.start, journal.start, 0),
+           coalesce(shares.jobs, 0) + journal.jobs,
+           coalesce(shares.gpu_seconds, 0) + journal.gpu_seconds
+    FROM ({_journal("gone")}) AS journal LEFT JOIN shares USING (tenant, job_class)
+    ON CONFLICT (tenant, job_class) DO UPDATE
+    SET vtime = excluded.vtime, start = excluded.start, jobs = excluded.jobs,
+        gpu_seconds = excluded.gpu_seconds
+""")  # noqa: S608 - built from constants of this module
+
+# Says what a tenant is due.
+_SET = text("""
+    INSERT INTO tenants (tenant, weight, max_running) VALUES (:tenant, :weight, :max_running)
+    ON CONFLICT (tenant) DO UPDATE
+    SET weight = excluded.weight, max_running = excluded.max_running
+""")
+
+
+def fold(connection: Connection) -> int:
+    """Add the journal up; returns for how many tenants and classes something was new.
+
+    Args:
+        connection: In a transaction that does this duty alone.
+    """
+    return connection.execute(_FOLD).rowcount
+
+
+def set_share(
+    connection: Connection, tenant: str, *, weight: float = 1.0, max_running: int | None = None
+) -> None:
+    """Say what a tenant is due beside others of a class.
+
+    Args:
+        connection: Of the database.
+        tenant: Whose share it is.
+        weight: More than 0: twice as much gets twice the GPU-seconds. What was charged before
+            stays as it was.
+        max_running: How many jobs may run at once; a claim that begins below it may go over it
+            once. None for any number.
+    """
+    values = {"tenant": tenant, "weight": weight, "max_running": max_running}
+    connection.execute(_SET, values)
