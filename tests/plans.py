@@ -1,21 +1,32 @@
 """How much of a table a statement reads."""
 
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import Engine, TextClause, text
 
 
-def rows_read(engine: Engine, statement: TextClause, **parameters: object) -> int:
-    """How many rows of jobs and runs a statement fetched, those that it then passed over included.
+def rows_read(
+    engine: Engine,
+    statement: TextClause,
+    *,
+    of: Collection[str] | None = None,
+    **parameters: object,
+) -> int:
+    """How many rows a statement fetched, those that it then passed over included.
 
-    What little there is of tallies, shares and pauses is read whole.
+    Args:
+        engine: Of the database.
+        statement: What is explained, and taken back.
+        of: Only of these tables; None for all.
+        parameters: Of the statement.
     """
     explain = text(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement.text}")
     with engine.connect() as connection:
         plan = connection.execute(explain, parameters).scalar_one()[0]["Plan"]
         connection.rollback()
     # Postgres says how many there were in each loop, rounded.
-    return round(_rows_read(plan))
+    return round(_rows_read(plan, of))
 
 
 def settle(engine: Engine) -> None:
@@ -24,8 +35,8 @@ def settle(engine: Engine) -> None:
         connection.execute(text("VACUUM ANALYZE jobs"))
 
 
-def _rows_read(node: dict[str, Any]) -> float:
-    own = 0.0
-    if node.get("Relation Name") in {"jobs", "runs"} and node["Node Type"] != "ModifyTable":
+def _rows_read(node: dict[str, Any], of: Collection[str] | None) -> float:
+    own, table = 0.0, node.get("Relation Name")
+    if table and node["Node Type"] != "ModifyTable" and (of is None or table in of):
         own = (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
-    return own + sum(_rows_read(child) for child in node.get("Plans", []))
+    return own + sum(_rows_read(child, of) for child in node.get("Plans", []))

@@ -356,7 +356,8 @@ def _rows_read(engine: Engine, run_id: UUID, *, above: JobClass | None = None) -
         "classes": classes,
         "first_guess": 0.1,
     }
-    return rows_read(engine, claims._CLAIM, **parameters)
+    # What little there is of tallies, shares and pauses is read whole.
+    return rows_read(engine, claims._CLAIM, of={"jobs", "runs"}, **parameters)
 
 
 #: By a claim of eight: the run, the head, the head passed over among its mates, seven mates, and

@@ -19,8 +19,8 @@ FOLD_ROWS = 20_000
 
 _CLASSES = tuple(JobClass)
 
-#: The age of what waits is looked for among so many that were submitted first, of each class.
-_OLDEST_AMONG = 100
+#: The age of what waits is looked for among so many that were submitted first, of each tenant.
+_OLDEST_AMONG = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +49,8 @@ class Backlog:
         jobs: How many.
         gpu_seconds: What those of them are estimated to take whose size is known.
         unmeasured: How many have an unknown size.
-        oldest: How long the one has been queued that has been for longest, of the hundred that
-            were submitted first; None if none is queued.
+        oldest: How long the one has been queued that has been for longest, of the twenty of each
+            tenant that were submitted first; None if none is queued.
     """
 
     job_class: JobClass
@@ -85,24 +85,32 @@ _OVERVIEW = text(f"""
     ORDER BY tenant, job_class, state
 """)  # noqa: S608 - built from a constant of this module
 
-# What waits for a run, of every class. Jobs are in an index in the order in which they were
-# submitted, not in which they were queued. A class is asked for as a range of both columns, which
-# that index alone can answer: of one class the planner would as soon go through all jobs by id.
+# What waits for a run, of every class. A tenant's jobs are in an index in the order in which they
+# were submitted, not in which they were queued. They are asked for as a range of rows, which that
+# index alone can answer: of one tenant and class the planner would as soon go through all by id.
 _BACKLOG = text(f"""
     WITH queued AS (
-        SELECT job_class, CAST(sum(jobs) AS bigint) AS jobs,
+        SELECT tenant, job_class, CAST(sum(jobs) AS bigint) AS jobs,
                CAST(sum(gpu_microseconds) AS bigint) AS gpu_microseconds,
                CAST(sum(unmeasured) AS bigint) AS unmeasured
-        FROM ({_EVERYTHING}) AS everything WHERE state = 'queued' GROUP BY job_class
+        FROM ({_EVERYTHING}) AS everything WHERE state = 'queued'
+        GROUP BY tenant, job_class HAVING sum(jobs) > 0
     )
-    SELECT class AS job_class, coalesce(jobs, 0) AS jobs,
-           coalesce(gpu_microseconds, 0) AS gpu_microseconds, coalesce(unmeasured, 0) AS unmeasured,
-           (SELECT clock_timestamp() - min(queued_at) FROM (
-                SELECT queued_at FROM jobs
-                WHERE state = 'queued' AND job_class <= class
-                  AND (job_class, id) >= (class, uuid '00000000-0000-0000-0000-000000000000')
-                ORDER BY job_class, id LIMIT :among) AS first) AS oldest
-    FROM generate_series(0, :classes - 1) AS class LEFT JOIN queued ON queued.job_class = class
+    SELECT class AS job_class, CAST(coalesce(sum(jobs), 0) AS bigint) AS jobs,
+           CAST(coalesce(sum(gpu_microseconds), 0) AS bigint) AS gpu_microseconds,
+           CAST(coalesce(sum(unmeasured), 0) AS bigint) AS unmeasured,
+           clock_timestamp() - min(oldest.queued_at) AS oldest
+    FROM generate_series(0, :classes - 1) AS class
+    LEFT JOIN queued ON queued.job_class = class
+    LEFT JOIN LATERAL (
+        SELECT min(queued_at) AS queued_at FROM (
+            SELECT queued_at FROM jobs
+            WHERE state = 'queued'
+              AND (jobs.job_class, jobs.tenant) >= (queued.job_class, queued.tenant)
+              AND (jobs.job_class, jobs.tenant) <= (queued.job_class, queued.tenant)
+            ORDER BY jobs.job_class, jobs.tenant, jobs.id LIMIT :among) AS first
+    ) AS oldest ON true
+    GROUP BY class
     ORDER BY class
 """)  # noqa: S608 - built from a constant of this module
 
