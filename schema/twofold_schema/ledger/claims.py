@@ -43,6 +43,10 @@ _ANY_PIXELS: Final = 2**62
 # others hold, so no claim waits for another; the head is locked by the same statement that chooses
 # it, so an empty answer means that no claimable unlocked row was visible.
 #
+# Jobs are asked for as a range of an index's columns and in that index's order, which it alone can
+# answer: asked for equal values in the order of ids, the planner may go through all jobs by id
+# instead, finished ones included, where its statistics are of a time when all were queued.
+#
 # Isolated jobs share a process only with jobs of their own mark. A run that holds one takes nothing
 # more. A run that holds other work does not step over an isolated head either, but takes nothing
 # until it is done: if every busy run stepped over it, it would wait for as long as there is work.
@@ -80,10 +84,11 @@ _CLAIM = text(f"""
         FROM (SELECT * FROM turns ORDER BY place) AS turn CROSS JOIN LATERAL (
             SELECT id, lane, lattice_pixels, isolation, place FROM jobs
             WHERE {_CLAIMABLE} AND {_FITS}
-              AND jobs.job_class = turn.job_class AND jobs.tenant = turn.tenant
+              AND (jobs.job_class, jobs.tenant) >= (turn.job_class, turn.tenant)
+              AND (jobs.job_class, jobs.tenant) <= (turn.job_class, turn.tenant)
               AND NOT EXISTS (SELECT FROM jobs AS held WHERE held.state = 'running'
                               AND held.run_id = :run_id AND held.isolation IS NOT NULL)
-            ORDER BY id
+            ORDER BY jobs.job_class, jobs.tenant, jobs.id
             LIMIT 1
             FOR UPDATE SKIP LOCKED
         ) AS found
@@ -105,13 +110,15 @@ _CLAIM = text(f"""
         ) AS turn CROSS JOIN LATERAL (
             SELECT id FROM jobs
             WHERE {_CLAIMABLE}
-              AND jobs.job_class = turn.job_class AND jobs.tenant = turn.tenant
+              AND (coalesce(jobs.lane, ''), jobs.job_class, jobs.tenant)
+                  >= ((SELECT coalesce(lane, '') FROM head), turn.job_class, turn.tenant)
+              AND (coalesce(jobs.lane, ''), jobs.job_class, jobs.tenant)
+                  <= ((SELECT coalesce(lane, '') FROM head), turn.job_class, turn.tenant)
               AND id <> (SELECT id FROM head)
-              AND coalesce(lane, '') = (SELECT coalesce(lane, '') FROM head)
               AND CASE WHEN NOT {_FITS} THEN false
                        WHEN (SELECT isolation FROM head) IS NULL THEN isolation IS NULL
                        ELSE isolation = (SELECT isolation FROM head) END
-            ORDER BY id
+            ORDER BY coalesce(jobs.lane, ''), jobs.job_class, jobs.tenant, jobs.id
             LIMIT (SELECT size FROM company)
             FOR UPDATE SKIP LOCKED
         ) AS found
