@@ -1,6 +1,6 @@
 """How much of a table a statement reads."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sqlalchemy import Engine, TextClause, text
@@ -9,21 +9,21 @@ from sqlalchemy import Engine, TextClause, text
 def rows_read(
     engine: Engine,
     statement: TextClause,
+    parameters: Mapping[str, object] | None = None,
     *,
     of: Collection[str] | None = None,
-    **parameters: object,
 ) -> int:
     """How many rows a statement fetched, those that it then passed over included.
 
     Args:
         engine: Of the database.
         statement: What is explained, and taken back.
-        of: Only of these tables; None for all.
         parameters: Of the statement.
+        of: Only of these tables; None for all.
     """
     explain = text(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement.text}")
     with engine.connect() as connection:
-        plan = connection.execute(explain, parameters).scalar_one()[0]["Plan"]
+        plan = connection.execute(explain, dict(parameters or {})).scalar_one()[0]["Plan"]
         connection.rollback()
     # Postgres says how many there were in each loop, rounded.
     return round(_rows_read(plan, of))

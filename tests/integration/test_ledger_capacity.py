@@ -148,4 +148,4 @@ def test_nothing_that_fits_is_read(
         connection.execute(_FILL)
         _small_run(connection)
     settle(engine)
-    assert rows_read(engine, statement, **parameters) == runs
+    assert rows_read(engine, statement, parameters) == runs

@@ -357,7 +357,7 @@ def _rows_read(engine: Engine, run_id: UUID, *, above: JobClass | None = None) -
         "first_guess": 0.1,
     }
     # What little there is of tallies, shares and pauses is read whole.
-    return rows_read(engine, claims._CLAIM, of={"jobs", "runs"}, **parameters)
+    return rows_read(engine, claims._CLAIM, parameters, of={"jobs", "runs"})
 
 
 #: By a claim of eight: the run, the head, the head passed over among its mates, seven mates, and

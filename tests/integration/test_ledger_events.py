@@ -240,7 +240,7 @@ class TestStream:
             connection.execute(_ANALYZE)
         parameters = {"tenant": None, "submission_id": None, "job_id": None, "limit": 10}
 
-        assert rows_read(engine, events._READ, xid=2500, position=0, **parameters) <= 11
+        assert rows_read(engine, events._READ, {"xid": 2500, "position": 0, **parameters}) <= 11
 
     @pytest.mark.timeout(300)
     def test_every_event_is_seen_once_whoever_commits_when(self, engine: Engine) -> None:

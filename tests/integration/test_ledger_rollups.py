@@ -176,7 +176,7 @@ class TestRollUp:
             connection.execute(_ANALYZE)
         parameters = {"bounds": list(BOUNDS), "rows": 10}
         # Besides the events: the cursor's row, to write it.
-        assert rows_read(engine, rollups._ROLL_UP, xid=2500, position=0, **parameters) <= 12
+        assert rows_read(engine, rollups._ROLL_UP, {"xid": 2500, "position": 0, **parameters}) <= 12
 
 
 class TestRead:

@@ -112,7 +112,7 @@ def test_a_sweep_with_nothing_to_do_reads_no_rows(
     with engine.begin() as connection:
         connection.execute(_FILL)
     settle(engine)
-    assert rows_read(engine, statement, **parameters) == 0
+    assert rows_read(engine, statement, parameters) == 0
 
 
 def test_a_sweep_takes_a_bounded_number_of_rows(engine: Engine) -> None:

@@ -210,5 +210,5 @@ class TestBacklog:
             connection.execute(_FILL)
             connection.execute(_ONE_CLASS, {"classes": classes})
         settle(engine)
-        read = rows_read(engine, tallies._BACKLOG, of={"jobs"}, classes=3, among=100)
+        read = rows_read(engine, tallies._BACKLOG, {"classes": 3, "among": 100}, of={"jobs"})
         assert 100 <= read <= 3 * 100

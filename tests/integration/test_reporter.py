@@ -322,8 +322,8 @@ def test_looking_on_and_reading_on_read_no_others_jobs_and_no_more_than_a_page(
     for submission_id in (big, small):
         for statement in (submissions._LOOK_ON, submissions._JOBS):
             first = {"id": submission_id, "after": UUID(int=0)}
-            assert rows_read(desk.engine, statement, **first, limit=50) == 50
-    assert rows_read(desk.engine, submissions._SEAL_ABANDONED, age=-DAY, rows=1) <= 10
+            assert rows_read(desk.engine, statement, {**first, "limit": 50}) == 50
+    assert rows_read(desk.engine, submissions._SEAL_ABANDONED, {"age": -DAY, "rows": 1}) <= 10
 
 
 class TestSealing:
