@@ -7,19 +7,19 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from twofold_schema.errors import JobNotFound, SubmissionNotFound
-from twofold_schema.job import Job
+from twofold_schema.job import JOB_COLUMNS, Job
 from twofold_schema.states import JobState
 
-_GET = text("SELECT * FROM jobs WHERE id = ANY(CAST(:ids AS uuid[]))")
+_GET = text(f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = ANY(CAST(:ids AS uuid[]))")  # noqa: S608 - a constant
 
 # Newest first; ids are in order of time.
-_FIND = text("""
-    SELECT * FROM jobs
+_FIND = text(f"""
+    SELECT {JOB_COLUMNS} FROM jobs
     WHERE (CAST(:states AS text[]) IS NULL OR state = ANY(CAST(:states AS text[])))
       AND (CAST(:submission_id AS uuid) IS NULL OR submission_id = :submission_id)
       AND (CAST(:before AS uuid) IS NULL OR id < :before)
     ORDER BY id DESC LIMIT :limit
-""")
+""")  # noqa: S608 - a constant
 
 # Which of these jobs have not ended yet.
 _UNFINISHED = text("""

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 
 from twofold_schema.errors import SubmissionNotFound
 from twofold_schema.ids import new_id
-from twofold_schema.job import Job
+from twofold_schema.job import JOB_COLUMNS, Job
 from twofold_schema.states import JobState
 from twofold_schema.submission import SubmissionReport
 
@@ -93,11 +93,11 @@ _LOOK_ON = text("""
 """)
 
 # A page of a submission's jobs, in the order in which they were submitted.
-_JOBS = text("""
-    SELECT * FROM jobs
+_JOBS = text(f"""
+    SELECT {JOB_COLUMNS} FROM jobs
     WHERE (submission_id, id) > (CAST(:id AS uuid), CAST(:after AS uuid)) AND submission_id <= :id
     ORDER BY submission_id, id LIMIT :limit
-""")
+""")  # noqa: S608 - a constant
 
 # One process at a time writes the manifests of a submission. Its transaction may wait for storage.
 _HOLD_END = text("""
@@ -121,7 +121,10 @@ _SKIP_GENERATION = text("""
     WHERE id = :id AND generation = :generation AND finished_at IS NULL
 """)
 
-_GET = text("SELECT * FROM submissions WHERE id = :id")
+_GET = text("""
+    SELECT id, tenant, key, generation, created_at, sealed_at, finished_at, counts, results, errors
+    FROM submissions WHERE id = :id
+""")
 
 # How many jobs are in each state: looks at all of them.
 _COUNT = text("SELECT state, count(*) AS jobs FROM jobs WHERE submission_id = :id GROUP BY state")
