@@ -236,6 +236,7 @@ jobs = Table(
         "id",
         postgresql_where=text("submission_id IS NOT NULL"),
     ),
+    Index("jobs_tenant", "tenant", "id"),
 )
 
 job_keys = Table(
