@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, text
 from tests.factories import (
+    AMPLE,
     FUTURE,
     PAST,
     begun,
@@ -35,6 +36,7 @@ from twofold_schema.errors import (
 )
 from twofold_schema.ids import new_id
 from twofold_schema.ledger import (
+    claims,
     matching,
     operations,
     outcomes,
@@ -52,14 +54,18 @@ from twofold_schema.states import JobClass, JobState
 
 CANCEL, RETRY = OperationKind.CANCEL, OperationKind.RETRY
 
-_MANY = text("""
+_ERROR = """
+    jsonb_build_array(jsonb_build_object(
+        'code', 'corrupt_source', 'message', '', 'generation', 1, 'attempt', 1, 'fence', 1,
+        'run_id', NULL, 'at', clock_timestamp()))
+"""
+_MANY = text(f"""
     INSERT INTO jobs (id, tenant, state, max_attempts, source, output_prefix, parameters, lane,
                       pixels, lattice_pixels, est_gpu_seconds, queued_at, finished_at, errors)
-    SELECT gen_random_uuid(), :tenant, :state, 3, 's3://twofold/a', 's3://twofold/b', '{}',
+    SELECT gen_random_uuid(), :tenant, :state, 3, 's3://twofold/a', 's3://twofold/b', '{{}}',
            'lane', 1, 1, 0.1, clock_timestamp(),
            CASE WHEN :state = 'failed' THEN clock_timestamp() END,
-           CASE WHEN :state = 'failed'
-                THEN '[{"code": "corrupt_source", "generation": 1}]'::jsonb ELSE '[]' END
+           CASE WHEN :state = 'failed' THEN {_ERROR} ELSE '[]' END
     FROM generate_series(1, :jobs) AS n
 """)
 _STATES = text("SELECT state, count(*) AS jobs FROM jobs WHERE tenant = :tenant GROUP BY state")
@@ -147,9 +153,9 @@ class TestCancel:
     def test_flags_what_runs_and_leaves_what_has_ended(self, engine: Engine) -> None:
         run_id = begun(engine)
         held, over = submitted(engine, new_job(), new_job())
-        claims = {claim.job_id: claim for claim in claimed(engine, run_id)}
+        taken = {claim.job_id: claim for claim in claimed(engine, run_id)}
         with engine.begin() as connection:
-            outcomes.complete(connection, run_id, {claims[over]: result_of(claims[over])})
+            outcomes.complete(connection, run_id, {taken[over]: result_of(taken[over])})
         submitted(engine)
 
         operation = done(engine, asked(engine, CANCEL, tenant="default"))
@@ -164,14 +170,7 @@ class TestCancel:
         operation = asked(engine, CANCEL, states=(JobState.SCHEDULED, JobState.QUEUED))
         run_id = begun(engine)
         with rivals(engine) as rival, engine.begin() as connection:
-            connection.execute(text("UPDATE runs SET holding = 1"))
-            connection.execute(
-                text("""
-                    UPDATE jobs SET state = 'running', run_id = :run,
-                                    run_deadline = clock_timestamp() + interval '1 hour'
-                """),
-                {"run": run_id},
-            )
+            claims.claim(connection, run_id, limit=1, run_deadline=AMPLE)
             keeper = rival(operations.advance)
             assert keeper.blocked
             connection.commit()
@@ -432,10 +431,7 @@ Asked = st.fixed_dictionaries(
 
 def _befalls(connection: Connection, job_id: UUID, fate: str) -> None:
     ends = {
-        "fails": """
-            state = 'failed', errors = '[{"code": "corrupt_source", "generation": 1}]',
-            finished_at = clock_timestamp()
-        """,
+        "fails": f"state = 'failed', errors = {_ERROR}, finished_at = clock_timestamp()",
         "expires": "state = 'expired', finished_at = clock_timestamp()",
         "cancelled": "state = 'cancelled', finished_at = clock_timestamp()",
         "scheduled": "state = 'scheduled', scheduled_at = '2100-01-01Z'",
