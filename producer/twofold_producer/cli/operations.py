@@ -117,6 +117,7 @@ def watch(producer: Producer, operation_id: UUID, *, timeout: float | None = Non
     began = said = moved = time.monotonic()
     task, jobs = bar.add_task("", total=None), 0
     try:
+        err.print(f"Operation {operation_id}", style="dim")
         with bar:
             while True:
                 operation, now = producer.operation(operation_id), time.monotonic()
