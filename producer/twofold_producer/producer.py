@@ -26,7 +26,7 @@ from twofold_producer.submit.writing import Writing
 from twofold_schema import database
 from twofold_schema.errors import InvalidParameter, JobNotFound, WaitTimeout
 from twofold_schema.job import Job
-from twofold_schema.ledger import operations, reads, requests, runs, submissions, submit
+from twofold_schema.ledger import batches, operations, reads, requests, runs, submissions, submit
 from twofold_schema.ledger.new_jobs import Accepted
 from twofold_schema.ledger.requests import CancelAnswer
 from twofold_schema.ledger.submit import Answer
@@ -328,7 +328,7 @@ class Producer:
             InvalidOperation: As of `cancel_where`.
         """
         with self._engine.connect() as connection:
-            return operations.count(connection, kind, where)
+            return batches.count(connection, kind, where)
 
     def operation(self, operation_id: UUID) -> Operation:
         """How far an operation is.

@@ -36,6 +36,7 @@ from twofold_schema.errors import (
 )
 from twofold_schema.ids import new_id
 from twofold_schema.ledger import (
+    batches,
     claims,
     matching,
     operations,
@@ -92,13 +93,13 @@ def asked(engine: Engine, kind: OperationKind, **where: Any) -> Operation:
 def counted(engine: Engine, kind: OperationKind, **where: Any) -> dict[str, int]:
     """What a dry run says."""
     with engine.connect() as connection:
-        return dict(operations.count(connection, kind, JobFilter(**where)))
+        return dict(batches.count(connection, kind, JobFilter(**where)))
 
 
-def once(engine: Engine) -> operations.Batch | None:
+def once(engine: Engine) -> batches.Batch | None:
     """The next batch, committed."""
     with engine.begin() as connection:
-        return operations.advance(connection)
+        return batches.advance(connection)
 
 
 def done(engine: Engine, operation: Operation) -> Operation:
@@ -144,7 +145,7 @@ class TestCancel:
         ended = done(engine, operation)
 
         assert first is not None
-        assert (first.counts, first.finished) == ({"cancelled": operations.BATCH_JOBS}, False)
+        assert (first.counts, first.finished) == ({"cancelled": batches.BATCH_JOBS}, False)
         assert ended.counts == {"cancelled": 20_001}
         assert states(engine, "crowd") == {"cancelled": 20_001}
         assert job_of(engine, other).state is JobState.QUEUED
@@ -171,7 +172,7 @@ class TestCancel:
         run_id = begun(engine)
         with rivals(engine) as rival, engine.begin() as connection:
             claims.claim(connection, run_id, limit=1, run_deadline=AMPLE)
-            keeper = rival(operations.advance)
+            keeper = rival(batches.advance)
             assert keeper.blocked
             connection.commit()
             keeper.answer()
@@ -263,7 +264,7 @@ class TestBatches:
         operation = asked(engine, RETRY, tenant="crowd")
         once(engine)
         with engine.connect() as connection:
-            assert operations.advance(connection) is not None
+            assert batches.advance(connection) is not None
             connection.rollback()
 
         assert done(engine, operation).counts == {"queued": 2_500}
@@ -302,7 +303,7 @@ class TestBatches:
         many(engine, "crowd", 10)
         asked(engine, CANCEL, tenant="crowd")
         with engine.begin() as connection:
-            assert operations.advance(connection) is not None
+            assert batches.advance(connection) is not None
             assert once(engine) is None
 
     def test_a_small_operation_does_not_wait_for_a_large_one(self, engine: Engine) -> None:
@@ -360,7 +361,7 @@ class TestBatches:
             "after": UUID(int=0),
             "last": UUID(int=2**128 - 1),
             "rows": matching.LOOK_ROWS,
-            "most": operations.BATCH_JOBS,
+            "most": batches.BATCH_JOBS,
         }
         assert rows_read(engine, statement, parameters, of={"jobs"}) <= 60
 
@@ -385,7 +386,7 @@ class TestDryRun:
         many(engine, "crowd", 7, "failed")
         with engine.connect() as connection:
             before = connection.execute(_WRITTEN).one()
-            dry = operations.count(connection, CANCEL, JobFilter(tenant="crowd"))
+            dry = batches.count(connection, CANCEL, JobFilter(tenant="crowd"))
             assert connection.execute(_WRITTEN).one() == before
 
         assert dry == {"cancelled": 12_000, "cancelling": 1}
@@ -471,7 +472,7 @@ def test_touches_exactly_the_jobs_that_matched_when_it_was_asked_for(
     size: int,
 ) -> None:
     """In pages and batches of any size."""
-    monkeypatch.setattr(operations, "BATCH_JOBS", size)
+    monkeypatch.setattr(batches, "BATCH_JOBS", size)
     monkeypatch.setattr(matching, "LOOK_ROWS", 3)
     with engine.begin() as connection:
         connection.execute(_EMPTY)

@@ -6,7 +6,7 @@ import structlog
 from sqlalchemy import Engine
 
 from twofold_producer.broker import Bell
-from twofold_schema.ledger import operations, runs
+from twofold_schema.ledger import batches, runs
 
 log = structlog.get_logger(__name__)
 
@@ -24,7 +24,7 @@ def carry_out(engine: Engine, bell: Bell) -> int:
     concerned, until = 0, time.monotonic() + _TURN_SECONDS
     while time.monotonic() < until:
         with engine.begin() as connection:
-            batch = operations.advance(connection)
+            batch = batches.advance(connection)
             idle = runs.count_idle(connection) if batch and batch.queued else 0
         if batch is None:
             break

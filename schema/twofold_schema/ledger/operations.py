@@ -1,15 +1,11 @@
 """What was asked for that concerns many jobs: who, why, and how far it is.
 
-A cancel or a retry by filter is a row that a keeper carries out, batch by batch. What a batch does,
-what it counts and how far it came are one transaction, under a lock of the row: whoever dies in
-between leaves an operation that another goes on with where it was. Pauses and shares are done at
-once and leave a row as well, so that there is one place that says who did what.
+A cancel or a retry by filter is a row that a keeper carries out; see `batches`. Pauses and shares
+are done at once and leave a row as well, so that there is one place that says who did what.
 """
 
 import json
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -17,14 +13,9 @@ from sqlalchemy import Connection, text
 
 from twofold_schema.errors import InvalidOperation, OperationNotFound
 from twofold_schema.ids import new_id
-from twofold_schema.ledger import matching, requests
-from twofold_schema.ledger.matching import CHANGEABLE, Bounds, Page
-from twofold_schema.ledger.requests import CancelAnswer
+from twofold_schema.ledger import matching
+from twofold_schema.ledger.matching import CHANGEABLE, Bounds
 from twofold_schema.operation import JobFilter, Operation, OperationKind
-from twofold_schema.states import JobState
-
-#: How many jobs one batch changes.
-BATCH_JOBS = 1000
 
 # Writes an operation down; one that is not bound to a moment has been done.
 _INSERT = text("""
@@ -53,44 +44,21 @@ _STOP = text("""
     WHERE id = :id AND finished_at IS NULL
 """)
 
-# Takes the operation whose last batch is the longest ago, unless somebody is at it. One whose
-# filter states what this version does not know is left to a keeper that does.
-_TAKE = text("""
-    SELECT * FROM operations
-    WHERE finished_at IS NULL AND kind = ANY(CAST(:kinds AS text[]))
-      AND NOT EXISTS (SELECT FROM jsonb_object_keys(filter) AS stated
-                      WHERE stated <> ALL(CAST(:known AS text[])))
-    ORDER BY advanced_at NULLS FIRST, id LIMIT 1
-    FOR UPDATE SKIP LOCKED
-""")
 
-# Notes what a batch came to.
-_ADVANCE = text("""
-    UPDATE operations
-    SET counts = CAST(:counts AS jsonb), cursor = coalesce(CAST(:cursor AS uuid), cursor),
-        advanced_at = clock_timestamp(),
-        finished_at = CASE WHEN CAST(:cursor AS uuid) IS NULL THEN clock_timestamp() END
-    WHERE id = :id
-""")
+def check(kind: OperationKind, where: JobFilter) -> None:
+    """Accept a filter of a cancel or a retry.
 
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """What was done of an operation.
-
-    Attributes:
-        counts: How many jobs, by what came of them.
-        finished: Whether it was the last batch.
+    Raises:
+        InvalidOperation: It states nothing, or what no such job can be.
     """
-
-    operation: UUID
-    counts: Mapping[str, int]
-    finished: bool
-
-    @property
-    def queued(self) -> int:
-        """How many jobs wait for a run since then."""
-        return self.counts.get(JobState.QUEUED, 0)
+    if not where.to_json():
+        raise InvalidOperation(
+            f"A {kind} by filter states at least one thing, so that none means everything by "
+            "accident; name all states to mean every job."
+        )
+    if not matching.states(kind, where):
+        possible = ", ".join(CHANGEABLE[kind])
+        raise InvalidOperation(f"A {kind} concerns jobs that are {possible}, and no others.")
 
 
 def begin(
@@ -116,7 +84,9 @@ def begin(
     Raises:
         InvalidOperation: The filter states nothing, or what no such job can be.
     """
-    _check(kind, where, reason=reason)
+    check(kind, where)
+    if not reason.strip():
+        raise InvalidOperation("Say why, for whoever reads it later.")
     within = matching.bounds(connection, kind, where)
     return _insert(
         connection, kind, where, reason=reason, who=who, within=within, expected=expected
@@ -193,76 +163,6 @@ def stop(connection: Connection, operation_id: UUID, *, who: str) -> Operation:
     return get(connection, operation_id)
 
 
-def count(connection: Connection, kind: OperationKind, where: JobFilter) -> Mapping[str, int]:
-    """How many jobs a cancel or a retry would concern now, by what would come of them.
-
-    Looks at them as the operation would, in statements of some thousand jobs, and writes nothing.
-
-    Raises:
-        InvalidOperation: As of `begin`.
-    """
-    _check(kind, where)
-    within, after = matching.bounds(connection, kind, where), None
-    counted = Counter[str]()
-    while True:
-        page = matching.look(connection, kind, where, within, after=after, most=matching.LOOK_ROWS)
-        counted.update(_answer(kind, state) for state in page.jobs.values())
-        if page.last is None:
-            return counted
-        after = page.last
-
-
-def advance(connection: Connection) -> Batch | None:
-    """Do the next batch of an operation: each has its turn.
-
-    Args:
-        connection: In a transaction of its own.
-
-    Returns:
-        What was done; None where there is no operation to go on with, or somebody is at each.
-    """
-    known = {"kinds": list(CHANGEABLE), "known": list(JobFilter.model_fields)}
-    row = connection.execute(_TAKE, known).one_or_none()
-    if row is None:
-        return None
-    kind, where = OperationKind(row.kind), JobFilter.model_validate(row.filter)
-    page = matching.look(
-        connection,
-        kind,
-        where,
-        Bounds(row.created_at, row.last_id),
-        after=row.cursor,
-        most=BATCH_JOBS,
-    )
-    counts = _carry_out(connection, kind, where, page)
-    connection.execute(
-        _ADVANCE,
-        {
-            "id": row.id,
-            "counts": json.dumps(Counter(row.counts) + counts),
-            "cursor": page.last,
-        },
-    )
-    return Batch(row.id, counts, page.last is None)
-
-
-def _carry_out(
-    connection: Connection, kind: OperationKind, where: JobFilter, page: Page
-) -> Counter[str]:
-    if kind is OperationKind.RETRY:
-        retried = requests.retry_ended(connection, list(page.jobs))
-        return Counter({str(JobState.QUEUED): len(retried)})
-    locked = matching.lock(connection, kind, where, page)
-    return Counter(map(str, requests.cancel(connection, locked).values()))
-
-
-def _answer(kind: OperationKind, state: JobState) -> str:
-    if kind is OperationKind.RETRY:
-        return JobState.QUEUED
-    running = state is JobState.RUNNING
-    return CancelAnswer.CANCELLING if running else CancelAnswer.CANCELLED
-
-
 def _insert(
     connection: Connection,
     kind: OperationKind,
@@ -288,16 +188,3 @@ def _insert(
         "asked_at": within and within.asked_at,
     }
     return Operation.from_row(connection.execute(_INSERT, values).mappings().one())
-
-
-def _check(kind: OperationKind, where: JobFilter, *, reason: str | None = None) -> None:
-    if not where.to_json():
-        raise InvalidOperation(
-            f"A {kind} by filter states at least one thing, so that none means everything by "
-            "accident; name all states to mean every job."
-        )
-    if not matching.states(kind, where):
-        possible = ", ".join(CHANGEABLE[kind])
-        raise InvalidOperation(f"A {kind} concerns jobs that are {possible}, and no others.")
-    if reason is not None and not reason.strip():
-        raise InvalidOperation("Say why, for whoever reads it later.")
