@@ -4,12 +4,14 @@ import getpass
 import json
 import os
 import pty
+import re
+import shlex
 import signal
 from pathlib import Path
 
 import pytest
 from tests.factories import begun, claimed, job_of, new_job, submitted
-from tests.house import House
+from tests.house import ROOT, House
 from tests.shell import Shell
 
 from twofold_producer.cli.app import login_name
@@ -221,3 +223,39 @@ class TestByFilter:
         assert json.loads(stopped.stdout)["stopped_by"] == "bob"
         assert "stopped by bob" in twofold("operations", "list").stdout
         assert twofold("operations", "get", new_id()).returncode == 5
+
+
+class TestThePage:
+    """docs/13-operations.md runs as written."""
+
+    @staticmethod
+    def _blocks(language: str) -> list[str]:
+        page = (ROOT / "docs/13-operations.md").read_text(encoding="utf-8")
+        return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
+
+    def test_every_command_does_what_it_says(self, house: House, twofold: Shell) -> None:
+        house.keeper()
+        keyboard, terminal = pty.openpty()
+        lines = [line for block in self._blocks("sh") for line in block.splitlines()]
+        assert len(lines) > 10
+        for line in lines:
+            submitted(house.engine, new_job(tenant="acme", job_class=JobClass.BULK))
+            name, *arguments = shlex.split(line, comments=True)
+            assert name == "twofold"
+            os.write(keyboard, b"y\n")
+            with twofold.begun(*arguments, stdin=terminal) as process:
+                _, said = process.communicate(timeout=60)
+            assert process.returncode == 0, f"{line}\n{said}\n{house.logs()}"
+        os.close(keyboard)
+        os.close(terminal)
+        assert house.rows("SELECT FROM pauses WHERE resumed_at IS NULL") == []
+
+    def test_from_python(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, value in house.environment.items():
+            monkeypatch.setenv(name, value)
+        submitted(house.engine, new_job(tenant="acme"))
+        (code,) = self._blocks("python")
+
+        exec(compile(code, "docs/13-operations.md", "exec"), {})
+
+        assert [row["who"] for row in house.rows("SELECT who FROM operations")] == ["billing"]

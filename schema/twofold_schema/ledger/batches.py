@@ -74,7 +74,7 @@ def count(connection: Connection, kind: OperationKind, where: JobFilter) -> Mapp
     counted = Counter[str]()
     while True:
         page = matching.look(connection, kind, where, within, after=after, most=matching.LOOK_ROWS)
-        counted.update(_answer(kind, state) for state in page.jobs.values())
+        counted.update(str(_answer(kind, state)) for state in page.jobs.values())
         if page.last is None:
             return counted
         after = page.last
