@@ -236,9 +236,14 @@ class TestRetry:
         assert {job_of(engine, job_id).state for job_id in (bad, late)} == {JobState.QUEUED}
 
     def test_takes_each_job_once_however_soon_it_fails_again(self, engine: Engine) -> None:
+        """One that fails after the operation was asked for is for another one."""
         early = failed(engine, CorruptSource())
+        (later,) = submitted(engine)
+        run_id = begun(engine)
+        taken = claimed(engine, run_id)
         operation = asked(engine, RETRY, tenant="default")
-        later = failed(engine, CorruptSource())
+        with engine.begin() as connection:
+            outcomes.fail(connection, run_id, dict.fromkeys(taken, CorruptSource()))
 
         assert done(engine, operation).counts == {"queued": 1}
         assert job_of(engine, early).generation == 2
@@ -421,9 +426,9 @@ Made = st.tuples(
 Asked = st.fixed_dictionaries(
     {},
     optional={
-        "tenant": st.sampled_from(["a", "b", "c"]),
+        "tenant": st.sampled_from(["a", "b"]),
         "job_class": st.sampled_from(JobClass),
-        "states": st.sets(st.sampled_from(JobState), min_size=1).map(tuple),
+        "states": st.sets(st.sampled_from(JobState), min_size=3).map(tuple),
         "submission": st.just(value=True),
         "error": st.sampled_from(["corrupt_source", "source_not_found"]),
     },
@@ -453,11 +458,11 @@ def _means(where: dict[str, Any], made: tuple[str, JobClass, bool, str], state: 
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     kind=st.sampled_from([CANCEL, RETRY]),
-    made=st.lists(Made, min_size=1, max_size=12),
+    made=st.lists(Made, min_size=3, max_size=10),
     later=st.lists(Made, max_size=3),
     where=Asked,
     size=st.integers(1, 5),
@@ -473,7 +478,7 @@ def test_touches_exactly_the_jobs_that_matched_when_it_was_asked_for(
 ) -> None:
     """In pages and batches of any size."""
     monkeypatch.setattr(batches, "BATCH_JOBS", size)
-    monkeypatch.setattr(matching, "LOOK_ROWS", 3)
+    monkeypatch.setattr(matching, "LOOK_ROWS", 2)
     with engine.begin() as connection:
         connection.execute(_EMPTY)
         album = submissions.begin(connection)
