@@ -110,9 +110,8 @@ def retry(
         JobNotFound: One of the ids is unknown.
         JobNotRetryable: One of the jobs has neither failed nor expired.
     """
-    deadlines = {"start_by": start_by, "finish_by": finish_by}
-    retried = connection.execute(_RETRY, {"ids": list(job_ids)} | deadlines).all()
-    refused = set(job_ids) - {row.id for row in retried}
+    retried = retry_ended(connection, job_ids, start_by=start_by, finish_by=finish_by)
+    refused = set(job_ids) - retried
     if refused:
         states = {row.id: row.state for row in connection.execute(_STATES, {"ids": list(refused)})}
         for job_id in sorted(refused):
@@ -121,5 +120,18 @@ def retry(
             raise JobNotRetryable(
                 f"Job {job_id} is {states[job_id]}; only a failed or expired job can be retried."
             )
+
+
+def retry_ended(
+    connection: Connection,
+    job_ids: Sequence[UUID],
+    *,
+    start_by: datetime | None = None,
+    finish_by: datetime | None = None,
+) -> set[UUID]:
+    """As `retry`, of those that have failed or expired; returns their ids."""
+    parameters = {"ids": list(job_ids), "start_by": start_by, "finish_by": finish_by}
+    retried = connection.execute(_RETRY, parameters).all()
     submissions = sorted({row.submission_id for row in retried if row.submission_id})
     connection.execute(_REOPEN, {"ids": submissions})
+    return {row.id for row in retried}
