@@ -14,20 +14,39 @@ from tests.factories import (
     job_of,
     new_job,
     of_side,
+    result_of,
     silence,
     submitted,
 )
 from tests.plans import rows_read, settle
 
-from twofold_schema import lanes
+from twofold_schema import database, lanes
 from twofold_schema.errors import SourceChanged
 from twofold_schema.ids import new_id
 from twofold_schema.job import Claim, Parameters
 from twofold_schema.ledger import claims, outcomes, requests, runs
+from twofold_schema.settings import DatabaseSettings
 from twofold_schema.states import JobClass, JobState
 
 _PASS = "UPDATE jobs SET {} = '2020-01-01Z'"
 _MARK = text("UPDATE jobs SET isolation = :mark WHERE id = :id")
+
+# All of them wait.
+_QUEUE = text("""
+    INSERT INTO jobs (id, state, max_attempts, source, output_prefix, parameters, lane, pixels,
+                      est_gpu_seconds, queued_at)
+    SELECT gen_random_uuid(), 'queued', 3, 's3://twofold/a', 's3://twofold/b', '{}',
+           'lane' || n % 2, 1, 1, clock_timestamp()
+    FROM generate_series(1, 8000) AS n
+""")
+_END_MOST = text("""
+    UPDATE jobs SET state = 'cancelled', finished_at = clock_timestamp()
+    WHERE id IN (SELECT id FROM jobs ORDER BY id LIMIT 7000)
+""")
+# By this session of late.
+_FETCHED = text("""
+    SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'jobs'
+""")
 
 # A queue of two lanes behind many finished jobs.
 _FILL = text("""
@@ -403,3 +422,32 @@ def test_what_a_claim_sets_off_reads_no_row_at_all(engine: Engine) -> None:
     assert len(taken) == 8
     # The run's row is in another table than these.
     assert read == {"jobs": _READ - 1}
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_a_kept_plan_reads_no_more_rows_than_the_claim_takes(
+    engine: Engine, database_settings: DatabaseSettings, *, stale: bool
+) -> None:
+    """Whatever the planner was told: nothing yet, or of a time when every job was queued."""
+    run_id = begun(engine)
+    with engine.begin() as connection:
+        connection.execute(_QUEUE)
+        if stale:
+            connection.execute(text("ANALYZE jobs"))
+        connection.execute(_END_MOST)
+    worker = database.connect(database_settings.model_copy(update={"database_pool_size": 1}))
+    try:
+        read = list[int]()
+        for _ in range(12):
+            with worker.begin() as connection:
+                before = connection.execute(_FETCHED).scalar_one()
+                taken = claims.claim(connection, run_id, limit=8, run_deadline=AMPLE)
+                read.append(connection.execute(_FETCHED).scalar_one() - before)
+            with engine.begin() as connection:
+                results = {job.claim: result_of(job.claim) for job in taken}
+                outcomes.complete(connection, run_id, results)
+    finally:
+        worker.dispose()
+    assert len(taken) == 8
+    # Those that earlier claims took lie in the index until somebody finds them dead.
+    assert max(read[6:]) <= _READ + 8
