@@ -5,6 +5,12 @@ from typing import Any
 
 from sqlalchemy import Engine, TextClause, text
 
+#: How many rows of jobs this session fetched of late: the difference of two reads is what was
+#: fetched in between, by whatever plan.
+FETCHED = text("""
+    SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'jobs'
+""")
+
 
 def rows_read(
     engine: Engine,

@@ -18,7 +18,7 @@ from tests.factories import (
     silence,
     submitted,
 )
-from tests.plans import rows_read, settle
+from tests.plans import FETCHED, rows_read, settle
 
 from twofold_schema import database, lanes
 from twofold_schema.errors import SourceChanged
@@ -43,11 +43,6 @@ _END_MOST = text("""
     UPDATE jobs SET state = 'cancelled', finished_at = clock_timestamp()
     WHERE id IN (SELECT id FROM jobs ORDER BY id LIMIT 7000)
 """)
-# By this session of late.
-_FETCHED = text("""
-    SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'jobs'
-""")
-
 # A queue of two lanes behind many finished jobs.
 _FILL = text("""
     INSERT INTO jobs (id, state, job_class, max_attempts, source, output_prefix, parameters, lane,
@@ -440,9 +435,9 @@ def test_a_kept_plan_reads_no_more_rows_than_the_claim_takes(
         read = list[int]()
         for _ in range(12):
             with worker.begin() as connection:
-                before = connection.execute(_FETCHED).scalar_one()
+                before = connection.execute(FETCHED).scalar_one()
                 taken = claims.claim(connection, run_id, limit=8, run_deadline=AMPLE)
-                read.append(connection.execute(_FETCHED).scalar_one() - before)
+                read.append(connection.execute(FETCHED).scalar_one() - before)
             with engine.begin() as connection:
                 results = {job.claim: result_of(job.claim) for job in taken}
                 outcomes.complete(connection, run_id, results)

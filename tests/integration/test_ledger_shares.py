@@ -1,16 +1,39 @@
 """Whose turn it is: tenants share a class by weight, and nobody waits behind another's queue."""
 
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, text
-from tests.factories import begun, claimed, job_of, new_job, of_side, result_of, submitted
+from tests.factories import (
+    AMPLE,
+    PAST,
+    begun,
+    claimed,
+    job_of,
+    new_job,
+    of_side,
+    result_of,
+    submitted,
+)
+from tests.plans import FETCHED, settle
 
 from twofold_schema.job import Claim
-from twofold_schema.ledger import outcomes, pauses, requests, shares
+from twofold_schema.ledger import (
+    claims,
+    outcomes,
+    pauses,
+    requests,
+    shares,
+    submit,
+    sweeps,
+    tallies,
+)
 from twofold_schema.states import JobClass
 
 _MANY = text("""
@@ -18,6 +41,22 @@ _MANY = text("""
                       pixels, lattice_pixels, est_gpu_seconds, queued_at)
     SELECT gen_random_uuid(), 'crowd', 'queued', 3, 's3://twofold/a', 's3://twofold/b', '{}',
            'lane' || n % 3, 1, 1, 0.1, clock_timestamp() - interval '1 hour'
+    FROM generate_series(1, :jobs) AS n
+""")
+# One of each tenant.
+_EACH_ONE = text("""
+    INSERT INTO jobs (id, tenant, state, max_attempts, source, output_prefix, parameters, lane,
+                      pixels, lattice_pixels, est_gpu_seconds, queued_at)
+    SELECT gen_random_uuid(), 'tenant-' || n, 'queued', 3, 's3://twofold/a', 's3://twofold/b',
+           '{}', 'lane', 1, 1, 0.1, clock_timestamp()
+    FROM generate_series(1, :tenants) AS n
+""")
+# Of so many tenants and lanes in turn.
+_SPREAD = text("""
+    INSERT INTO jobs (id, tenant, state, max_attempts, source, output_prefix, parameters, lane,
+                      pixels, lattice_pixels, est_gpu_seconds, queued_at)
+    SELECT gen_random_uuid(), 'tenant-' || n % :tenants, 'queued', 3, 's3://twofold/a',
+           's3://twofold/b', '{}', 'lane-' || n / :tenants % :lanes, 1, 1, 0.1, clock_timestamp()
     FROM generate_series(1, :jobs) AS n
 """)
 _STANDINGS = text(f"""
@@ -211,3 +250,109 @@ def test_folding_changes_nobodys_turn(engine: Engine, steps: list[str]) -> None:
         with engine.connect() as connection:
             stands.append([tuple(row) for row in connection.execute(_STANDINGS)])
     assert [row[:3] for row in stands[0]] == [row[:3] for row in stands[1]]
+
+
+def _read_by_a_claim(engine: Engine, run_id: UUID) -> int:
+    """Rows of jobs."""
+    with engine.begin() as connection:
+        before = connection.execute(FETCHED).scalar_one()
+        taken = claims.claim(connection, run_id, limit=4, run_deadline=AMPLE)
+        read: int = connection.execute(FETCHED).scalar_one() - before
+    _complete(engine, [job.claim for job in taken])
+    return read
+
+
+def test_a_thousand_tenants_cost_a_claim_no_more_rows_than_ten_and_all_get_a_turn(
+    engine: Engine,
+) -> None:
+    run_id, read = begun(engine), []
+    for tenants in (10, 1000):
+        with engine.begin() as connection:
+            connection.execute(_EMPTY)
+            connection.execute(_EACH_ONE, {"tenants": tenants})
+        settle(engine)
+        read.append(_read_by_a_claim(engine, run_id))
+    assert read[1] <= read[0]
+    _fold(engine)
+    served = _served(engine, 249)
+    assert len(served) == 996
+    assert set(served.values()) == {1}
+
+
+def test_a_weight_that_changes_counts_from_then_on(engine: Engine) -> None:
+    submitted(engine, *_of("a", 90), *_of("b", 90))
+    before = _served(engine, 10)
+    with engine.begin() as connection:
+        shares.set_share(connection, "a", weight=3.0, reason="paid", who="ann")
+    after = _served(engine, 16)
+    assert abs(before["a"] - before["b"]) <= 4
+    assert abs(after["a"] - 3 * after["b"]) <= 16
+
+
+def test_jobs_whose_time_comes_together_delay_another_tenants_by_no_more_than_a_batch(
+    engine: Engine,
+) -> None:
+    submitted(engine, *_of("crowd", 500, start_at=PAST))
+    run_id = begun(engine)
+    with engine.begin() as connection:
+        assert sweeps.promote(connection) == 500
+    claimed(engine, run_id, limit=8)
+    submitted(engine, *_of("single"))
+    assert "single" in _tenants(engine, claimed(engine, run_id, limit=8))
+
+
+def test_a_submit_that_stays_open_holds_up_nobody(engine: Engine) -> None:
+    """Its jobs are not there yet, and nobody waits for it: neither submits, claims nor folds."""
+    run_id = begun(engine)
+    with engine.begin() as slow:
+        submit.insert_jobs(slow, _of("slow", 100))
+        with engine.begin() as connection:
+            connection.execute(text("SET LOCAL lock_timeout = '1s'"))
+            submit.insert_jobs(connection, _of("quick", 8))
+        taken = claimed(engine, run_id, limit=4)
+        assert _tenants(engine, taken) == ["quick"] * 4
+        _complete(engine, taken)
+        with engine.begin() as connection:
+            connection.execute(text("SET LOCAL lock_timeout = '1s'"))
+            tallies.fold(connection)
+            shares.fold(connection)
+    assert "slow" in _tenants(engine, claimed(engine, run_id, limit=4))
+
+
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    claimers=st.integers(2, 4),
+    lanes=st.integers(1, 3),
+    tenants=st.integers(1, 3),
+    limit=st.integers(1, 5),
+)
+def test_no_claimer_is_idle_while_claimable_work_waits(
+    engine: Engine, claimers: int, lanes: int, tenants: int, limit: int
+) -> None:
+    """A claim comes back empty only if all that was left may have been in others' hands."""
+    jobs = 60
+    with engine.begin() as connection:
+        connection.execute(_EMPTY)
+        values = {"jobs": jobs, "lanes": lanes, "tenants": tenants}
+        connection.execute(_SPREAD, values)
+    lock, given = threading.Lock(), list[UUID]()
+    idle = list[int]()
+
+    def work(run_id: UUID) -> None:
+        while True:
+            with engine.begin() as connection:
+                taken = claims.claim(connection, run_id, limit=limit, run_deadline=AMPLE)
+            with lock:
+                given.extend(job.id for job in taken)
+                if not taken and len(given) + (claimers - 1) * limit < jobs:
+                    idle.append(len(given))
+                if not taken and len(given) == jobs:
+                    return
+
+    with ThreadPoolExecutor(claimers) as threads:
+        for done in [threads.submit(work, begun(engine)) for _ in range(claimers)]:
+            done.result(timeout=60)
+    assert not idle
+    assert len(set(given)) == len(given) == jobs
