@@ -12,6 +12,7 @@ from sqlalchemy import Connection, text
 from twofold_schema.errors import SubmissionNotFound
 from twofold_schema.ids import new_id
 from twofold_schema.job import Job
+from twofold_schema.ledger.history import ALL_JOBS
 from twofold_schema.states import JobState
 from twofold_schema.submission import SubmissionReport
 
@@ -55,13 +56,13 @@ _SEAL = text("""
 
 # Seals submissions that nobody added to for long: their producers died. Their last job says when;
 # those that somebody adds to right now are locked.
-_SEAL_ABANDONED = text("""
+_SEAL_ABANDONED = text(f"""
     WITH abandoned AS (
         SELECT id FROM submissions
         WHERE sealed_at IS NULL AND finished_at IS NULL
           AND created_at <= clock_timestamp() - :age
           AND coalesce((
-              SELECT jobs.created_at FROM jobs
+              SELECT jobs.created_at FROM {ALL_JOBS} AS jobs
               WHERE jobs.submission_id >= submissions.id AND jobs.submission_id <= submissions.id
               ORDER BY jobs.submission_id DESC, jobs.id DESC LIMIT 1
           ) <= clock_timestamp() - :age, true)
@@ -69,7 +70,7 @@ _SEAL_ABANDONED = text("""
     )
     UPDATE submissions SET sealed_at = clock_timestamp()
     WHERE id = ANY(ARRAY(SELECT id FROM abandoned)) AND sealed_at IS NULL
-""")
+""")  # noqa: S608 - built from a constant of this package
 
 # Sealed submissions that have not ended, oldest first.
 _SEALED = text("""
@@ -80,7 +81,8 @@ _SEALED = text("""
 """)
 
 # The first job of a page that has not ended, and the last of the page. A page, because whoever
-# comes to a million jobs that have ended must not look through them in one statement.
+# comes to a million jobs that have ended must not look through them in one statement. What is in
+# the history has ended.
 _LOOK_ON = text("""
     WITH page AS (
         SELECT id, finished_at FROM jobs
@@ -93,11 +95,11 @@ _LOOK_ON = text("""
 """)
 
 # A page of a submission's jobs, in the order in which they were submitted.
-_JOBS = text("""
-    SELECT * FROM jobs
+_JOBS = text(f"""
+    SELECT * FROM {ALL_JOBS} AS jobs
     WHERE (submission_id, id) > (CAST(:id AS uuid), CAST(:after AS uuid)) AND submission_id <= :id
     ORDER BY submission_id, id LIMIT :limit
-""")
+""")  # noqa: S608 - built from a constant of this package
 
 # One process at a time writes the manifests of a submission. Its transaction may wait for storage.
 _HOLD_END = text("""
@@ -124,7 +126,10 @@ _SKIP_GENERATION = text("""
 _GET = text("SELECT * FROM submissions WHERE id = :id")
 
 # How many jobs are in each state: looks at all of them.
-_COUNT = text("SELECT state, count(*) AS jobs FROM jobs WHERE submission_id = :id GROUP BY state")
+_COUNT = text(f"""
+    SELECT state, count(*) AS jobs FROM {ALL_JOBS} AS jobs
+    WHERE submission_id = :id GROUP BY state
+""")  # noqa: S608 - built from a constant of this package
 
 
 @dataclass(frozen=True, slots=True)
