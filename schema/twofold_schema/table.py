@@ -241,7 +241,7 @@ jobs = Table(
     Index("jobs_tenant", "tenant", "id"),
 )
 
-#: Where jobs lie that ended a while ago; a job is in one of the two. The columns are those of `jobs`
+#: Where jobs lie that ended a while ago; a job is in one of the two. Columns are those of `jobs`
 #: in their order. A partition per week, `history_YYYYMMDD` of its Monday, and `history_default`.
 history = Table(
     "history",

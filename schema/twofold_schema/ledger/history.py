@@ -16,9 +16,12 @@ from twofold_schema.table import OVER
 #: How many jobs one statement moves; the next one takes the rest.
 MOVE_ROWS = 5000
 
-#: Every job, whichever table it is in: at one moment it is in one of them. Where a page is asked
-#: for in the order of an index, each table and partition is read in that order, and no further.
+#: Every job, whichever table it is in: at one moment it is in one of them.
 ALL_JOBS = "(SELECT * FROM jobs UNION ALL SELECT * FROM history)"
+
+# For pages of a range of an index. Of such a range the planner expects a row or two in each table
+# and partition: it would as soon fetch all that there are and sort them, for each page anew.
+_IN_ORDER = text("SET LOCAL enable_sort = off")
 
 # Moves jobs that are over and ended so long ago, the longest first. What others hold can wait for
 # the next time. Rows go whole: the tables have the same columns in the same order.
@@ -52,6 +55,11 @@ _BRING_BACK = text("""
     )
     SELECT id FROM back
 """)
+
+
+def read_in_order(connection: Connection) -> None:
+    """Let the tables be read in the order of their indexes until this transaction ends."""
+    connection.execute(_IN_ORDER)
 
 
 def move(connection: Connection, *, age: timedelta) -> int:

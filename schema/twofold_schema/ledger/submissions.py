@@ -12,7 +12,7 @@ from sqlalchemy import Connection, text
 from twofold_schema.errors import SubmissionNotFound
 from twofold_schema.ids import new_id
 from twofold_schema.job import Job
-from twofold_schema.ledger.history import ALL_JOBS
+from twofold_schema.ledger.history import ALL_JOBS, read_in_order
 from twofold_schema.states import JobState
 from twofold_schema.submission import SubmissionReport
 
@@ -208,7 +208,14 @@ def seal(connection: Connection, submission_id: UUID) -> None:
 
 
 def seal_abandoned(connection: Connection, *, age: timedelta, rows: int = 1000) -> int:
-    """Seal submissions that nobody added to for so long; returns how many."""
+    """Seal submissions that nobody added to for so long; returns how many.
+
+    Args:
+        connection: In a transaction of its own.
+        age: Since the last job was added.
+        rows: The most that are sealed.
+    """
+    read_in_order(connection)
     return connection.execute(_SEAL_ABANDONED, {"age": age, "rows": rows}).rowcount
 
 
@@ -226,7 +233,14 @@ def look_on(connection: Connection, submission_id: UUID, *, after: UUID | None, 
 
 
 def jobs_of(connection: Connection, submission_id: UUID, *, page: int) -> Iterator[Job]:
-    """A submission's jobs in the order in which they were submitted, read `page` at a time."""
+    """A submission's jobs in the order in which they were submitted, read `page` at a time.
+
+    Args:
+        connection: In a transaction of its own.
+        submission_id: Of the submission.
+        page: 1 or more.
+    """
+    read_in_order(connection)
     after = _BEFORE_ALL
     while True:
         parameters = {"id": submission_id, "after": after, "limit": page}
