@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 import numpy as np
-from tests.factories import held_job
+from tests.factories import claimed_job
 
 from benchmarks.clock import Clock
 from benchmarks.loads import Arrival
@@ -205,7 +205,7 @@ def prepared(request: Request) -> Prepared:
         negative_prompt=request.negative_prompt,
     )
     output = Output(format=ResultFormat.LATENTS) if request.wants_latents else Output()
-    job = held_job(
+    job = claimed_job(
         parameters=parameters,
         output=output,
         lane=lanes.measure(parameters, width, height).lane,

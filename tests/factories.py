@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, text
 
 from twofold_schema import lanes
 from twofold_schema.ids import new_id
-from twofold_schema.job import Claim, Job, Output, Parameters, Result
+from twofold_schema.job import Claim, ClaimedJob, Job, Output, Parameters, Result
 from twofold_schema.ledger import claims, reads, submit, sweeps
 from twofold_schema.ledger import runs as ledger_runs
 from twofold_schema.ledger.new_jobs import NewJob, Terms
@@ -79,6 +79,12 @@ def held_job(**changes: Any) -> Job:
         "errors": (),
     }
     return Job(**fields | changes)
+
+
+def claimed_job(**changes: Any) -> ClaimedJob:
+    """The same as its run is told of it; `changes` replace fields."""
+    job = held_job(**changes)
+    return ClaimedJob(**{name: getattr(job, name) for name in ClaimedJob.__dataclass_fields__})
 
 
 def new_run(**changes: Any) -> ledger_runs.Run:

@@ -9,7 +9,7 @@ from urllib.parse import quote, unquote
 from uuid import UUID
 
 from twofold_schema.errors import InvalidUri, PlaceNotAllowed
-from twofold_schema.job import Claim, Job
+from twofold_schema.job import Claim, ClaimedJob, Job
 
 #: Stands for the job's id in the names of its results.
 JOB = "{job}"
@@ -133,12 +133,12 @@ class Places:
             )
 
 
-def result_place(job: Job, claim: Claim) -> ArtifactUri:
+def result_place(job: ClaimedJob | Job, claim: Claim) -> ArtifactUri:
     """Where a claim stores its result: no two claims ever share it."""
     return _of_claim(job, claim, job.output.format.suffix)
 
 
-def preview_place(job: Job, claim: Claim) -> ArtifactUri:
+def preview_place(job: ClaimedJob | Job, claim: Claim) -> ArtifactUri:
     """Where a claim stores the small picture of its result."""
     return _of_claim(job, claim, PREVIEW_SUFFIX)
 
@@ -177,6 +177,6 @@ def manifest_place(
     return results.child(f"submissions/{submission_id}/{generation}/{name}.jsonl")
 
 
-def _of_claim(job: Job, claim: Claim, suffix: str) -> ArtifactUri:
+def _of_claim(job: ClaimedJob | Job, claim: Claim, suffix: str) -> ArtifactUri:
     folder = ArtifactUri.parse(job.output_prefix).child(job.output.name.replace(JOB, str(job.id)))
     return folder.child(f"{claim.fence}-{claim.run_id}{suffix}")

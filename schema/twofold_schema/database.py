@@ -6,11 +6,14 @@ Nothing here keeps state in a session, so that pgbouncer may stand between.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.exc import DBAPIError
+import psycopg
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from twofold_schema.settings import DatabaseSettings
 
@@ -21,17 +24,21 @@ Answer = TypeVar("Answer")
 
 _CONNECT_SECONDS = 5
 _SILENT_PEER_MILLISECONDS = 15_000
+#: A connection that was in use so short a time ago is taken to be there still.
+_FRESH_SECONDS = 1.0
+#: Of the same statement on one connection; psycopg's own default.
+_PREPARED_AFTER = 5
 
 
 def connect(settings: DatabaseSettings) -> Engine:
     """An engine over a small pool; no connection is made yet."""
     engine = create_engine(
         settings.database_url.get_secret_value(),
+        # The driver begins no transaction by itself: `_begin` does, in one trip with its bounds.
+        isolation_level="AUTOCOMMIT",
         pool_size=settings.database_pool_size,
         max_overflow=3 * settings.database_pool_size,
-        pool_pre_ping=True,
         connect_args={
-            # Prepared statements outlive a transaction, which pgbouncer's transaction mode forbids.
             "prepare_threshold": None,
             "connect_timeout": _CONNECT_SECONDS,
             # A peer that vanished without a word must not hold a thread for the kernel's 15 min.
@@ -43,18 +50,55 @@ def connect(settings: DatabaseSettings) -> Engine:
         },
     )
     milliseconds = int(settings.database_timeout_seconds * 1000)
+    # A process that freezes between two statements must not keep its rows locked either.
+    bounds = (
+        f"SET LOCAL statement_timeout = {milliseconds}; "
+        f"SET LOCAL idle_in_transaction_session_timeout = {milliseconds}"
+    )
 
     @event.listens_for(engine, "begin")
-    def _bound_statements(connection: Connection) -> None:
-        # A process that freezes between two statements must not keep its rows locked either.
-        connection.execute(
-            text(
-                f"SET LOCAL statement_timeout = {milliseconds}; "
-                f"SET LOCAL idle_in_transaction_session_timeout = {milliseconds}"
-            )
-        )
+    def _begin(connection: Connection) -> None:
+        level = connection.get_execution_options().get("isolation_level")
+        if level is None:
+            connection.exec_driver_sql(f"BEGIN; {bounds}")
+        elif level != "AUTOCOMMIT":
+            connection.exec_driver_sql(bounds)
 
+    event.listen(engine, "connect", _prepare_where_possible)
+    event.listen(engine, "checkout", _check_after_idling)
+    event.listen(engine, "checkin", _note_use)
     return engine
+
+
+def _prepare_where_possible(connection: psycopg.Connection, _record: object) -> None:
+    """Let the server keep its plans of repeated statements, which take it longer than the claim.
+
+    Prepared statements outlive a transaction, which pgbouncer's transaction mode forbids. It gives
+    clients another process id than that of the server's process, by which it is known.
+    """
+    found = connection.execute("SELECT pg_backend_pid()").fetchone()
+    if found == (connection.info.backend_pid,):
+        connection.prepare_threshold = _PREPARED_AFTER
+
+
+def _check_after_idling(
+    connection: psycopg.Connection, record: ConnectionPoolEntry, _proxy: object
+) -> None:
+    """Find out that a connection is gone before it is used, unless it was just in use.
+
+    Raises:
+        DisconnectionError: It is gone; the pool makes another.
+    """
+    if time.monotonic() - record.info.get("used_at", -inf) < _FRESH_SECONDS:
+        return
+    try:
+        connection.execute("")
+    except psycopg.Error as error:
+        raise DisconnectionError from error
+
+
+def _note_use(_connection: object, record: ConnectionPoolEntry) -> None:
+    record.info["used_at"] = time.monotonic()
 
 
 def is_transient(error: DBAPIError) -> bool:

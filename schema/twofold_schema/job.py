@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Final, Self
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -153,6 +153,28 @@ class Claim:
     run_id: UUID
 
 
+@dataclass(frozen=True, slots=True)
+class ClaimedJob:
+    """What a run is told of a job when it claims it; the names are `Job`'s."""
+
+    id: UUID
+    fence: int
+    run_id: UUID
+    job_class: JobClass
+    source: str
+    output_prefix: str
+    output: Output
+    parameters: Parameters
+    width: int | None
+    height: int | None
+    lane: str | None
+
+    @property
+    def claim(self) -> Claim:
+        """The run's hold on it."""
+        return Claim(job_id=self.id, fence=self.fence, run_id=self.run_id)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """A job as its row had it when it was read. Times are the database's.
@@ -250,3 +272,8 @@ class Job:
         if self.run_id is None:
             raise ValueError(f"job {self.id} is held by no run")
         return Claim(job_id=self.id, fence=self.fence, run_id=self.run_id)
+
+
+#: What `Job.from_row` reads, by name: a session that keeps the plan of a `SELECT *` would stumble
+#: over a column that a migration adds.
+JOB_COLUMNS: Final = ", ".join(Job.__dataclass_fields__)

@@ -237,8 +237,12 @@ jobs = Table(
     ),
     Index("jobs_over", "finished_at", postgresql_where=text(OVER)),
     Index("jobs_publish_to", "publish_to", "id", postgresql_where=text("publish_to IS NOT NULL")),
-    Index("jobs_submission", "submission_id", "id"),
-    Index("jobs_tenant", "tenant", "id"),
+    Index(
+        "jobs_of_submission",
+        "submission_id",
+        "id",
+        postgresql_where=text("submission_id IS NOT NULL"),
+    ),
 )
 
 #: Where jobs lie that ended a while ago; a job is in one of the two. Columns are those of `jobs`

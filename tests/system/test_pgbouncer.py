@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.engine import URL, make_url
 from tests.house import House, eventually
 from tests.pictures import encoded
 
 from twofold_producer.dev.lifeline import Lifeline
+from twofold_schema import database
+from twofold_schema.settings import DatabaseSettings
 from twofold_schema.states import JobState
 
 pytestmark = pytest.mark.system
@@ -81,3 +84,21 @@ def test_jobs_go_their_way_through_a_pool_of_two_connections(through_pgbouncer: 
 
     assert [job.state for job in jobs] == [JobState.SUCCEEDED] * 24, house.logs()
     assert {job.fence for job in jobs} == {1}
+
+
+def test_no_session_keeps_anything(through_pgbouncer: House) -> None:
+    settings = DatabaseSettings(database_url=through_pgbouncer.environment["TWOFOLD_DATABASE_URL"])
+    engine = database.connect(settings)
+    try:
+        for _ in range(12):
+            with engine.begin() as connection:
+                assert (
+                    connection.execute(text("SELECT CAST(:n AS int)"), {"n": 1}).scalar_one() == 1
+                )
+        with engine.begin() as connection:
+            kept = connection.execute(text("SELECT count(*) FROM pg_prepared_statements"))
+            assert kept.scalar_one() == 0
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            assert connection.execute(text("SHOW statement_timeout")).scalar_one() == "0"
+    finally:
+        engine.dispose()

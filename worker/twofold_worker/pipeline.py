@@ -29,7 +29,7 @@ from twofold_schema.errors import (
     SourceTooLarge,
 )
 from twofold_schema.formats import ResultFormat
-from twofold_schema.job import Job, Result
+from twofold_schema.job import ClaimedJob, Result
 from twofold_schema.ledger import claims
 from twofold_schema.settings import LimitSettings, WorkerSettings
 from twofold_schema.states import JobClass
@@ -63,7 +63,7 @@ class Pipeline:
     holdings: Holdings
     watch: Watch = unwatched
 
-    def claim(self, *, above: JobClass | None = None) -> list[Job]:
+    def claim(self, *, above: JobClass | None = None) -> list[ClaimedJob]:
         """Take the next jobs of one lane; none when nothing waits.
 
         Args:
@@ -86,7 +86,7 @@ class Pipeline:
             self.watch("claim", job.id)
         return jobs
 
-    def measure(self, job: Job) -> Measured:
+    def measure(self, job: ClaimedJob) -> Measured:
         """Read the header of an unmeasured job's source.
 
         Raises:
@@ -116,7 +116,9 @@ class Pipeline:
         )
         return Measured(found, head.version)
 
-    def sort_out(self, jobs: Sequence[Job], measured: Mapping[UUID, Measured]) -> list[Job]:
+    def sort_out(
+        self, jobs: Sequence[ClaimedJob], measured: Mapping[UUID, Measured]
+    ) -> list[ClaimedJob]:
         """Write what was measured and keep the lane of the best job that this run has room for.
 
         Returns:
@@ -142,7 +144,7 @@ class Pipeline:
         ]
         return [job for job in fitting if job.lane == fitting[0].lane]
 
-    def fetch(self, job: Job) -> Content:
+    def fetch(self, job: ClaimedJob) -> Content:
         """Read the source.
 
         Raises:
@@ -155,7 +157,7 @@ class Pipeline:
         self.watch("fetch", job.id)
         return content
 
-    def start(self, jobs: Sequence[Job], fetched: Mapping[UUID, Content]) -> dict[UUID, str]:
+    def start(self, jobs: Sequence[ClaimedJob], fetched: Mapping[UUID, Content]) -> dict[UUID, str]:
         """Note that the jobs' bytes touch this process now, and which content they are of.
 
         Returns:
@@ -167,7 +169,7 @@ class Pipeline:
             self.watch("start", job.id)
         return going_on
 
-    def decode(self, job: Job, content: Content, *, first_version: str) -> Prepared:
+    def decode(self, job: ClaimedJob, content: Content, *, first_version: str) -> Prepared:
         """Turn the source into pixels or latents on the lattice.
 
         Raises:

@@ -16,7 +16,7 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 
 from twofold_schema.errors import JobError, UpscaleFailed
-from twofold_schema.job import Job
+from twofold_schema.job import ClaimedJob
 from twofold_schema.states import JobClass
 from twofold_worker.engine import Engine
 from twofold_worker.outcome import Completed, Failed, Outcome, Released
@@ -139,7 +139,7 @@ class Stages:
             self._wanted.set()
         self._ready.put(None)
 
-    def _claim(self) -> list[Job]:
+    def _claim(self) -> list[ClaimedJob]:
         """Jobs of any class while there is room ahead of the engine; else those that overtake."""
         has_room, above = self._room_ahead.is_set(), self._next_class
         if not has_room and above is None:
@@ -150,7 +150,7 @@ class Stages:
             log.warning("claim_failed", error=str(error.orig))
             return []
 
-    def _prepare(self, jobs: list[Job]) -> list[Prepared]:
+    def _prepare(self, jobs: list[ClaimedJob]) -> list[Prepared]:
         pipeline = self._pipeline
         unmeasured = [job for job in jobs if job.lane is None]
         measured = self._each(unmeasured, pipeline.measure)
@@ -230,11 +230,13 @@ class Stages:
             if outcomes:
                 self._pipeline.settle(outcomes)
 
-    def _release(self, jobs: Iterable[Job]) -> None:
+    def _release(self, jobs: Iterable[ClaimedJob]) -> None:
         for job in jobs:
             self._ended.put(Released(job.claim))
 
-    def _each(self, jobs: Sequence[Job], verb: Callable[[Job], Answer]) -> dict[UUID, Answer]:
+    def _each(
+        self, jobs: Sequence[ClaimedJob], verb: Callable[[ClaimedJob], Answer]
+    ) -> dict[UUID, Answer]:
         """What a verb makes of each job, side by side; a job that fails is missing and settled."""
         answers = self._fetchers.map(lambda job: self._attempt(job, verb), jobs)
         good = {}
@@ -245,7 +247,7 @@ class Stages:
                 good[job.id] = answer
         return good
 
-    def _attempt(self, job: Job, verb: Callable[[Job], Answer]) -> Answer | Failed:
+    def _attempt(self, job: ClaimedJob, verb: Callable[[ClaimedJob], Answer]) -> Answer | Failed:
         """Do one thing for one job; the one place where what goes wrong becomes an outcome."""
         try:
             return verb(job)

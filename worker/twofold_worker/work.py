@@ -6,7 +6,7 @@ from typing import TypeAlias
 from uuid import UUID
 
 from twofold_schema import lanes
-from twofold_schema.job import Job
+from twofold_schema.job import ClaimedJob
 from twofold_worker.codec import source
 from twofold_worker.upscaler.port import Made, Request
 
@@ -30,7 +30,7 @@ class Measured:
 class Prepared:
     """A job that is ready for the device."""
 
-    job: Job
+    job: ClaimedJob
     decoded: source.Decoded
     request: Request
 

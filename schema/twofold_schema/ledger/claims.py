@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from twofold_schema.job import Claim, Job
+from twofold_schema.job import Claim, ClaimedJob, Output, Parameters
 from twofold_schema.lanes import Measure
 from twofold_schema.ledger.shares import FIRST_GUESS, STANDINGS
 from twofold_schema.ledger.tallies import WAITING
@@ -29,6 +29,7 @@ _CLAIMABLE = """
 _FITS = "coalesce(jobs.lattice_pixels, 0) <= (SELECT room FROM me)"
 
 _ANY_PIXELS: Final = 2**62
+_CLASSES: Final = tuple(JobClass)
 
 # Takes the best claimable job and others of its lane.
 #
@@ -135,14 +136,16 @@ _CLAIM = text(f"""
                 (SELECT usual FROM turns
                  WHERE turns.job_class = jobs.job_class AND turns.tenant = jobs.tenant))
         WHERE id IN (SELECT id FROM head UNION ALL SELECT id FROM mates)
-        RETURNING jobs.*
+        RETURNING *
     ), charged AS (
         INSERT INTO charges (tenant, job_class, start, advance)
         SELECT tenant, job_class, start, sum(taken.charged) / weight
         FROM taken JOIN turns USING (tenant, job_class)
         GROUP BY tenant, job_class, start, weight
     )
-    SELECT taken.*, turns.place FROM taken JOIN turns USING (tenant, job_class)
+    SELECT id, fence, job_class, source, output_prefix, CAST(output AS text) AS output,
+           CAST(parameters AS text) AS parameters, width, height, lane
+    FROM taken JOIN turns USING (tenant, job_class)
     ORDER BY place, id
 """)  # noqa: S608 - built from constants of this package
 
@@ -195,7 +198,7 @@ def claim(
     run_deadline: timedelta,
     pixels: int | None = None,
     above: JobClass | None = None,
-) -> list[Job]:
+) -> list[ClaimedJob]:
     """Take up to `limit` queued jobs of one lane; raises each one's fence.
 
     Unmeasured jobs come together, without regard to what their lanes will be.
@@ -222,7 +225,24 @@ def claim(
         "classes": len(JobClass) if above is None else above.rank,
         "first_guess": FIRST_GUESS,
     }
-    return [Job.from_row(row) for row in connection.execute(_CLAIM, parameters).mappings()]
+    return [
+        ClaimedJob(
+            id=job_id,
+            fence=fence,
+            run_id=run_id,
+            job_class=_CLASSES[rank],
+            source=source,
+            output_prefix=prefix,
+            output=Output.model_validate_json(output, extra="ignore"),
+            parameters=Parameters.model_validate_json(wanted, extra="ignore"),
+            width=width,
+            height=height,
+            lane=lane,
+        )
+        for job_id, fence, rank, source, prefix, output, wanted, width, height, lane in (
+            connection.execute(_CLAIM, parameters)
+        )
+    ]
 
 
 def measure(

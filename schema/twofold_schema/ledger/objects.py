@@ -9,18 +9,18 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from twofold_schema.artifacts import ArtifactUri
-from twofold_schema.job import Job
+from twofold_schema.job import JOB_COLUMNS, Job
 from twofold_schema.ledger import history
 from twofold_schema.ledger.history import ALL_JOBS
 from twofold_schema.states import JobState
 
 # Succeeded jobs whose fixed name was not yet seen to hold their result, oldest first.
-_UNPUBLISHED = text("""
-    SELECT * FROM jobs
+_UNPUBLISHED = text(f"""
+    SELECT {JOB_COLUMNS} FROM jobs
     WHERE state = 'succeeded' AND publish_to IS NOT NULL AND published_at IS NULL
       AND NOT id = ANY(CAST(:but AS uuid[]))
     ORDER BY finished_at LIMIT :limit
-""")
+""")  # noqa: S608 - a constant
 
 # One process at a time looks at a name and copies to it. Its transaction may wait for storage.
 _HOLD_NAME = text("""

@@ -45,11 +45,11 @@ def _ending(columns: str, *, fate: str, writes: str) -> TextClause:
     decides each one's fate from the row as it is once locked: a cancel that was committed a moment
     before is seen. Every array of `columns` is bound by its name.
     """
-    arrays = ", ".join(f"CAST(:{name} AS {type_})" for name, type_ in _arrays(columns))
-    names = ", ".join(name for name, _ in _arrays(columns))
+    names, types = zip(*(column.split() for column in columns.split(", ")), strict=True)
+    arrays = ", ".join(map(_rows, names, types))
     return text(f"""
         WITH ended AS (
-            SELECT * FROM unnest({arrays}) AS t ({names})
+            SELECT * FROM ROWS FROM ({arrays}) AS t ({", ".join(names)})
         ), held AS (
             SELECT jobs.id, {fate} AS fate
             FROM jobs JOIN ended USING (id)
@@ -68,8 +68,11 @@ def _ending(columns: str, *, fate: str, writes: str) -> TextClause:
     """)  # noqa: S608 - built from the constants of this module only
 
 
-def _arrays(columns: str) -> list[tuple[str, str]]:
-    return [(name, f"{type_}[]") for name, type_ in (c.split() for c in columns.split(", "))]
+def _rows(name: str, type_: str) -> str:
+    # An array of JSON texts takes a driver ten times as long to write as one text of a JSON array.
+    if type_ == "jsonb":
+        return f"jsonb_array_elements(CAST(:{name} AS jsonb))"
+    return f"unnest(CAST(:{name} AS {type_}[]))"
 
 
 _ENDS = "held.fate NOT IN ('queued', 'scheduled')"
@@ -138,7 +141,7 @@ def complete(
     written = connection.execute(
         _COMPLETE,
         _claims(run_id, results)
-        | {"result": [result.model_dump_json() for result in results.values()]},
+        | {"result": f"[{','.join(result.model_dump_json() for result in results.values())}]"},
     )
 
     def already(claim: Claim, row: RowMapping) -> bool:

@@ -7,26 +7,26 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from twofold_schema.errors import JobNotFound, SubmissionNotFound
-from twofold_schema.job import Job
+from twofold_schema.job import JOB_COLUMNS, Job
 from twofold_schema.ledger.history import ALL_JOBS
 from twofold_schema.states import FINAL_STATES, JobState
 
-_GET = text("SELECT * FROM jobs WHERE id = ANY(CAST(:ids AS uuid[]))")
+_GET = text(f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = ANY(CAST(:ids AS uuid[]))")  # noqa: S608 - a constant
 
 # Those that the statement above did not find: in both tables at one moment, because a job may just
 # have been moved or brought back.
 _GET_ANY = text(f"""
-    SELECT * FROM {ALL_JOBS} AS jobs WHERE id = ANY(CAST(:ids AS uuid[]))
-""")  # noqa: S608 - built from a constant of this package
+    SELECT {JOB_COLUMNS} FROM {ALL_JOBS} AS jobs WHERE id = ANY(CAST(:ids AS uuid[]))
+""")  # noqa: S608 - built from constants of this package
 
 # Newest first; ids are in order of time.
-_PAGE = """
-    SELECT * FROM {} AS jobs
+_PAGE = f"""
+    SELECT {JOB_COLUMNS} FROM {{}} AS jobs
     WHERE (CAST(:states AS text[]) IS NULL OR state = ANY(CAST(:states AS text[])))
       AND (CAST(:submission_id AS uuid) IS NULL OR submission_id = :submission_id)
       AND (CAST(:before AS uuid) IS NULL OR id < :before)
     ORDER BY id DESC LIMIT :limit
-"""
+"""  # noqa: S608 - a constant
 _FIND = text(_PAGE.format(ALL_JOBS))
 _FIND_UNFINISHED = text(_PAGE.format("jobs"))
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 
 from twofold_schema.errors import SubmissionNotFound
 from twofold_schema.ids import new_id
-from twofold_schema.job import Job
+from twofold_schema.job import JOB_COLUMNS, Job
 from twofold_schema.ledger.history import ALL_JOBS, read_in_order
 from twofold_schema.states import JobState
 from twofold_schema.submission import SubmissionReport
@@ -96,10 +96,10 @@ _LOOK_ON = text("""
 
 # A page of a submission's jobs, in the order in which they were submitted.
 _JOBS = text(f"""
-    SELECT * FROM {ALL_JOBS} AS jobs
+    SELECT {JOB_COLUMNS} FROM {ALL_JOBS} AS jobs
     WHERE (submission_id, id) > (CAST(:id AS uuid), CAST(:after AS uuid)) AND submission_id <= :id
     ORDER BY submission_id, id LIMIT :limit
-""")  # noqa: S608 - built from a constant of this package
+""")  # noqa: S608 - built from constants of this package
 
 # One process at a time writes the manifests of a submission. Its transaction may wait for storage.
 _HOLD_END = text("""
@@ -123,7 +123,10 @@ _SKIP_GENERATION = text("""
     WHERE id = :id AND generation = :generation AND finished_at IS NULL
 """)
 
-_GET = text("SELECT * FROM submissions WHERE id = :id")
+_GET = text("""
+    SELECT id, tenant, key, generation, created_at, sealed_at, finished_at, counts, results, errors
+    FROM submissions WHERE id = :id
+""")
 
 # How many jobs are in each state: looks at all of them.
 _COUNT = text(f"""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.factories import held_job
+from tests.factories import claimed_job
 from tests.upscalers import NearestUpscaler, Noting, Small
 
 from twofold_schema import lanes
@@ -45,7 +45,7 @@ def job(
     )
     pixels = np.full((side, side, 3), seed % 256, np.uint8)
     return Prepared(
-        held_job(
+        claimed_job(
             parameters=parameters,
             job_class=job_class,
             lane=lanes.measure(parameters, side, side).lane,

@@ -1,0 +1,100 @@
+"""Connections: what a session keeps, and what becomes of one that is gone."""
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
+from tests.factories import begun, claimed, result_of, submitted
+
+from twofold_schema import database
+from twofold_schema.ledger import outcomes, reads
+from twofold_schema.settings import DatabaseSettings
+
+#: As often as it takes the driver to prepare a statement, and the server to keep its plan.
+_OFTEN = 12
+
+
+@pytest.fixture
+def single(database_settings: DatabaseSettings) -> Iterator[Engine]:
+    """An engine of one connection."""
+    engine = database.connect(database_settings.model_copy(update={"database_pool_size": 1}))
+    yield engine
+    engine.dispose()
+
+
+def _prepared(engine: Engine) -> list[str]:
+    with engine.begin() as connection:
+        return list(
+            connection.execute(text("SELECT statement FROM pg_prepared_statements")).scalars()
+        )
+
+
+def _fail_half_way(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE half (id integer)"))
+        connection.execute(text("SELECT 1 / 0"))
+
+
+def test_a_session_keeps_the_plans_of_what_it_repeats(single: Engine) -> None:
+    run_id = begun(single)
+    for _ in range(_OFTEN):
+        submitted(single)
+        (held,) = claimed(single, run_id, limit=1)
+        with single.begin() as connection:
+            outcomes.complete(connection, run_id, {held: result_of(held)})
+
+    kept = _prepared(single)
+    assert any("SKIP LOCKED" in statement for statement in kept)
+    assert any("jsonb_array_elements" in statement for statement in kept)
+
+
+def test_a_kept_plan_outlives_a_migration_that_adds_a_column(single: Engine) -> None:
+    run_id = begun(single)
+    for _ in range(_OFTEN):
+        (job_id,) = submitted(single)
+        claimed(single, run_id, limit=1)
+        with single.begin() as connection:
+            reads.get(connection, job_id)
+            reads.find(connection, limit=1)
+    with single.begin() as connection:
+        connection.execute(text("ALTER TABLE jobs ADD COLUMN added integer"))
+    try:
+        (job_id,) = submitted(single)
+        (held,) = claimed(single, run_id, limit=1)
+        assert held.job_id == job_id
+        with single.begin() as connection:
+            assert reads.get(connection, job_id).claim == held
+            assert [job.id for job in reads.find(connection, limit=1)] == [job_id]
+    finally:
+        with single.begin() as connection:
+            connection.execute(text("ALTER TABLE jobs DROP COLUMN added"))
+
+
+def test_a_transaction_has_its_bounds_and_the_session_none(single: Engine) -> None:
+    with single.begin() as connection:
+        assert connection.execute(text("SHOW statement_timeout")).scalar_one() != "0"
+    unbound = single.execution_options(isolation_level="AUTOCOMMIT")
+    with unbound.connect() as connection:
+        assert connection.execute(text("SHOW statement_timeout")).scalar_one() == "0"
+
+
+def test_what_fails_is_taken_back_whole(single: Engine) -> None:
+    with pytest.raises(DBAPIError):
+        _fail_half_way(single)
+    with single.begin() as connection:
+        assert connection.execute(text("SELECT to_regclass('half')")).scalar_one() is None
+
+
+def test_a_connection_that_is_gone_is_replaced_once_it_has_idled(
+    single: Engine, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_FRESH_SECONDS", 0.0)
+    with single.begin() as connection:
+        pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+    with engine.begin() as connection:
+        ended = text("SELECT pg_terminate_backend(:pid, 5000)")
+        assert connection.execute(ended, {"pid": pid}).scalar_one()
+
+    with single.begin() as connection:
+        assert connection.execute(text("SELECT pg_backend_pid()")).scalar_one() != pid
