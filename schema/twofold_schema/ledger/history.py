@@ -11,20 +11,23 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from twofold_schema.table import OVER
+from twofold_schema.table import OVER, jobs
 
 #: How many jobs one statement moves; the next one takes the rest.
 MOVE_ROWS = 5000
 
+_COLUMNS = ", ".join(jobs.columns.keys())
+
 #: Every job, whichever table it is in: at one moment it is in one of them.
-ALL_JOBS = "(SELECT * FROM jobs UNION ALL SELECT * FROM history)"
+ALL_JOBS = f"(SELECT {_COLUMNS} FROM jobs UNION ALL SELECT {_COLUMNS} FROM history)"  # noqa: S608 - a constant
 
 # For pages of a range of an index. Of such a range the planner expects a row or two in each table
 # and partition: it would as soon fetch all that there are and sort them, for each page anew.
 _IN_ORDER = text("SET LOCAL enable_sort = off")
 
 # Moves jobs that are over and ended so long ago, the longest first. What others hold can wait for
-# the next time. Rows go whole: the tables have the same columns in the same order.
+# the next time. Rows go whole, with columns that only a later version knows: the tables have the
+# same ones in the same order.
 _MOVE = text(f"""
     WITH ended AS (
         SELECT id FROM jobs
