@@ -16,6 +16,8 @@ from benchmarks.queue import claim_complete, counts, finished_rows, growth, held
 from benchmarks.queue.bench import SCALES, Bench
 from benchmarks.queue.servers import Servers, open_servers
 from benchmarks.report import Book, Report
+from twofold_schema import log
+from twofold_schema.settings import LogSettings
 
 BENCHMARKS: Final[dict[str, Callable[[Bench], Report]]] = {
     "submit": submit.measure,
@@ -58,6 +60,8 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.names) - set(BENCHMARKS):
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
+    # What the keeper says every second would scroll the tables away.
+    log.configure(LogSettings(log_level="warning"))
     with open_servers(synced=options.synced) as servers:
         run(servers, options.size, options.out, options.names, Console(width=120))
 

@@ -9,6 +9,7 @@ from typing import Final
 from benchmarks.queue import rows
 from benchmarks.queue.bench import Bench
 from benchmarks.queue.crew import Crew, Sample, middle_rate
+from benchmarks.queue.keeping import kept
 from benchmarks.queue.peers import (
     Awa,
     BareLoop,
@@ -65,6 +66,7 @@ def contenders(bench: Bench) -> Iterator[list[Contender]]:
         engine = own.connect()
         waiting, _ = rows.plant(engine)
         engine.dispose()
+        parts.enter_context(kept(own))
         everyone: list[Contender] = [
             Twofold(database=own, waiting=waiting, batch=BATCH),
             Twofold(database=own, waiting=waiting, batch=BATCH, starts=True),

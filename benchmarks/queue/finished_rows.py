@@ -11,6 +11,7 @@ from tests.factories import AMPLE, begun, result_of
 
 from benchmarks.queue import rows
 from benchmarks.queue.bench import Bench
+from benchmarks.queue.keeping import kept
 from benchmarks.queue.peers.contender import BATCH
 from benchmarks.report import Report
 from twofold_schema.ledger import claims, outcomes
@@ -45,11 +46,12 @@ def measure(bench: Bench) -> Report:
         rows.enqueue(database, waiting, (scale.claims + _WARM) * BATCH)
         taker, ender = database.connect(), database.connect()
         run_id = begun(ender)
-        for _ in range(_WARM):
-            _claim(taker, ender, run_id)
-        before = _buffers(taker, ender)
-        times[count].append([_claim(taker, ender, run_id) for _ in range(scale.claims)])
-        buffers[count].append((_buffers(taker, ender) - before) / scale.claims)
+        with kept(database):
+            for _ in range(_WARM):
+                _claim(taker, ender, run_id)
+            before = _buffers(taker, ender)
+            times[count].append([_claim(taker, ender, run_id) for _ in range(scale.claims)])
+            buffers[count].append((_buffers(taker, ender) - before) / scale.claims)
         taker.dispose()
         ender.dispose()
     return _report(times, buffers)

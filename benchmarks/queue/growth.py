@@ -15,6 +15,7 @@ from tests.factories import AMPLE, begun, result_of
 from benchmarks.queue import rows
 from benchmarks.queue.bench import Bench
 from benchmarks.queue.crew import Crew, Shift, rate
+from benchmarks.queue.keeping import kept
 from benchmarks.queue.peers.contender import BATCH
 from benchmarks.queue.servers import Database
 from benchmarks.report import Report
@@ -33,6 +34,7 @@ def measure(bench: Bench) -> Report:
             engine.dispose()
             work = _Run(database, scale.lease_seconds).work
             with (
+                kept(database),
                 Crew(work, clients=count) as crew,
                 rows.kept_full(database, waiting, crew.shift, scale.depth),
             ):

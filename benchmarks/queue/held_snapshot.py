@@ -6,6 +6,7 @@ from typing import Any, Final
 from benchmarks.queue import rows
 from benchmarks.queue.bench import Bench
 from benchmarks.queue.crew import Crew, Sample, rate
+from benchmarks.queue.keeping import kept
 from benchmarks.queue.peers import Twofold
 from benchmarks.queue.peers.contender import BATCH
 from benchmarks.queue.servers import Database
@@ -27,6 +28,7 @@ def measure(bench: Bench) -> Report:
         # Three steps of progress; what each takes is known.
         steps = bench.each(("before", "under a snapshot", "its end"), "held-snapshot")
         with (
+            kept(database),
             Crew(work, clients=_CLIENTS) as crew,
             rows.kept_full(database, waiting, crew.shift, scale.depth),
         ):

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from twofold_schema.formats import ResultFormat
     from twofold_schema.job import Job, Parameters, Result
     from twofold_schema.ledger.new_jobs import Accepted
+    from twofold_schema.operation import JobFilter, Operation, OperationKind
     from twofold_schema.states import JobClass, JobState
     from twofold_schema.submission import SubmissionReport
 
@@ -18,8 +19,11 @@ __all__ = [
     "Answer",
     "Job",
     "JobClass",
+    "JobFilter",
     "JobRequest",
     "JobState",
+    "Operation",
+    "OperationKind",
     "Outcome",
     "Parameters",
     "Producer",
@@ -36,6 +40,7 @@ _HOMES = {
     "twofold_producer.submit.submission": {"Answer", "Outcome", "Submission"},
     "twofold_schema.formats": {"ResultFormat"},
     "twofold_schema.job": {"Job", "Parameters", "Result"},
+    "twofold_schema.operation": {"JobFilter", "Operation", "OperationKind"},
     "twofold_schema.states": {"JobClass", "JobState"},
     "twofold_schema.ledger.new_jobs": {"Accepted"},
     "twofold_schema.submission": {"SubmissionReport"},

@@ -26,10 +26,11 @@ from twofold_producer.submit.writing import Writing
 from twofold_schema import database
 from twofold_schema.errors import InvalidParameter, WaitTimeout
 from twofold_schema.job import Job
-from twofold_schema.ledger import reads, requests, runs, submissions, submit
+from twofold_schema.ledger import batches, operations, reads, requests, runs, submissions, submit
 from twofold_schema.ledger.new_jobs import Accepted
 from twofold_schema.ledger.requests import CancelAnswer
 from twofold_schema.ledger.submit import Answer
+from twofold_schema.operation import JobFilter, Operation, OperationKind
 from twofold_schema.settings import (
     BrokerSettings,
     DatabaseSettings,
@@ -280,6 +281,72 @@ class Producer:
         with self._transaction(None) as (connection, ring):
             requests.retry(connection, ids, start_by=start_by, finish_by=finish_by)
             ring(len(ids))
+
+    def cancel_where(
+        self, where: JobFilter, *, reason: str, who: str, expected: int | None = None
+    ) -> Operation:
+        """Have the keeper call off all jobs that match, as `cancel` does, however many.
+
+        Args:
+            where: Which of the jobs that were submitted before.
+            reason: Why, for people.
+            who: Asks for it.
+            expected: How many there are, if you counted them.
+
+        Returns:
+            The operation, which has just begun; `operation` says how far it is.
+
+        Raises:
+            InvalidOperation: The filter states nothing, or what no such job can be.
+        """
+        with self._engine.begin() as connection:
+            return operations.begin(
+                connection,
+                OperationKind.CANCEL,
+                where,
+                reason=reason,
+                who=who,
+                expected=expected,
+            )
+
+    def retry_where(
+        self, where: JobFilter, *, reason: str, who: str, expected: int | None = None
+    ) -> Operation:
+        """Have the keeper give all failed or expired jobs that match a new generation, once each.
+
+        As `cancel_where`, of jobs that have failed or expired before.
+        """
+        with self._engine.begin() as connection:
+            return operations.begin(
+                connection, OperationKind.RETRY, where, reason=reason, who=who, expected=expected
+            )
+
+    def count_where(self, kind: OperationKind, where: JobFilter) -> Mapping[str, int]:
+        """How many jobs such an operation would concern now, by what would come of them.
+
+        Raises:
+            InvalidOperation: As of `cancel_where`.
+        """
+        with self._engine.connect() as connection:
+            return batches.count(connection, kind, where)
+
+    def operation(self, operation_id: UUID) -> Operation:
+        """How far an operation is.
+
+        Raises:
+            OperationNotFound: None has this id.
+        """
+        with self._engine.connect() as connection:
+            return operations.get(connection, operation_id)
+
+    def stop_operation(self, operation_id: UUID, *, who: str) -> Operation:
+        """End an operation before it is done; what it has done stays.
+
+        Raises:
+            OperationNotFound: None has this id.
+        """
+        with self._engine.begin() as connection:
+            return operations.stop(connection, operation_id, who=who)
 
     def close(self) -> None:
         """Let tickets leave and connections go."""

@@ -3,8 +3,9 @@
     TwofoldError
     ├─ ConfigError               the process stops at start
     ├─ LedgerError               the caller of the ledger is told at once
-    │   ├─ JobNotFound, SubmissionNotFound
+    │   ├─ JobNotFound, SubmissionNotFound, OperationNotFound
     │   ├─ JobNotRetryable
+    │   ├─ InvalidOperation
     │   ├─ InvalidPosition
     │   └─ RunLost               this run may touch nothing any more
     ├─ DatabaseUnavailable       nothing was done
@@ -68,10 +69,22 @@ class SubmissionNotFound(LedgerError):
     code = "submission_not_found"
 
 
+class OperationNotFound(LedgerError):
+    """No operation has this id; check the id and the database it was asked of."""
+
+    code = "operation_not_found"
+
+
 class JobNotRetryable(LedgerError):
     """Only a failed or expired job can be retried; submit a cancelled or finished one anew."""
 
     code = "job_not_retryable"
+
+
+class InvalidOperation(LedgerError):
+    """This cannot be carried out as it was asked for; mend what the message names."""
+
+    code = "invalid_operation"
 
 
 class InvalidPosition(LedgerError):

@@ -23,6 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
+from twofold_schema.operation import OperationKind
 from twofold_schema.states import FINAL_STATES, JobClass, JobState
 
 #: A run in one of these keeps its jobs as long as its lease lasts.
@@ -243,6 +244,7 @@ jobs = Table(
         "id",
         postgresql_where=text("submission_id IS NOT NULL"),
     ),
+    Index("jobs_tenant", "tenant", "id"),
 )
 
 #: Where jobs lie that ended a while ago; a job is in one of the two. Columns are those of `jobs`
@@ -255,6 +257,7 @@ history = Table(
         for one in jobs.columns
     ),
     Index("history_id", "id"),
+    Index("history_tenant", "tenant", "id"),
     Index(
         "history_submission",
         "submission_id",
@@ -309,6 +312,32 @@ pauses = Table(
         unique=True,
         postgresql_where=text("resumed_at IS NULL"),
     ),
+)
+
+#: What was asked for that concerns many jobs, and by whom; see `operations`.
+operations = Table(
+    "operations",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("filter", JSONB, nullable=False),
+    # What a share was set to.
+    Column("change", JSONB(none_as_null=True)),
+    Column("who", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    # How many jobs matched when somebody counted them, and what came of how many since.
+    Column("expected", BigInteger),
+    Column("counts", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    # The last job on the way when it was asked for, and the last that was done.
+    Column("last_id", Uuid),
+    Column("cursor", Uuid),
+    _time("created_at", required=True),
+    _time("advanced_at"),
+    _time("finished_at"),
+    Column("stopped_by", Text),
+    CheckConstraint(_one_of("kind", tuple(OperationKind)), "kind_known"),
+    CheckConstraint("stopped_by IS NULL OR finished_at IS NOT NULL", "stopped_has_time"),
+    Index("operations_unfinished", "id", postgresql_where=text("finished_at IS NULL")),
 )
 
 #: What claims take of a tenant's share and give back, in the order of writing; see `shares`.

@@ -5,9 +5,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import pytest
@@ -16,6 +15,7 @@ from sqlalchemy import text
 from tests.factories import begun, claimed, job_of, new_job, result_of, submitted
 from tests.house import House
 from tests.pictures import encoded
+from tests.shell import Shell
 
 from twofold_producer.cli import jobs
 from twofold_schema.artifacts import ArtifactUri
@@ -28,29 +28,6 @@ from twofold_schema.storage.places import OpenPlaces
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-
-Ended: TypeAlias = subprocess.CompletedProcess[str]
-
-
-class Shell:
-    """Runs `twofold` in a folder, with these settings and no others."""
-
-    def __init__(self, environment: Mapping[str, str], folder: Path) -> None:
-        outside = {k: v for k, v in os.environ.items() if not k.startswith("TWOFOLD_")}
-        self._environment = {**outside, **environment}
-        self._folder = folder
-
-    def __call__(self, *arguments: object, **settings: str) -> Ended:
-        """Run a command to its end."""
-        return subprocess.run(
-            [sys.executable, "-m", "twofold_producer", *map(str, arguments)],
-            cwd=self._folder,
-            env=self._environment | settings,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
 
 
 @pytest.fixture

@@ -28,9 +28,10 @@ from tests.house import House, eventually
 
 from twofold_producer.broker import Bell
 from twofold_producer.dev.postgres import Postgres
-from twofold_producer.keeper.duties import Keeper, count_duties, ledger_duties
+from twofold_producer.keeper.duties import Keeper, count_duties, ledger_duties, operation_duties
 from twofold_schema import database, ticket
-from twofold_schema.ledger import sweeps
+from twofold_schema.ledger import operations, sweeps
+from twofold_schema.operation import JobFilter, OperationKind
 from twofold_schema.settings import BrokerSettings, DatabaseSettings, KeeperSettings
 from twofold_schema.states import JobState
 
@@ -122,6 +123,23 @@ class TestOnce:
                 connection.execute(_AGE, {"age": timedelta(seconds=10)})
             keeper.once()
             eventually(lambda: client.llen(ticket.QUEUE) == 3, within=10)
+
+    def test_rings_for_what_was_retried_by_filter(
+        self, engine: Engine, bell: Bell, broker_url: str
+    ) -> None:
+        """At once: what was queued just now has no lost ticket that another duty would miss."""
+        submitted(engine, *[new_job(finish_by=PAST)] * 3)
+        begun(engine)
+        with engine.begin() as connection:
+            sweeps.expire(connection)
+            where = JobFilter(tenant="default")
+            operations.begin(connection, OperationKind.RETRY, where, reason="why", who="ann")
+
+        with redis.Redis.from_url(broker_url) as client:
+            Keeper(operation_duties(engine, bell), every_seconds=SELDOM).once()
+
+            eventually(lambda: client.llen(ticket.QUEUE), within=10)
+            assert client.llen(ticket.QUEUE) == 1
 
     def test_rings_for_nobody_when_no_run_is_idle(
         self, engine: Engine, keeper: Keeper, bell: Bell, broker_url: str

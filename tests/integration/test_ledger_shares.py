@@ -77,7 +77,7 @@ def test_tenants_share_by_weight_in_gpu_seconds(engine: Engine, *, folds: bool) 
     submitted(engine, *_of("light", 60), *[of_side(1024, tenant="heavy")] * 60)
     submitted(engine, *_of("twice", 60))
     with engine.begin() as connection:
-        shares.set_share(connection, "twice", weight=2.0)
+        shares.set_share(connection, "twice", weight=2.0, reason="paid", who="ann")
     run_id, served = begun(engine), Counter[str]()
     for _ in range(56):
         (taken,) = claimed(engine, run_id, limit=1)
@@ -169,7 +169,7 @@ def test_what_is_paused_is_not_claimed_until_it_is_resumed(
 def test_a_tenant_with_enough_that_runs_waits(engine: Engine) -> None:
     submitted(engine, *_of("a", 6), *_of("b", 1))
     with engine.begin() as connection:
-        shares.set_share(connection, "a", max_running=2)
+        shares.set_share(connection, "a", max_running=2, reason="greedy", who="ann")
     run_id = begun(engine)
     first = claimed(engine, run_id, limit=2)
     assert _tenants(engine, first) == ["a", "a"]

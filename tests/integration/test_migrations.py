@@ -148,7 +148,7 @@ def test_jobs_in_the_history_come_back_when_there_is_none_any_more(
         requests.cancel(connection, ids[:1])
         assert history.move(connection, age=timedelta(0)) == 1
     config = database.alembic_config(database_settings)
-    command.downgrade(config, "0007")
+    command.downgrade(config, "0008")
     with engine.begin() as connection:
         found = connection.execute(text("SELECT state FROM jobs ORDER BY state")).scalars().all()
         connection.execute(_OLD_INSERT)

@@ -5,7 +5,17 @@ from typing import NoReturn
 
 from sqlalchemy.exc import DBAPIError
 
-from twofold_producer.cli import config, jobs, local, serve, submissions
+from twofold_producer.cli import (
+    config,
+    course,
+    jobs,
+    local,
+    operations,
+    pauses,
+    serve,
+    submissions,
+    tenants,
+)
 from twofold_producer.cli.app import EXIT_CODES, app, err
 from twofold_producer.cli.check import check
 from twofold_producer.cli.collect import collect
@@ -17,11 +27,25 @@ from twofold_schema.errors import DatabaseUnavailable, TwofoldError
 __all__ = ["main"]
 
 serve.database_app.command()(check)
+jobs.app.command()(course.cancel)
+jobs.app.command()(course.retry)
 app.add_typer(jobs.app, name="jobs", help="Look at jobs and change their course.")
 app.add_typer(submissions.app, name="submissions", help="Look at what was submitted together.")
+app.add_typer(operations.app, name="operations", help="What was asked for by filter, and by whom.")
+app.add_typer(tenants.app, name="tenants", help="What tenants are due, and what they have.")
 app.add_typer(serve.database_app, name="db", help="The job table.")
 app.add_typer(config.app, name="config", help="The settings.")
-for command in (submit, serve.keeper, doctor, collect, local.dev, local.demo):
+for command in (
+    submit,
+    pauses.pause,
+    pauses.resume,
+    pauses.pauses,
+    serve.keeper,
+    doctor,
+    collect,
+    local.dev,
+    local.demo,
+):
     app.command()(command)
 app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},

@@ -1,13 +1,18 @@
 """What the commands share: where they print, and what their exit codes mean."""
 
+import getpass
+import os
 import sys
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from twofold_schema.errors import (
     ConfigError,
+    InvalidOperation,
     JobNotFound,
+    OperationNotFound,
     SubmissionNotFound,
     SubmitError,
     WaitTimeout,
@@ -15,6 +20,8 @@ from twofold_schema.errors import (
 
 #: Something that was to be submitted was not accepted.
 EXIT_NOT_ACCEPTED = 2
+#: What was named is not there.
+EXIT_NOT_FOUND = 5
 #: Some of the jobs that were waited for did not succeed.
 EXIT_JOBS_FAILED = 3
 EXIT_INTERRUPTED = 130
@@ -22,8 +29,10 @@ EXIT_INTERRUPTED = 130
 EXIT_CODES = (
     (ConfigError, 2),
     (SubmitError, EXIT_NOT_ACCEPTED),
-    (JobNotFound, 5),
-    (SubmissionNotFound, 5),
+    (InvalidOperation, 2),
+    (JobNotFound, EXIT_NOT_FOUND),
+    (OperationNotFound, EXIT_NOT_FOUND),
+    (SubmissionNotFound, EXIT_NOT_FOUND),
     (WaitTimeout, 124),
 )
 
@@ -40,3 +49,32 @@ app = typer.Typer(
     epilog="Exit codes: 0 well, 1 error, 2 usage, setting, or something was not accepted, 3 some "
     "jobs did not succeed, 5 not found, 124 wait timed out, 130 interrupted.",
 )
+
+
+def login_name() -> str:
+    """Who runs this command, as the audit shall name him unless he says otherwise."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        # As in a container, whose user has a number only.
+        return f"uid {os.getuid()}"
+
+
+WhoOption = Annotated[
+    str, typer.Option(default_factory=login_name, help="Who asks; the login name unless stated.")
+]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+def agree(question: str, *, yes: bool) -> None:
+    """Ask whoever sits at the terminal; without a yes the command ends.
+
+    Args:
+        question: With what will happen.
+        yes: It was said beforehand.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise typer.BadParameter(f"{question} Nobody can be asked here: say --yes.")
+    typer.confirm(question, abort=True, err=True)

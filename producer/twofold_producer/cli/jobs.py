@@ -21,7 +21,6 @@ from twofold_schema import database
 from twofold_schema.artifacts import publish_place
 from twofold_schema.job import Job
 from twofold_schema.ledger import reads
-from twofold_schema.ledger.requests import CancelAnswer
 from twofold_schema.settings import DatabaseSettings
 from twofold_schema.states import JobState
 
@@ -84,26 +83,6 @@ def get(
             wait_for(producer, job_ids, timeout, output)
         else:
             show([producer.get(job_id) for job_id in job_ids], output)
-
-
-@app.command()
-def cancel(job_ids: JobIds) -> None:
-    """Call jobs off. A running one ends when its worker confirms."""
-    with Producer() as producer:
-        answers = producer.cancel(job_ids)
-    for job_id, answer in answers.items():
-        out.print(f"{job_id} {answer}")
-    if CancelAnswer.NOT_FOUND in answers.values():
-        raise typer.Exit(5)
-
-
-@app.command()
-def retry(job_ids: JobIds) -> None:
-    """Give failed or expired jobs a new generation."""
-    with Producer() as producer:
-        producer.retry(job_ids)
-    for job_id in job_ids:
-        out.print(f"{job_id} queued")
 
 
 def wait_for(

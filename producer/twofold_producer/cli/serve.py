@@ -30,7 +30,10 @@ def migrate() -> None:
 
 
 def keeper() -> None:
-    """Promote, expire, rescue, ring, add up, publish, collect, until SIGTERM. Run one or more."""
+    """Promote, expire, rescue, ring, operate, add up, publish, collect, until SIGTERM.
+
+    Run one or more.
+    """
     log.configure(LogSettings.load())
     process.run(
         KeeperSettings.load(),

@@ -1,5 +1,6 @@
 """The keeper: does what no single job does, for ever.
 
-`duties` says what that is and does it again and again; `publisher`, `reporter` (with `manifests`)
+`duties` says what that is and does it again and again; `operations` does what was asked for by
+filter; `publisher`, `reporter` (with `manifests`)
 and `garbage` are the duties that touch storage; `process` runs them all until SIGTERM.
 """

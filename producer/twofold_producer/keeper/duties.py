@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from twofold_producer.broker import Bell
 from twofold_producer.keeper.garbage import Collector
+from twofold_producer.keeper.operations import carry_out
 from twofold_producer.keeper.publisher import Publisher
 from twofold_producer.keeper.reporter import Reporter
 from twofold_schema.artifacts import ArtifactUri
@@ -262,6 +263,16 @@ def reporting_duties(engine: Engine, storage: Storage, results: ArtifactUri) -> 
         results: Below which manifests are written.
     """
     return [Duty("report", Reporter(engine, storage, results).report)]
+
+
+def operation_duties(engine: Engine, bell: Bell) -> list[Duty]:
+    """What was asked for by filter: apart, because a hundred thousand jobs take their time.
+
+    Args:
+        engine: Of the database.
+        bell: Rung for jobs that were retried.
+    """
+    return [Duty("operate", lambda: carry_out(engine, bell))]
 
 
 def _duty(engine: Engine, name: str, do: Callable[[Connection], int]) -> Duty:

@@ -16,6 +16,7 @@ from twofold_producer.keeper.duties import (
     Keeper,
     count_duties,
     ledger_duties,
+    operation_duties,
     reporting_duties,
     storage_duties,
 )
@@ -60,6 +61,7 @@ def run(
         ],
         every_seconds=every,
     )
+    of_operations = Keeper(operation_duties(engine, bell), every_seconds=every)
     storage, results = OpenPlaces(places), places.results_uri
     of_storage = Keeper(
         storage_duties(for_storage, storage, results, settings), every_seconds=every
@@ -70,7 +72,7 @@ def run(
         signal.signal(number, lambda *_: stop.set())
     together = Together(stop, patience_seconds=wanted.database_timeout_seconds + _FAREWELL_SECONDS)
     try:
-        together.run(of_rows.run, of_storage.run, of_submissions.run)
+        together.run(of_rows.run, of_operations.run, of_storage.run, of_submissions.run)
     finally:
         bell.close()
         engine.dispose()

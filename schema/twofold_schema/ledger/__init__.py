@@ -9,6 +9,8 @@ of their ids first, or skips those that others hold, so that no two of them wait
                                                         and `copying` behind it
     submissions  begin, seal, finish                    jobs that were submitted together
     requests   cancel, retry                            the owner of a job
+    operations  begin, note, stop                       who asked for what, and why
+    batches    advance, count                           many jobs by filter, with `matching`
     claims     claim, measure, start                    a run takes work
     outcomes   complete, fail, retry_later, release     a run ends a claim
     runs       register, renew, drain, stop, give_up    a run's life

@@ -1,6 +1,7 @@
 """What is not claimed from for a while: everything, a class, a tenant, or a tenant's class.
 
-What runs goes on; what waits keeps its place, and its deadlines hold.
+What runs goes on; what waits keeps its place, and its deadlines hold. Each pause and each resume is
+also an operation that was done at once, so that the next one does not hide who paused before.
 """
 
 from collections.abc import Sequence
@@ -10,6 +11,8 @@ from datetime import datetime
 from sqlalchemy import Connection, text
 
 from twofold_schema.ids import new_id
+from twofold_schema.ledger import operations
+from twofold_schema.operation import JobFilter, OperationKind
 from twofold_schema.states import JobClass
 
 
@@ -65,17 +68,24 @@ def pause(
     connection.execute(
         _PAUSE, _scope(tenant, job_class) | {"id": new_id(), "reason": reason, "who": who}
     )
+    scope = JobFilter(tenant=tenant, job_class=job_class)
+    operations.note(connection, OperationKind.PAUSE, scope, reason=reason, who=who)
 
 
 def resume(
     connection: Connection,
     *,
     who: str,
+    reason: str = "",
     tenant: str | None = None,
     job_class: JobClass | None = None,
 ) -> bool:
     """End the pause of exactly this scope; returns whether there was one."""
-    return connection.execute(_RESUME, _scope(tenant, job_class) | {"who": who}).rowcount > 0
+    if not connection.execute(_RESUME, _scope(tenant, job_class) | {"who": who}).rowcount:
+        return False
+    scope = JobFilter(tenant=tenant, job_class=job_class)
+    operations.note(connection, OperationKind.RESUME, scope, reason=reason, who=who)
+    return True
 
 
 def in_force(connection: Connection) -> Sequence[Pause]:

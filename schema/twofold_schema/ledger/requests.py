@@ -122,13 +122,8 @@ def retry(
         JobNotFound: One of the ids is unknown.
         JobNotRetryable: One of the jobs has neither failed nor expired.
     """
-    deadlines = {"start_by": start_by, "finish_by": finish_by}
-    retried = list(connection.execute(_RETRY, {"ids": list(job_ids)} | deadlines))
-    refused = set(job_ids) - {row.id for row in retried}
-    # After the statement above: it has waited for whoever was moving one of them.
-    if refused and (back := history.bring_back(connection, refused, states=_RETRYABLE)):
-        retried += connection.execute(_RETRY, {"ids": back} | deadlines)
-        refused -= set(back)
+    retried = retry_ended(connection, job_ids, start_by=start_by, finish_by=finish_by)
+    refused = set(job_ids) - retried
     if refused:
         states = {row.id: row.state for row in connection.execute(_STATES, {"ids": list(refused)})}
         for job_id in sorted(refused):
@@ -137,5 +132,22 @@ def retry(
             raise JobNotRetryable(
                 f"Job {job_id} is {states[job_id]}; only a failed or expired job can be retried."
             )
+
+
+def retry_ended(
+    connection: Connection,
+    job_ids: Sequence[UUID],
+    *,
+    start_by: datetime | None = None,
+    finish_by: datetime | None = None,
+) -> set[UUID]:
+    """As `retry`, of those that have failed or expired; returns their ids."""
+    deadlines = {"start_by": start_by, "finish_by": finish_by}
+    retried = list(connection.execute(_RETRY, {"ids": list(job_ids)} | deadlines))
+    left = set(job_ids) - {row.id for row in retried}
+    # After the statement above: it has waited for whoever was moving one of them.
+    if left and (back := history.bring_back(connection, left, states=_RETRYABLE)):
+        retried += connection.execute(_RETRY, {"ids": back} | deadlines)
     submissions = sorted({row.submission_id for row in retried if row.submission_id})
     connection.execute(_REOPEN, {"ids": submissions})
+    return {row.id for row in retried}

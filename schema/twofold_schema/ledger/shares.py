@@ -12,7 +12,16 @@ their order: of each with a start, no less than that; by each, further by its ad
 folds the journal into `shares`.
 """
 
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Literal
+
 from sqlalchemy import Connection, text
+
+from twofold_schema.errors import InvalidOperation
+from twofold_schema.ledger import operations
+from twofold_schema.operation import JobFilter, OperationKind
 
 #: Of jobs whose size is unknown, until any of their class has succeeded: one of 512x512 px takes
 #: about so long, in GPU-seconds.
@@ -70,12 +79,31 @@ _FOLD = text(f"""
         gpu_seconds = excluded.gpu_seconds
 """)  # noqa: S608 - built from constants of this module
 
-# Says what a tenant is due.
+# Says what a tenant is due; what is not said stays as it is.
 _SET = text("""
-    INSERT INTO tenants (tenant, weight, max_running) VALUES (:tenant, :weight, :max_running)
+    INSERT INTO tenants AS held (tenant, weight, max_running)
+    VALUES (:tenant, coalesce(CAST(:weight AS double precision), 1), :max_running)
     ON CONFLICT (tenant) DO UPDATE
-    SET weight = excluded.weight, max_running = excluded.max_running
+    SET weight = coalesce(CAST(:weight AS double precision), held.weight),
+        max_running = CASE WHEN :keep_cap THEN held.max_running ELSE excluded.max_running END
+    RETURNING weight, max_running
 """)
+
+# Everybody of whom it was said.
+_ALL = text("SELECT tenant, weight, max_running FROM tenants ORDER BY tenant")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """What a tenant is due.
+
+    Attributes:
+        weight: Beside others of a class.
+        max_running: How many jobs may run at once; None for any number.
+    """
+
+    weight: float = 1.0
+    max_running: int | None = None
 
 
 def fold(connection: Connection) -> int:
@@ -87,18 +115,55 @@ def fold(connection: Connection) -> int:
     return connection.execute(_FOLD).rowcount
 
 
+def every_share(connection: Connection) -> Mapping[str, Share]:
+    """What tenants are due of whom it was said, by name; all others weigh 1 and have no cap."""
+    return {
+        row.tenant: Share(weight=row.weight, max_running=row.max_running)
+        for row in connection.execute(_ALL)
+    }
+
+
 def set_share(
-    connection: Connection, tenant: str, *, weight: float = 1.0, max_running: int | None = None
-) -> None:
+    connection: Connection,
+    tenant: str,
+    *,
+    reason: str,
+    who: str,
+    weight: float | None = None,
+    max_running: int | Literal["any"] | None = None,
+) -> Share:
     """Say what a tenant is due beside others of a class.
 
     Args:
         connection: Of the database.
         tenant: Whose share it is.
+        reason: Why, for people.
+        who: Says so.
         weight: More than 0: twice as much gets twice the GPU-seconds. What was charged before
-            stays as it was.
+            stays as it was. None for what it is.
         max_running: How many jobs may run at once; a claim that begins below it may go over it
-            once. None for any number.
+            once. `any` for any number, None for what it is.
+
+    Returns:
+        What it is due now.
+
+    Raises:
+        InvalidOperation: The weight is no number above 0, or the cap is below 0.
     """
-    values = {"tenant": tenant, "weight": weight, "max_running": max_running}
-    connection.execute(_SET, values)
+    if weight is not None and not 0 < weight < math.inf:
+        raise InvalidOperation(f"A weight is a number above 0, not {weight:g}.")
+    cap = None if max_running == "any" else max_running
+    if cap is not None and cap < 0:
+        raise InvalidOperation(f"No fewer than 0 jobs can run at once; {cap} was asked for.")
+    values = {"tenant": tenant, "weight": weight, "max_running": cap}
+    row = connection.execute(_SET, values | {"keep_cap": max_running is None}).one()
+    share = Share(weight=row.weight, max_running=row.max_running)
+    operations.note(
+        connection,
+        OperationKind.SHARE,
+        JobFilter(tenant=tenant),
+        reason=reason,
+        who=who,
+        change=asdict(share),
+    )
+    return share

@@ -1,10 +1,10 @@
-"""Fewer index entries for each change of a job, and vacuum by how the tables are used."""
+"""Fewer index entries for jobs of no submission, and vacuum by how the tables are used."""
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0007"
-down_revision = "0006"
+revision = "0008"
+down_revision = "0007"
 branch_labels = None
 depends_on = None
 
@@ -49,13 +49,10 @@ def upgrade() -> None:
     with op.get_context().autocommit_block():
         _build("jobs_of_submission", ["submission_id", "id"], where="submission_id IS NOT NULL")
         _drop("jobs_submission")
-        # Nobody reads by it.
-        _drop("jobs_tenant")
 
 
 def downgrade() -> None:
     with op.get_context().autocommit_block():
-        _build("jobs_tenant", ["tenant", "id"])
         _build("jobs_submission", ["submission_id", "id"])
         _drop("jobs_of_submission")
     for table, options in _TABLES.items():

@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0008"
-down_revision = "0007"
+revision = "0009"
+down_revision = "0008"
 branch_labels = None
 depends_on = None
 
@@ -46,6 +46,7 @@ def upgrade() -> None:
     op.execute("CREATE TABLE IF NOT EXISTS history (LIKE jobs) PARTITION BY RANGE (finished_at)")
     op.alter_column("history", "finished_at", nullable=False)
     op.create_index("history_id", "history", ["id"], if_not_exists=True)
+    op.create_index("history_tenant", "history", ["tenant", "id"], if_not_exists=True)
     for name, columns in (
         ("history_submission", ["submission_id", "id"]),
         ("history_publish_to", ["publish_to", "id"]),

@@ -1,0 +1,24 @@
+"""The keeper's part, beside clients that claim and complete."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from benchmarks.queue.servers import Database
+from twofold_producer.keeper.duties import Keeper, count_duties
+from twofold_schema.settings import KeeperSettings
+
+
+@contextmanager
+def kept(database: Database) -> Iterator[None]:
+    """Fold and roll up as often as a keeper does; its other duties find nothing here."""
+    settings, engine, stop = KeeperSettings(), database.connect(), threading.Event()
+    keeper = Keeper(count_duties(engine, settings), every_seconds=settings.keeper_seconds)
+    thread = threading.Thread(target=keeper.run, args=(stop,), name="keeper")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        engine.dispose()

@@ -1,0 +1,196 @@
+"""`twofold operations …`: what was asked for by filter, who paused, who set a share."""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Annotated, Any
+from uuid import UUID
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from twofold_producer.cli.app import EXIT_INTERRUPTED, WhoOption, err, out
+from twofold_producer.cli.jobs import Output, OutputOption
+from twofold_producer.cli.submissions import Form
+from twofold_producer.producer import Producer
+from twofold_schema import database
+from twofold_schema.errors import WaitTimeout
+from twofold_schema.ledger import operations
+from twofold_schema.operation import Operation, OperationKind
+from twofold_schema.settings import DatabaseSettings
+
+app = typer.Typer(no_args_is_help=True)
+
+_LOOK_SECONDS = 0.3
+_LOG_EVERY_SECONDS = 10.0
+
+_OperationId = Annotated[UUID, typer.Argument(metavar="ID", help="Id of an operation.")]
+
+
+@app.command("list")
+def list_(
+    *,
+    kind: Annotated[list[OperationKind] | None, typer.Option(help="Only these kinds.")] = None,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Only those that go on.")
+    ] = False,
+    before: Annotated[UUID | None, typer.Option(help="The last id of the page before.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """List what was asked for, newest first: cancels, retries, pauses, shares."""
+    engine = database.connect(DatabaseSettings.load())
+    with engine.connect() as connection:
+        found = operations.find(
+            connection, kinds=kind, unfinished=unfinished, before=before, limit=limit
+        )
+    if output is Output.TABLE:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("id", "kind", "of", "jobs", "state", "who", "when", "reason"):
+            table.add_column(column, no_wrap=column in {"id", "kind"})
+        for one in found:
+            table.add_row(*map(Text, _cells(one)))
+        out.print(table)
+        if len(found) == limit:
+            err.print(f"More: twofold operations list --before {found[-1].id}", style="dim")
+    elif output is Output.JSON:
+        sys.stdout.write(json.dumps([plain(one) for one in found], indent=2) + "\n")
+    else:
+        for one in found:
+            line = str(one.id) if output is Output.IDS else json.dumps(plain(one))
+            sys.stdout.write(f"{line}\n")
+
+
+@app.command()
+def get(
+    operation_id: _OperationId,
+    *,
+    wait: Annotated[bool, typer.Option("--wait", help="Watch it until it is done.")] = False,
+    timeout: Annotated[float | None, typer.Option(help="Seconds to wait.")] = None,
+    output: Annotated[Form, typer.Option("--output", "-o", help="How to print.")] = Form.TABLE,
+) -> None:
+    """Show who asked for what and why, and how far it is."""
+    with Producer() as producer:
+        if wait:
+            show(watch(producer, operation_id, timeout=timeout), output)
+        else:
+            show(producer.operation(operation_id), output)
+
+
+@app.command()
+def stop(
+    operation_id: _OperationId,
+    *,
+    who: WhoOption,
+    output: Annotated[Form, typer.Option("--output", "-o", help="How to print.")] = Form.TABLE,
+) -> None:
+    """End a cancel or a retry before it is done; what it has done stays."""
+    with Producer() as producer:
+        show(producer.stop_operation(operation_id, who=who), output)
+
+
+def watch(producer: Producer, operation_id: UUID, *, timeout: float | None = None) -> Operation:
+    """Follow an operation until it is done: a bar on a terminal, a line now and then elsewhere.
+
+    Args:
+        producer: Asked how far it is.
+        operation_id: Of the operation.
+        timeout: In seconds; None waits for ever.
+
+    Raises:
+        OperationNotFound: None has this id.
+        WaitTimeout: Time is over; the operation goes on.
+    """
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=err,
+        disable=not err.is_terminal,
+    )
+    follow = f"twofold operations get --wait {operation_id}"
+    began = said = moved = time.monotonic()
+    task, jobs = bar.add_task("", total=None), 0
+    try:
+        err.print(f"Operation {operation_id}", style="dim")
+        with bar:
+            while True:
+                operation, now = producer.operation(operation_id), time.monotonic()
+                moved, jobs = (now if operation.jobs != jobs else moved), operation.jobs
+                bar.update(
+                    task, description=operation.kind, completed=jobs, total=operation.expected
+                )
+                if operation.finished_at is not None:
+                    return operation
+                if timeout is not None and now - began > timeout:
+                    raise WaitTimeout(f"The operation goes on. Follow it with: {follow}")
+                if now - said > _LOG_EVERY_SECONDS:
+                    said = now
+                    _say_how_far(operation, stands_still=now - moved > _LOG_EVERY_SECONDS)
+                time.sleep(_LOOK_SECONDS)
+    except KeyboardInterrupt:
+        err.print(
+            f"\nThe operation goes on. Follow it with: {follow}\n"
+            f"Stop it with: twofold operations stop {operation_id}",
+            soft_wrap=True,
+        )
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def _say_how_far(operation: Operation, *, stands_still: bool) -> None:
+    if stands_still:
+        err.print("No job was done for a while. Does a keeper run? `twofold doctor` looks.")
+    elif not err.is_terminal:
+        err.print(f"{operation.jobs} of {operation.expected or 'unknown'} jobs are done")
+
+
+def show(operation: Operation, output: Form) -> None:
+    """Print an operation."""
+    if output is Form.JSON:
+        sys.stdout.write(json.dumps(plain(operation), indent=2) + "\n")
+        return
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in plain(operation).items():
+        said = told(value) if isinstance(value, dict) else "" if value is None else str(value)
+        table.add_row(Text(name, "bold"), Text(said))
+    out.print(table)
+
+
+def plain(operation: Operation) -> dict[str, Any]:
+    """An operation as JSON has it."""
+    mine = {field.name: getattr(operation, field.name) for field in fields(operation)}
+    mine |= {"filter": operation.filter.to_json(), "counts": dict(operation.counts)}
+    return json.loads(json.dumps(mine, default=str))  # type: ignore[no-any-return]
+
+
+def told(counts: Mapping[str, Any]) -> str:
+    """Counts, a filter or a change, in a line."""
+    if counts and all(isinstance(count, int) for count in counts.values()):
+        return ", ".join(f"{count} {answer}" for answer, count in sorted(counts.items()))
+    return " ".join(f"{name}={_word(value)}" for name, value in counts.items()) or "none"
+
+
+def _word(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _cells(one: Operation) -> tuple[str, ...]:
+    scope = one.filter.to_json() | dict(one.change or {})
+    going = "goes on" if one.finished_at is None else "done"
+    return (
+        str(one.id),
+        one.kind,
+        told(scope) if scope else "everything",
+        str(one.jobs) if one.counts else "",
+        f"stopped by {one.stopped_by}" if one.stopped_by else going,
+        one.who,
+        f"{one.created_at:%Y-%m-%d %H:%M:%S%z}",
+        one.reason,
+    )

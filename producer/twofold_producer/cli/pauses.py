@@ -1,0 +1,88 @@
+"""`twofold pause`, `twofold resume`, `twofold pauses`: what is not claimed from for a while."""
+
+import json
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from twofold_producer.cli.app import EXIT_NOT_FOUND, WhoOption, YesOption, agree, err, out
+from twofold_producer.cli.submissions import Form
+from twofold_schema import database
+from twofold_schema.ledger import pauses as ledger
+from twofold_schema.settings import DatabaseSettings
+from twofold_schema.states import JobClass
+
+_Tenant = Annotated[str | None, typer.Option(help="Only this tenant's jobs.")]
+_Class = Annotated[JobClass | None, typer.Option("--class", help="Only this class.")]
+
+
+def pause(
+    *,
+    tenant: _Tenant = None,
+    job_class: _Class = None,
+    reason: Annotated[str, typer.Option(help="Why, for whoever asks why nothing moves.")],
+    who: WhoOption,
+    yes: YesOption = False,
+) -> None:
+    """Let no worker take more of a tenant's jobs, of a class's, of both, or any at all.
+
+    What runs goes on; what waits keeps its place, and its deadlines hold.
+    """
+    if tenant is None and job_class is None:
+        agree("Pause everything?", yes=yes)
+    engine = database.connect(DatabaseSettings.load())
+    with engine.begin() as connection:
+        ledger.pause(connection, tenant=tenant, job_class=job_class, reason=reason, who=who)
+    out.print(Text(f"paused {scope_of(tenant, job_class)}"))
+
+
+def resume(
+    *,
+    tenant: _Tenant = None,
+    job_class: _Class = None,
+    reason: Annotated[str, typer.Option(help="Why.")] = "",
+    who: WhoOption,
+) -> None:
+    """End the pause of exactly this scope; ends with 5 if there is none."""
+    engine = database.connect(DatabaseSettings.load())
+    with engine.begin() as connection:
+        ended = ledger.resume(
+            connection, tenant=tenant, job_class=job_class, reason=reason, who=who
+        )
+    scope = scope_of(tenant, job_class)
+    if not ended:
+        err.print(Text(f"There is no pause of {scope}; `twofold pauses` lists those there are."))
+        raise typer.Exit(EXIT_NOT_FOUND)
+    out.print(Text(f"resumed {scope}"))
+
+
+def pauses(
+    *, output: Annotated[Form, typer.Option("--output", "-o", help="How to print.")] = Form.TABLE
+) -> None:
+    """List what is paused, longest first."""
+    engine = database.connect(DatabaseSettings.load())
+    with engine.connect() as connection:
+        found = ledger.in_force(connection)
+    if output is Form.JSON:
+        plain = [asdict(one) for one in found]
+        sys.stdout.write(json.dumps(plain, indent=2, default=str) + "\n")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("paused", "since", "who", "reason"):
+        table.add_column(column)
+    for one in found:
+        since = f"{one.paused_at:%Y-%m-%d %H:%M:%S%z}"
+        scope = scope_of(one.tenant, one.job_class)
+        table.add_row(*map(Text, (scope, since, one.paused_by, one.reason)))
+    out.print(table)
+
+
+def scope_of(tenant: str | None, job_class: JobClass | None) -> str:
+    """A pause's scope in words."""
+    named = [f"tenant {tenant}"] if tenant is not None else []
+    named += [f"class {job_class}"] if job_class is not None else []
+    return ", ".join(named) or "everything"

@@ -1,0 +1,190 @@
+"""What was asked for that concerns many jobs: who, why, and how far it is.
+
+A cancel or a retry by filter is a row that a keeper carries out; see `batches`. Pauses and shares
+are done at once and leave a row as well, so that there is one place that says who did what.
+"""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from twofold_schema.errors import InvalidOperation, OperationNotFound
+from twofold_schema.ids import new_id
+from twofold_schema.ledger import matching
+from twofold_schema.ledger.matching import CHANGEABLE, Bounds
+from twofold_schema.operation import JobFilter, Operation, OperationKind
+
+# Writes an operation down; one that is not bound to a moment has been done.
+_INSERT = text("""
+    INSERT INTO operations (id, kind, filter, change, who, reason, expected, last_id, created_at,
+                            finished_at)
+    VALUES (:id, :kind, CAST(:filter AS jsonb), CAST(:change AS jsonb), :who, :reason, :expected,
+            :last_id, coalesce(CAST(:asked_at AS timestamptz), clock_timestamp()),
+            CASE WHEN CAST(:asked_at AS timestamptz) IS NULL THEN clock_timestamp() END)
+    RETURNING *
+""")
+
+_GET = text("SELECT * FROM operations WHERE id = :id")
+
+# Newest first; ids are in order of time.
+_FIND = text("""
+    SELECT * FROM operations
+    WHERE (CAST(:kinds AS text[]) IS NULL OR kind = ANY(CAST(:kinds AS text[])))
+      AND (NOT :unfinished OR finished_at IS NULL)
+      AND (CAST(:before AS uuid) IS NULL OR id < :before)
+    ORDER BY id DESC LIMIT :limit
+""")
+
+# Ends an operation whose batch, if one is under way, has committed.
+_STOP = text("""
+    UPDATE operations SET finished_at = clock_timestamp(), stopped_by = :who
+    WHERE id = :id AND finished_at IS NULL
+""")
+
+
+def check(kind: OperationKind, where: JobFilter) -> None:
+    """Accept a filter of a cancel or a retry.
+
+    Raises:
+        InvalidOperation: It states nothing, or what no such job can be.
+    """
+    if not where.to_json():
+        raise InvalidOperation(
+            f"A {kind} by filter states at least one thing, so that none means everything by "
+            "accident; name all states to mean every job."
+        )
+    if not matching.states(kind, where):
+        possible = ", ".join(CHANGEABLE[kind])
+        raise InvalidOperation(f"A {kind} concerns jobs that are {possible}, and no others.")
+
+
+def begin(
+    connection: Connection,
+    kind: OperationKind,
+    where: JobFilter,
+    *,
+    reason: str,
+    who: str,
+    expected: int | None = None,
+) -> Operation:
+    """Ask for a cancel or a retry of all jobs that match and were submitted before.
+
+    Args:
+        connection: Whose transaction ends soon after: jobs that are submitted until then are not
+            touched either.
+        kind: Cancel or retry.
+        where: Which jobs.
+        reason: Why, for people.
+        who: Asks for it.
+        expected: How many there are, if they were counted.
+
+    Raises:
+        InvalidOperation: The filter states nothing, or what no such job can be.
+    """
+    check(kind, where)
+    if not reason.strip():
+        raise InvalidOperation("Say why, for whoever reads it later.")
+    within = matching.bounds(connection, kind, where)
+    return _insert(
+        connection, kind, where, reason=reason, who=who, within=within, expected=expected
+    )
+
+
+def note(
+    connection: Connection,
+    kind: OperationKind,
+    where: JobFilter,
+    *,
+    reason: str,
+    who: str,
+    change: Mapping[str, Any] | None = None,
+) -> None:
+    """Write down what this transaction has done.
+
+    Args:
+        connection: In whose transaction it was done.
+        kind: Pause, resume or share.
+        where: Its scope.
+        reason: Why, for people.
+        who: Did it.
+        change: What a share was set to.
+    """
+    _insert(connection, kind, where, reason=reason, who=who, change=change)
+
+
+def get(connection: Connection, operation_id: UUID) -> Operation:
+    """One operation.
+
+    Raises:
+        OperationNotFound: None has this id.
+    """
+    row = connection.execute(_GET, {"id": operation_id}).mappings().one_or_none()
+    if row is None:
+        raise OperationNotFound(f"No operation has the id {operation_id}.")
+    return Operation.from_row(row)
+
+
+def find(
+    connection: Connection,
+    *,
+    kinds: Collection[OperationKind] | None = None,
+    unfinished: bool = False,
+    before: UUID | None = None,
+    limit: int = 50,
+) -> Sequence[Operation]:
+    """A page of operations, newest first.
+
+    Args:
+        connection: Of the database.
+        kinds: Only these; None for all.
+        unfinished: Only those that go on.
+        before: The last id of the page before.
+        limit: 1 or more.
+    """
+    parameters = {
+        "kinds": None if kinds is None else list(kinds),
+        "unfinished": unfinished,
+        "before": before,
+        "limit": limit,
+    }
+    return [Operation.from_row(row) for row in connection.execute(_FIND, parameters).mappings()]
+
+
+def stop(connection: Connection, operation_id: UUID, *, who: str) -> Operation:
+    """End an operation; what it has done stays. One that has finished stays as it is.
+
+    Raises:
+        OperationNotFound: None has this id.
+    """
+    connection.execute(_STOP, {"id": operation_id, "who": who})
+    return get(connection, operation_id)
+
+
+def _insert(
+    connection: Connection,
+    kind: OperationKind,
+    where: JobFilter,
+    *,
+    reason: str,
+    who: str,
+    within: Bounds | None = None,
+    expected: int | None = None,
+    change: Mapping[str, Any] | None = None,
+) -> Operation:
+    if not who.strip():
+        raise InvalidOperation("Say who asks for it.")
+    values = {
+        "id": new_id(),
+        "kind": kind,
+        "filter": json.dumps(where.to_json()),
+        "change": change and json.dumps(change),
+        "who": who,
+        "reason": reason,
+        "expected": expected,
+        "last_id": within and within.last,
+        "asked_at": within and within.asked_at,
+    }
+    return Operation.from_row(connection.execute(_INSERT, values).mappings().one())
