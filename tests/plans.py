@@ -1,9 +1,9 @@
 """How much of a table a statement reads."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from sqlalchemy import Engine, TextClause, text
+from sqlalchemy import Connection, Engine, TextClause, text
 
 #: How many rows of jobs this session fetched of late: the difference of two reads is what was
 #: fetched in between, by whatever plan.
@@ -18,6 +18,7 @@ def rows_read(
     parameters: Mapping[str, object] | None = None,
     *,
     of: Collection[str] | None = None,
+    first: Callable[[Connection], None] | None = None,
 ) -> int:
     """How many rows a statement fetched, those that it then passed over included.
 
@@ -26,9 +27,12 @@ def rows_read(
         statement: What is explained, and taken back.
         parameters: Of the statement.
         of: Only of these tables; None for all.
+        first: What its transaction does before.
     """
     explain = text(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement.text}")
     with engine.connect() as connection:
+        if first:
+            first(connection)
         plan = connection.execute(explain, dict(parameters or {})).scalar_one()[0]["Plan"]
         connection.rollback()
     # Postgres says how many there were in each loop, rounded.

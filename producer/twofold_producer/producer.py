@@ -24,7 +24,7 @@ from twofold_producer.submit.submission import OnAnswers, Submission
 from twofold_producer.submit.transaction import after_commit, connection_of
 from twofold_producer.submit.writing import Writing
 from twofold_schema import database
-from twofold_schema.errors import InvalidParameter, JobNotFound, WaitTimeout
+from twofold_schema.errors import InvalidParameter, WaitTimeout
 from twofold_schema.job import Job
 from twofold_schema.ledger import batches, operations, reads, requests, runs, submissions, submit
 from twofold_schema.ledger.new_jobs import Accepted
@@ -369,7 +369,7 @@ class Producer:
             known = {job.id for job in reads.get_many(connection, ids)}
         for job_id in ids:
             if job_id not in known:
-                raise JobNotFound(f"No job has the id {job_id}.")
+                raise reads.not_found(job_id)
 
     @property
     def _remember(self) -> timedelta:

@@ -370,6 +370,10 @@ class KeeperSettings(Settings):
         collect_after_hours: The age from which results that no row names are deleted; 0 for never.
         collect_every_seconds: The pause between two rounds through all results.
         collect_dry_run: Only log what would be deleted.
+        history_after_hours: How long a job that has ended stays among those at work, before it is
+            moved to the history.
+        jobs_days: How long jobs are kept after they have ended, in whole weeks of UTC after the
+            week in which they did.
         events_days: How long events are kept, in whole days of UTC after the day that they are of.
         rollup_days: How long it is kept what happened in each minute.
     """
@@ -379,6 +383,8 @@ class KeeperSettings(Settings):
     collect_after_hours: Annotated[float, Field(ge=0, le=24 * 3650)] = 24.0
     collect_every_seconds: Seconds = 3600.0
     collect_dry_run: bool = False
+    history_after_hours: Annotated[float, Field(ge=0, le=24 * 3650)] = 1.0
+    jobs_days: Annotated[int, Field(ge=1, le=3650)] = 90
     events_days: Annotated[int, Field(ge=1, le=3650)] = 7
     rollup_days: Annotated[float, Field(gt=0, le=3650)] = 90.0
 

@@ -52,6 +52,12 @@ _FINAL = _one_of("state", tuple(state for state in JobState if state in FINAL_ST
 _WAITING = _one_of("state", (JobState.SCHEDULED, JobState.QUEUED))
 _UNFINISHED = _one_of("state", tuple(state for state in JobState if state not in FINAL_STATES))
 
+#: What nothing is left to do for: it has ended, and has its fixed name if it wants one.
+OVER = (
+    "finished_at IS NOT NULL"
+    " AND (state <> 'succeeded' OR publish_to IS NULL OR published_at IS NOT NULL)"
+)
+
 
 def _time(name: str, *, required: bool = False) -> Column[object]:
     default = func.clock_timestamp() if required else None
@@ -230,6 +236,7 @@ jobs = Table(
             "state = 'succeeded' AND publish_to IS NOT NULL AND published_at IS NULL"
         ),
     ),
+    Index("jobs_over", "finished_at", postgresql_where=text(OVER)),
     Index("jobs_publish_to", "publish_to", "id", postgresql_where=text("publish_to IS NOT NULL")),
     Index(
         "jobs_of_submission",
@@ -238,6 +245,29 @@ jobs = Table(
         postgresql_where=text("submission_id IS NOT NULL"),
     ),
     Index("jobs_tenant", "tenant", "id"),
+)
+
+#: Where jobs lie that ended a while ago; a job is in one of the two. Columns are those of `jobs`
+#: in their order. A partition per week, `history_YYYYMMDD` of its Monday, and `history_default`.
+history = Table(
+    "history",
+    metadata,
+    *(
+        Column(one.name, one.type, nullable=one.nullable and one.name != "finished_at")
+        for one in jobs.columns
+    ),
+    Index("history_id", "id"),
+    Index("history_tenant", "tenant", "id"),
+    Index(
+        "history_submission",
+        "submission_id",
+        "id",
+        postgresql_where=text("submission_id IS NOT NULL"),
+    ),
+    Index(
+        "history_publish_to", "publish_to", "id", postgresql_where=text("publish_to IS NOT NULL")
+    ),
+    postgresql_partition_by="RANGE (finished_at)",
 )
 
 job_keys = Table(
@@ -431,4 +461,4 @@ def is_in_code(name: str | None, kind: str, _parents: object = None) -> bool:
 
     As Alembic's `include_name`.
     """
-    return not (kind == "table" and name is not None and name.startswith("events_"))
+    return not (kind == "table" and name is not None and name.startswith(("events_", "history_")))

@@ -273,7 +273,12 @@ class TestCounts:
                 connection.execute(text(f"DROP OWNED BY {role}"))
                 connection.execute(text(f"DROP ROLE {role}"))
 
-        assert [entry["event"] for entry in logs] == ["kept", "kept", "events_kept_for_ever"]
+        assert [entry["event"] for entry in logs] == [
+            "kept",
+            "kept",
+            "kept_for_ever",
+            "kept_for_ever",
+        ]
 
 
 class TestProcess:

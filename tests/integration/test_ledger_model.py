@@ -35,22 +35,33 @@ from twofold_schema.errors import (
 )
 from twofold_schema.ids import new_id
 from twofold_schema.job import Claim, Job, Parameters
-from twofold_schema.ledger import capacity, claims, requests, runs, submit, sweeps, tallies
+from twofold_schema.ledger import (
+    capacity,
+    claims,
+    history,
+    requests,
+    runs,
+    submit,
+    sweeps,
+    tallies,
+)
+from twofold_schema.ledger.history import ALL_JOBS
 from twofold_schema.states import TRANSITIONS, JobClass, JobState
 
 _EXAMPLES = int(os.environ.get("LEDGER_EXAMPLES", "0"))
 _EMPTY = text("""
-    WITH no_jobs AS (DELETE FROM jobs), no_runs AS (DELETE FROM runs),
+    WITH no_jobs AS (DELETE FROM jobs), no_history AS (DELETE FROM history),
+         no_runs AS (DELETE FROM runs),
          no_keys AS (DELETE FROM job_keys), no_events AS (DELETE FROM events),
          no_changes AS (DELETE FROM tally_changes), no_tallies AS (DELETE FROM tallies)
     DELETE FROM pulse
 """)
-_ROWS = text("SELECT * FROM jobs ORDER BY id")
+_ROWS = text(f"SELECT * FROM {ALL_JOBS} AS jobs ORDER BY id")
 _EVENTS = text("SELECT * FROM events ORDER BY position")
-_COUNTS = text("""
+_COUNTS = text(f"""
     SELECT tenant, job_class, state, count(*) AS jobs, sum(est_gpu_seconds) AS gpu_seconds,
            count(*) FILTER (WHERE est_gpu_seconds IS NULL) AS unmeasured
-    FROM jobs GROUP BY tenant, job_class, state
+    FROM {ALL_JOBS} AS jobs GROUP BY tenant, job_class, state
 """)
 _RUNS = text("SELECT id, state FROM runs")
 _LEASES_END = text("UPDATE runs SET lease_expires_at = '2020-01-01Z' WHERE id = ANY(:ids)")
@@ -329,6 +340,8 @@ class Ledger(RuleBasedStateMachine):
         else:
             self._sweep(draw(st.sampled_from(["promote", "expire", "rescue", "rescue"])))
             self._write(tallies.fold)
+            if draw(Often):
+                self._write(lambda c: history.move(c, age=timedelta(0)))
 
     def _sweep(self, duty: str) -> None:
         getattr(self._model, duty)()

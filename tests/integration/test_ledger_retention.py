@@ -36,12 +36,14 @@ def _drop_all(engine: Engine) -> None:
 
 def _make(engine: Engine) -> int:
     with engine.begin() as connection:
-        return retention.make_partitions(connection)
+        return retention.make_partitions(connection, retention.EVENTS)
 
 
 def _drop(engine: Engine, days: int = 7) -> int:
     with engine.begin() as connection:
-        return retention.drop_partitions(connection, older_than=timedelta(days=days))
+        return retention.drop_partitions(
+            connection, retention.EVENTS, older_than=timedelta(days=days)
+        )
 
 
 def _scalar(engine: Engine, statement: object) -> object:
@@ -51,7 +53,7 @@ def _scalar(engine: Engine, statement: object) -> object:
 
 def test_a_migrated_database_has_today_and_the_days_to_come(engine: Engine) -> None:
     made = _partitions(engine)
-    assert len(made) == 1 + retention.DAYS_AHEAD
+    assert len(made) == 1 + retention.EVENTS.ahead
     _make(engine)  # none, but where the day changed since
     _drop_all(engine)
     assert _make(engine) == len(made)
@@ -65,7 +67,7 @@ def test_events_of_a_day_without_a_partition_are_written_all_the_same(engine: En
     _drop_all(engine)
     submitted(engine)
     assert _scalar(engine, _OF_DEFAULT) == 1
-    assert _make(engine) == retention.DAYS_AHEAD
+    assert _make(engine) == retention.EVENTS.ahead
     submitted(engine)
     assert _scalar(engine, _OF_DEFAULT) == 2
     assert _scalar(engine, _COUNT) == 2
@@ -102,11 +104,11 @@ def test_a_partition_is_made_beside_writers_and_dropped_once_they_have_ended(
         connection.execute(text(f"DROP TABLE {_partitions(engine)[-1]}"))
 
     def drop(connection: Connection) -> int:
-        return retention.drop_partitions(connection, older_than=timedelta(days=7))
+        return retention.drop_partitions(connection, retention.EVENTS, older_than=timedelta(days=7))
 
     with rivals(engine) as rival, engine.begin() as connection:
         submit.insert_jobs(connection, [new_job()])
-        assert rival(retention.make_partitions).answer() == 1
+        assert rival(lambda c: retention.make_partitions(c, retention.EVENTS)).answer() == 1
         assert rival(drop).answer() == 0
     assert "events_20200101" in _partitions(engine)
     assert _drop(engine) == 1

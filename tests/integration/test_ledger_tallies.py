@@ -32,9 +32,10 @@ _SCHEDULE = text("""
 _ONE_CLASS = text("UPDATE jobs SET job_class = 1 WHERE :classes = 1")
 _FILL = text("""
     INSERT INTO jobs (id, state, job_class, max_attempts, source, output_prefix, parameters, lane,
-                      pixels, est_gpu_seconds, queued_at, finished_at)
-    SELECT gen_random_uuid(), CASE WHEN n % 2 = 0 THEN 'failed' ELSE 'queued' END, n % 3, 3,
+                      pixels, est_gpu_seconds, queued_at, run_id, run_deadline)
+    SELECT gen_random_uuid(), CASE WHEN n % 2 = 0 THEN 'running' ELSE 'queued' END, n % 3, 3,
            's3://twofold/a', 's3://twofold/b', '{}', 'lane', 1, 1, clock_timestamp(),
+           CASE WHEN n % 2 = 0 THEN gen_random_uuid() END,
            CASE WHEN n % 2 = 0 THEN clock_timestamp() END
     FROM generate_series(1, 10000) AS n
 """)
@@ -146,7 +147,7 @@ class TestChanges:
                 assert connection.execute(_SCHEDULE, {"rows": rows}).rowcount == rows
             counts = {
                 state: sum(one.jobs for one in tallies.overview(connection) if one.state is state)
-                for state in (JobState.SCHEDULED, JobState.QUEUED, JobState.FAILED)
+                for state in (JobState.SCHEDULED, JobState.QUEUED, JobState.RUNNING)
             }
         assert list(counts.values()) == [15_000, 0, 15_000]
 

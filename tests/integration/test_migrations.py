@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from datetime import timedelta
 
 import pytest
 from alembic import command
@@ -10,10 +11,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, inspect, text
 from sqlalchemy.exc import IntegrityError
-from tests.factories import begun, claimed, submitted
+from tests.factories import begun, claimed, new_job, submitted
 
 from twofold_schema import database, table
-from twofold_schema.ledger import tallies
+from twofold_schema.ledger import audit, history, requests, tallies
 from twofold_schema.settings import DatabaseSettings
 
 _INDEXES = text("""
@@ -136,6 +137,29 @@ def test_jobs_that_were_there_before_tallies_are_in_them(
     with engine.connect() as connection:
         found = tallies.overview(connection)
     assert {tally.state: tally.jobs for tally in found} == {"queued": 1, "running": 1}
+
+
+def test_jobs_in_the_history_come_back_when_there_is_none_any_more(
+    engine: Engine, database_settings: DatabaseSettings
+) -> None:
+    """Counted once, told of once; a new job is told of and counted before and after."""
+    ids = submitted(engine, new_job(), new_job())
+    with engine.begin() as connection:
+        requests.cancel(connection, ids[:1])
+        assert history.move(connection, age=timedelta(0)) == 1
+    config = database.alembic_config(database_settings)
+    command.downgrade(config, "0008")
+    with engine.begin() as connection:
+        found = connection.execute(text("SELECT state FROM jobs ORDER BY state")).scalars().all()
+        connection.execute(_OLD_INSERT)
+    assert found == ["cancelled", "queued"]
+    database.migrate(database_settings)
+    submitted(engine)
+    with engine.connect() as connection:
+        counts = {tally.state: tally.jobs for tally in tallies.overview(connection)}
+        assert counts == {"cancelled": 1, "queued": 3}
+        assert tallies.differences(connection) == []
+        assert audit.broken_lives(connection).count == 0
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from twofold_schema.artifacts import ArtifactUri, manifest_place
 from twofold_schema.errors import CorruptSource, StorageUnavailable
 from twofold_schema.ids import new_id
 from twofold_schema.ledger import outcomes, requests, submissions, submit, sweeps
+from twofold_schema.ledger.history import read_in_order
 from twofold_schema.ledger.new_jobs import NewJob
 from twofold_schema.storage.directory import DirectoryStorage
 from twofold_schema.storage.port import Storage
@@ -321,8 +322,8 @@ def test_looking_on_and_reading_on_read_no_others_jobs_and_no_more_than_a_page(
 
     for submission_id in (big, small):
         for statement in (submissions._LOOK_ON, submissions._JOBS):
-            first = {"id": submission_id, "after": UUID(int=0)}
-            assert rows_read(desk.engine, statement, {**first, "limit": 50}) == 50
+            page = {"id": submission_id, "after": UUID(int=0), "limit": 50}
+            assert rows_read(desk.engine, statement, page, first=read_in_order) == 50
     assert rows_read(desk.engine, submissions._SEAL_ABANDONED, {"age": -DAY, "rows": 1}) <= 10
 
 

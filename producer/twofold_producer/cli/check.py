@@ -66,7 +66,8 @@ _CHECKS = (
         audit.keys_of_nothing,
         "Every key names a job.",
         "keys name a job that does not exist",
-        "Delete these rows of job_keys, or wait until the keys have expired.",
+        "They outlived their jobs if TWOFOLD_JOBS_DAYS is shorter than TWOFOLD_KEY_DAYS. Else "
+        "delete these rows of job_keys, or wait until the keys have expired.",
         findings.warning,
     ),
     _Check(

@@ -25,6 +25,7 @@ from twofold_schema.database import is_transient
 from twofold_schema.errors import JobError
 from twofold_schema.ledger import (
     capacity,
+    history,
     reads,
     retention,
     rollups,
@@ -45,7 +46,7 @@ _TICKET_LOST = timedelta(seconds=2)
 #: How often it is said that jobs fit no live run, and up to how many are counted.
 _UNFIT_SECONDS, _UNFIT_COUNTED = 60.0, 100_000
 
-#: How often it is looked whether events have their partitions, and none too many.
+#: How often it is looked whether events and jobs have their partitions, and none too many.
 _PARTITIONS_SECONDS = 60.0
 
 #: A store that refused to list or to delete is asked again after so long.
@@ -157,25 +158,24 @@ def ledger_duties(
 
 
 def count_duties(engine: Engine, settings: KeeperSettings) -> list[Duty]:
-    """What keeps counts and events in bounds.
+    """What keeps counts, events and jobs in bounds.
 
     Args:
         engine: Of the database.
         settings: Of the keeper.
     """
-    events_age = timedelta(days=settings.events_days)
-    next_look = time.monotonic()
+    jobs_age = timedelta(days=settings.jobs_days)
 
-    def keep_events(connection: Connection) -> int:
-        nonlocal next_look
-        if time.monotonic() < next_look:
-            return 0
-        next_look = time.monotonic() + _PARTITIONS_SECONDS
-        if not retention.may_change(connection):
-            log.warning("events_kept_for_ever", mend="Let the keeper's role own the tables.")
-            return 0
-        made = retention.make_partitions(connection)
-        return made + retention.drop_partitions(connection, older_than=events_age)
+    def weeks_to_come(connection: Connection) -> int:
+        # And those of jobs that ended before this was looked after.
+        since = history.oldest(connection, kept=jobs_age)
+        return retention.make_partitions(connection, retention.HISTORY, since=since)
+
+    def days_to_come(connection: Connection) -> int:
+        return retention.make_partitions(connection, retention.EVENTS)
+
+    def move(connection: Connection) -> int:
+        return history.move(connection, age=timedelta(hours=settings.history_after_hours))
 
     def forget_rollups(connection: Connection) -> int:
         return rollups.forget(connection, older_than=timedelta(days=settings.rollup_days))
@@ -184,9 +184,36 @@ def count_duties(engine: Engine, settings: KeeperSettings) -> list[Duty]:
         _duty(engine, "fold", tallies.fold),
         _duty(engine, "fold_shares", shares.fold),
         _duty(engine, "roll_up", rollups.roll_up),
-        _duty(engine, "keep_events", keep_events),
+        _duty(
+            engine,
+            "keep_events",
+            _keeping(retention.EVENTS, days_to_come, timedelta(days=settings.events_days)),
+        ),
+        # First, so that what is moved finds its partition.
+        _duty(engine, "keep_history", _keeping(retention.HISTORY, weeks_to_come, jobs_age)),
+        _duty(engine, "move", move),
         _duty(engine, "forget_rollups", forget_rollups),
     ]
+
+
+def _keeping(
+    kept: retention.Kept, make: Callable[[Connection], int], age: timedelta
+) -> Callable[[Connection], int]:
+    """Makes partitions of a table and drops old ones, once a minute."""
+    next_look = time.monotonic()
+
+    def keep(connection: Connection) -> int:
+        nonlocal next_look
+        if time.monotonic() < next_look:
+            return 0
+        next_look = time.monotonic() + _PARTITIONS_SECONDS
+        if not retention.may_change(connection, kept):
+            mend = "Let the keeper's role own the tables."
+            log.warning("kept_for_ever", table=kept.table, mend=mend)
+            return 0
+        return make(connection) + retention.drop_partitions(connection, kept, older_than=age)
+
+    return keep
 
 
 def storage_duties(

@@ -22,5 +22,6 @@ of their ids first, or skips those that others hold, so that no two of them wait
     tallies    overview, backlog, fold, correct         how many there are
     rollups    roll_up, read, forget                    events by the minute, for charts
     audit      running_without_run, broken_lives, ...   what no CHECK can say
-    retention  make_partitions, drop_partitions         how long events are kept
+    history    move, bring_back                         jobs that ended a while ago
+    retention  make_partitions, drop_partitions         how long jobs and events are kept
 """

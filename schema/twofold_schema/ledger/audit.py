@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, TextClause, text
 
+from twofold_schema.ledger.history import ALL_JOBS
 from twofold_schema.states import TRANSITIONS, JobState
 
 #: How many examples an answer names.
@@ -55,17 +56,17 @@ _KEYS_OF_NOTHING = text("""
 
 # Jobs whose events are no chain that ends in the row: each event leaves the state that the one
 # before it came to, and the last one came to the row's.
-_BROKEN_LIVES = text("""
+_BROKEN_LIVES = text(f"""
     SELECT DISTINCT job_id FROM (
         SELECT job_id, left_state, state, generation, fence,
                lag(state) OVER life AS came_to, lead(state) OVER life IS NULL AS is_last
         FROM events WINDOW life AS (PARTITION BY job_id ORDER BY position)
-    ) AS told JOIN jobs ON jobs.id = job_id
+    ) AS told JOIN {ALL_JOBS} AS jobs ON jobs.id = job_id
     WHERE told.left_state <> came_to
        OR is_last AND (told.state, told.generation, told.fence)
                       <> (jobs.state, jobs.generation, jobs.fence)
     ORDER BY job_id
-""")
+""")  # noqa: S608 - built from a constant of this package
 
 # Every way from one state to another that any job went.
 _WAYS = text("""

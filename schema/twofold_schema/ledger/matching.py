@@ -13,6 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, TextClause, text
 
+from twofold_schema.ledger.history import ALL_JOBS, read_in_order
 from twofold_schema.operation import JobFilter, OperationKind
 from twofold_schema.states import FINAL_STATES, TRANSITIONS, JobState
 
@@ -30,7 +31,7 @@ CHANGEABLE: Mapping[OperationKind, tuple[JobState, ...]] = MappingProxyType(
 )
 
 #: Where jobs in these states lie.
-_SOURCES = {OperationKind.CANCEL: "jobs", OperationKind.RETRY: "jobs"}
+_SOURCES = {OperationKind.CANCEL: "jobs", OperationKind.RETRY: ALL_JOBS}
 
 #: Lower than every id.
 _BEFORE_ALL = UUID(int=0)
@@ -138,6 +139,7 @@ def states(kind: OperationKind, where: JobFilter) -> list[JobState]:
 
 def bounds(connection: Connection, kind: OperationKind, where: JobFilter) -> Bounds:
     """What an operation that is asked for now will not go beyond."""
+    read_in_order(connection)
     statement = _BOUNDS[kind, _way(where)]
     row = connection.execute(statement, _stated(kind, where)).one()
     return Bounds(row.asked_at, row.last)
@@ -162,6 +164,7 @@ def look(
         after: The last job of the page before; None for the first page.
         most: How many matches end a page.
     """
+    read_in_order(connection)
     row = connection.execute(
         _LOOK[kind, _way(where)],
         _stated(kind, where)

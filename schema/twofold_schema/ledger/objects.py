@@ -10,6 +10,9 @@ from sqlalchemy import Connection, text
 
 from twofold_schema.artifacts import ArtifactUri
 from twofold_schema.job import JOB_COLUMNS, Job
+from twofold_schema.ledger import history
+from twofold_schema.ledger.history import ALL_JOBS
+from twofold_schema.states import JobState
 
 # Succeeded jobs whose fixed name was not yet seen to hold their result, oldest first.
 _UNPUBLISHED = text(f"""
@@ -31,12 +34,15 @@ _PUBLISHED = text("""
     WHERE id = :id AND state = 'succeeded' AND published_at IS NULL
 """)
 
-# Of the jobs that want one name the newest, which should have it, is to be looked at again.
+# Of the jobs that want one name the newest, which should have it.
+_NEWEST = text(f"""
+    SELECT id FROM {ALL_JOBS} AS jobs WHERE publish_to = :publish_to AND state = 'succeeded'
+    ORDER BY id DESC LIMIT 1
+""")  # noqa: S608 - built from a constant of this package
+
+# It is to be looked at again.
 _LOOK_AGAIN = text("""
-    UPDATE jobs SET published_at = NULL
-    WHERE state = 'succeeded' AND id = (
-        SELECT id FROM jobs WHERE publish_to = :publish_to AND state = 'succeeded'
-        ORDER BY id DESC LIMIT 1)
+    UPDATE jobs SET published_at = NULL WHERE id = :id AND state = 'succeeded'
 """)
 
 
@@ -71,4 +77,9 @@ def mark_published(connection: Connection, job_id: UUID) -> None:
 
 def look_again(connection: Connection, publish_to: str) -> None:
     """Let the name that some jobs want be looked at once more. Safe to repeat."""
-    connection.execute(_LOOK_AGAIN, {"publish_to": publish_to})
+    newest = connection.execute(_NEWEST, {"publish_to": publish_to}).scalar_one_or_none()
+    if newest is None or connection.execute(_LOOK_AGAIN, {"id": newest}).rowcount:
+        return
+    # After the statement above: it has waited for whoever was moving it.
+    history.bring_back(connection, [newest], states=[JobState.SUCCEEDED])
+    connection.execute(_LOOK_AGAIN, {"id": newest})

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, RowMapping, TextClause, text
 
 from twofold_schema.errors import JobError
 from twofold_schema.job import Claim, Result
+from twofold_schema.ledger.history import ALL_JOBS
 from twofold_schema.states import JobState
 
 RETRY_BASE = timedelta(seconds=5)
@@ -124,9 +125,10 @@ _RELEASE = _ending(
 )
 
 # What the rows of claims say that could not be ended.
-_REREAD = text("""
-    SELECT id, state, fence, result, errors FROM jobs WHERE id = ANY(CAST(:ids AS uuid[]))
-""")
+_REREAD = text(f"""
+    SELECT id, state, fence, result, errors FROM {ALL_JOBS} AS jobs
+    WHERE id = ANY(CAST(:ids AS uuid[]))
+""")  # noqa: S608 - built from a constant of this package
 
 
 def complete(

@@ -8,25 +8,36 @@ from sqlalchemy import Connection, text
 
 from twofold_schema.errors import JobNotFound, SubmissionNotFound
 from twofold_schema.job import JOB_COLUMNS, Job
-from twofold_schema.states import JobState
+from twofold_schema.ledger.history import ALL_JOBS
+from twofold_schema.states import FINAL_STATES, JobState
 
 _GET = text(f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = ANY(CAST(:ids AS uuid[]))")  # noqa: S608 - a constant
 
+# Those that the statement above did not find: in both tables at one moment, because a job may just
+# have been moved or brought back.
+_GET_ANY = text(f"""
+    SELECT {JOB_COLUMNS} FROM {ALL_JOBS} AS jobs WHERE id = ANY(CAST(:ids AS uuid[]))
+""")  # noqa: S608 - built from constants of this package
+
 # Newest first; ids are in order of time.
-_FIND = text(f"""
-    SELECT {JOB_COLUMNS} FROM jobs
+_PAGE = f"""
+    SELECT {JOB_COLUMNS} FROM {{}} AS jobs
     WHERE (CAST(:states AS text[]) IS NULL OR state = ANY(CAST(:states AS text[])))
       AND (CAST(:submission_id AS uuid) IS NULL OR submission_id = :submission_id)
       AND (CAST(:before AS uuid) IS NULL OR id < :before)
     ORDER BY id DESC LIMIT :limit
-""")  # noqa: S608 - a constant
+"""  # noqa: S608 - a constant
+_FIND = text(_PAGE.format(ALL_JOBS))
+_FIND_UNFINISHED = text(_PAGE.format("jobs"))
 
-# Which of these jobs have not ended yet.
+# Which of these jobs have not ended yet: none of the history.
 _UNFINISHED = text("""
     SELECT id FROM jobs WHERE id = ANY(CAST(:ids AS uuid[])) AND finished_at IS NULL
 """)
 
-_SUBMISSION_JOBS = text("SELECT id FROM jobs WHERE submission_id = :id ORDER BY id")
+_SUBMISSION_JOBS = text(f"""
+    SELECT id FROM {ALL_JOBS} AS jobs WHERE submission_id = :id ORDER BY id
+""")  # noqa: S608 - built from a constant of this package
 
 _SUBMISSION = text("SELECT 1 FROM submissions WHERE id = :id")
 
@@ -44,18 +55,29 @@ def get(connection: Connection, job_id: UUID) -> Job:
     """One job.
 
     Raises:
-        JobNotFound: No job has this id.
+        JobNotFound: No job has this id, or no more.
     """
-    row = connection.execute(_GET, {"ids": [job_id]}).mappings().one_or_none()
-    if row is None:
-        raise JobNotFound(f"No job has the id {job_id}.")
-    return Job.from_row(row)
+    found = get_many(connection, [job_id])
+    if not found:
+        raise not_found(job_id)
+    return found[0]
+
+
+def not_found(job_id: UUID) -> JobNotFound:
+    """What is said of an id that no job has."""
+    return JobNotFound(
+        f"No job has the id {job_id}. It was never submitted to this database, or it ended longer "
+        "ago than jobs are kept (TWOFOLD_JOBS_DAYS)."
+    )
 
 
 def get_many(connection: Connection, job_ids: Sequence[UUID]) -> list[Job]:
     """Jobs in the order of their ids given; unknown ids are left out."""
-    rows = connection.execute(_GET, {"ids": list(job_ids)}).mappings()
-    found = {row["id"]: Job.from_row(row) for row in rows}
+    found: dict[UUID, Job] = {}
+    for statement in (_GET, _GET_ANY):
+        if missing := [job_id for job_id in job_ids if job_id not in found]:
+            rows = connection.execute(statement, {"ids": missing}).mappings()
+            found |= {row["id"]: Job.from_row(row) for row in rows}
     return [found[job_id] for job_id in job_ids if job_id in found]
 
 
@@ -76,8 +98,9 @@ def find(
         before: The last id of the page before.
         limit: 1 or more.
     """
+    over = states is None or not FINAL_STATES.isdisjoint(states)
     rows = connection.execute(
-        _FIND,
+        _FIND if over else _FIND_UNFINISHED,
         {
             "states": None if states is None else list(states),
             "submission_id": submission_id,

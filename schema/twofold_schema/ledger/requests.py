@@ -7,7 +7,9 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from twofold_schema.errors import JobNotFound, JobNotRetryable
+from twofold_schema.errors import JobNotRetryable
+from twofold_schema.ledger import history, reads
+from twofold_schema.ledger.history import ALL_JOBS
 from twofold_schema.states import JobState
 
 
@@ -41,7 +43,12 @@ _CANCEL = text("""
     FROM asked WHERE jobs.id = asked.id AND asked.state IN ('scheduled', 'queued', 'running')
 """)
 
-_STATES = text("SELECT id, state FROM jobs WHERE id = ANY(CAST(:ids AS uuid[]))")
+_STATES = text(f"""
+    SELECT id, state, finished_at IS NULL AND cancel_requested_at IS NULL AS goes_on
+    FROM {ALL_JOBS} AS jobs WHERE id = ANY(CAST(:ids AS uuid[]))
+""")  # noqa: S608 - built from a constant of this package
+
+_RETRYABLE = (JobState.FAILED, JobState.EXPIRED)
 
 # Begins a new generation of failed and expired jobs. The fence goes on rising: writes of an old
 # generation's runs stay void.
@@ -80,9 +87,14 @@ def cancel(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, Cancel
     Returns:
         An answer for every id.
     """
-    ids = {"ids": list(job_ids)}
-    connection.execute(_CANCEL, ids)
-    states = {row.id: row.state for row in connection.execute(_STATES, ids)}
+    states: dict[UUID, str] = {}
+    left = list(job_ids)
+    while left:
+        connection.execute(_CANCEL, {"ids": left})
+        found = connection.execute(_STATES, {"ids": left}).all()
+        states |= {row.id: row.state for row in found}
+        # A job that was in the history, and that somebody retried between the two statements.
+        left = [row.id for row in found if row.goes_on]
     return {
         job_id: CancelAnswer.CANCELLING
         if states.get(job_id) == JobState.RUNNING
@@ -116,7 +128,7 @@ def retry(
         states = {row.id: row.state for row in connection.execute(_STATES, {"ids": list(refused)})}
         for job_id in sorted(refused):
             if job_id not in states:
-                raise JobNotFound(f"No job has the id {job_id}.")
+                raise reads.not_found(job_id)
             raise JobNotRetryable(
                 f"Job {job_id} is {states[job_id]}; only a failed or expired job can be retried."
             )
@@ -130,8 +142,12 @@ def retry_ended(
     finish_by: datetime | None = None,
 ) -> set[UUID]:
     """As `retry`, of those that have failed or expired; returns their ids."""
-    parameters = {"ids": list(job_ids), "start_by": start_by, "finish_by": finish_by}
-    retried = connection.execute(_RETRY, parameters).all()
+    deadlines = {"start_by": start_by, "finish_by": finish_by}
+    retried = list(connection.execute(_RETRY, {"ids": list(job_ids)} | deadlines))
+    left = set(job_ids) - {row.id for row in retried}
+    # After the statement above: it has waited for whoever was moving one of them.
+    if left and (back := history.bring_back(connection, left, states=_RETRYABLE)):
+        retried += connection.execute(_RETRY, {"ids": back} | deadlines)
     submissions = sorted({row.submission_id for row in retried if row.submission_id})
     connection.execute(_REOPEN, {"ids": submissions})
     return {row.id for row in retried}

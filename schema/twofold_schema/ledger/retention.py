@@ -1,106 +1,164 @@
-"""How long events are kept: a partition per day, made ahead and dropped whole.
+"""How long events and jobs are kept: in partitions by time, made ahead and dropped whole.
 
-Events of a day that has no partition, because no keeper ran for as long as they are made ahead,
-lie in `events_default` and are deleted from there.
+Rows of a time that has no partition, because no keeper ran for as long as they are made ahead, lie
+in the default partition and are deleted from there. Only jobs that have ended are in partitions, so
+that none is dropped that has not; the tallies lose them in the same transaction.
 """
 
-from datetime import date, timedelta
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Literal
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-#: For how many days after today there are partitions. No keeper has to run for as long.
-DAYS_AHEAD = 7
+from twofold_schema.ledger import tallies
 
 #: What a duty waits for the table while everybody else waits behind it.
 _LOCK_MILLISECONDS = 200
 _LOCK_NOT_AVAILABLE = "55P03"
 
-_PREFIX = "events_"
-
-# Whether this role may change the table itself.
-_OWNS = text(
-    "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass('events')"
-)
-
-# Days that shall have a partition and may: none has it yet, and none of its events lies elsewhere.
-_MISSING = text("""
-    SELECT CAST(day AS date) AS day
-    FROM generate_series(timezone('UTC', clock_timestamp()),
-                         timezone('UTC', clock_timestamp()) + :ahead, interval '1 day') AS day
-    WHERE to_regclass(:prefix || to_char(day, 'YYYYMMDD')) IS NULL
-      AND NOT EXISTS (
-          SELECT FROM events_default
-          WHERE at >= timezone('UTC', date_trunc('day', day))
-            AND at < timezone('UTC', date_trunc('day', day) + interval '1 day'))
-    ORDER BY day
-""")
-
-# Partitions of days that ended so long ago.
-_OLD = text("""
-    SELECT relname AS name
-    FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
-    WHERE inhparent = to_regclass('events') AND relname ~ '^events_[0-9]{8}$'
-      AND relname < :prefix || to_char(timezone('UTC', clock_timestamp()) - :age, 'YYYYMMDD')
-    ORDER BY relname
-""")
-
-# As old, of days that have no partition. The table is empty where a keeper runs.
-_DELETE_STRAYS = text("""
-    DELETE FROM events_default WHERE ctid = ANY(ARRAY(
-        SELECT ctid FROM events_default
-        WHERE at < timezone('UTC', date_trunc('day', timezone('UTC', clock_timestamp()) - :age))
-        LIMIT :rows FOR UPDATE SKIP LOCKED))
-""")
-
-_BOUND_LOCK = text(f"SET LOCAL lock_timeout = {_LOCK_MILLISECONDS}")
-
-#: How many events without a partition are deleted at once.
+#: How many rows without a partition are deleted at once.
 _STRAY_ROWS = 10_000
 
 
-def may_change(connection: Connection) -> bool:
-    """Whether this role is, or belongs to, the owner of the tables: nobody else may change them."""
-    return bool(connection.execute(_OWNS).scalar_one())
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """A table whose rows are kept for a while.
+
+    Attributes:
+        table: Its name; a partition's is that, and the date on which it begins.
+        column: The time that decides.
+        each: How long a partition is, by UTC.
+        ahead: For how many of them after the present one there are partitions. No keeper has to run
+            for as long.
+        tallied: Whether the rows are jobs that the tallies count.
+    """
+
+    table: str
+    column: str
+    each: Literal["day", "week"]
+    ahead: int
+    tallied: bool = False
+
+    @property
+    def length(self) -> timedelta:
+        """Of a partition."""
+        return timedelta(**{f"{self.each}s": 1})
 
 
-def make_partitions(connection: Connection) -> int:
-    """Make the partitions of today and of the days to come; returns how many.
+EVENTS = Kept(table="events", column="at", each="day", ahead=7)
+HISTORY = Kept(table="history", column="finished_at", each="week", ahead=2, tallied=True)
+
+# Whether this role may change the table itself.
+_OWNS = text("SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass(:table)")
+
+# When partitions begin that shall be there and may: none is there yet, and no row of that time lies
+# elsewhere. `since` is now, or earlier where older rows are about to come.
+_MISSING = """
+    SELECT CAST(start AS date) AS start
+    FROM generate_series(
+             date_trunc(:each, timezone('UTC', least(:since, clock_timestamp()))),
+             timezone('UTC', clock_timestamp()) + :ahead, :length) AS start
+    WHERE to_regclass(:table || to_char(start, '_YYYYMMDD')) IS NULL
+      AND NOT EXISTS (
+          SELECT FROM {table}_default
+          WHERE {column} >= timezone('UTC', start) AND {column} < timezone('UTC', start + :length))
+    ORDER BY start
+"""
+
+# The beginning of the oldest partition that stays.
+_LIMIT = "date_trunc(:each, timezone('UTC', clock_timestamp()) - :age)"
+
+# Partitions that ended so long ago.
+_OLD = text(f"""
+    SELECT relname AS name
+    FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
+    WHERE inhparent = to_regclass(:table) AND relname ~ (:table || '_[0-9]{{8}}$')
+      AND relname < :table || to_char({_LIMIT}, '_YYYYMMDD')
+    ORDER BY relname
+""")  # noqa: S608 - built from a constant of this module
+
+# As old, of times that have no partition. The table is empty where a keeper runs.
+_DELETE_STRAYS = f"""
+    DELETE FROM {{table}}_default WHERE ctid = ANY(ARRAY(
+        SELECT ctid FROM {{table}}_default WHERE {{column}} < timezone('UTC', {_LIMIT})
+        LIMIT :rows FOR UPDATE SKIP LOCKED))
+"""  # noqa: S608 - built from a constant of this module
+
+_BOUND_LOCK = text(f"SET LOCAL lock_timeout = {_LOCK_MILLISECONDS}")
+
+
+def may_change(connection: Connection, kept: Kept) -> bool:
+    """Whether this role is, or belongs to, the owner of the table: nobody else may change it."""
+    return bool(connection.execute(_OWNS, {"table": kept.table}).scalar_one())
+
+
+def make_partitions(connection: Connection, kept: Kept, *, since: datetime | None = None) -> int:
+    """Make the partitions of the present and of the time to come; returns how many.
 
     Nobody who writes waits for it. One that cannot be had at once, because somebody reads, is left
     for the next time.
 
     Args:
-        connection: In a transaction of its own, as the tables' owner.
+        connection: In a transaction of its own, as the table's owner.
+        kept: Of which table.
+        since: Of the time from then on, too.
     """
-    parameters = {"ahead": timedelta(days=DAYS_AHEAD), "prefix": _PREFIX}
-    missing = connection.execute(_MISSING, parameters).scalars().all()
-    return sum(_changed(connection, *_making(day)) for day in missing)
+    missing = connection.execute(
+        text(_MISSING.format(table=kept.table, column=kept.column)),
+        {
+            "table": kept.table,
+            "each": kept.each,
+            "since": since,
+            "ahead": kept.ahead * kept.length,
+            "length": kept.length,
+        },
+    )
+    return sum(_changed(connection, *_making(kept, start)) for start in missing.scalars().all())
 
 
-def drop_partitions(connection: Connection, *, older_than: timedelta) -> int:
-    """Drop what is older, in whole days; returns how many partitions.
+def drop_partitions(connection: Connection, kept: Kept, *, older_than: timedelta) -> int:
+    """Drop what is older, in whole partitions; returns how many.
 
-    Whoever writes jobs waits for it, up to a fifth of a second. If somebody has a transaction open
-    for longer, it is left for the next time.
+    Whoever uses the table waits for it, up to a fifth of a second. If somebody has a transaction
+    open for longer, it is left for the next time. The jobs of a partition are counted before; who
+    retries one of the history meanwhile waits for that, too.
 
     Args:
-        connection: In a transaction of its own, as the tables' owner.
-        older_than: Events of days that ended so long ago.
+        connection: In a transaction of its own, as the table's owner.
+        kept: Of which table.
+        older_than: Partitions that ended so long ago.
     """
-    age = {"age": older_than}
-    connection.execute(_DELETE_STRAYS, age | {"rows": _STRAY_ROWS})
-    old = connection.execute(_OLD, age | {"prefix": _PREFIX}).scalars().all()
-    return sum(_changed(connection, f"DROP TABLE {name}") for name in old)
+    which = {"table": kept.table, "each": kept.each, "age": older_than}
+    strays = _DELETE_STRAYS.format(table=kept.table, column=kept.column)
+    if kept.tallied:
+        strays = f"WITH gone AS ({strays} RETURNING *) {tallies.taking_away('gone')}"
+    connection.execute(text(strays), which | {"rows": _STRAY_ROWS})
+    old = connection.execute(_OLD, which).scalars().all()
+    return sum(_changed(connection, *_dropping(kept, name)) for name in old)
 
 
-def _making(day: date) -> tuple[str, str]:
-    name, next_day = f"{_PREFIX}{day:%Y%m%d}", day + timedelta(days=1)
+def _making(kept: Kept, start: date) -> tuple[str, ...]:
+    name, end = f"{kept.table}_{start:%Y%m%d}", start + kept.length
     # Attached, because a partition that is created as one locks everybody out.
-    bounds = f"FROM ('{day}T00:00:00Z') TO ('{next_day}T00:00:00Z')"
+    bounds = f"FROM ('{start}T00:00:00Z') TO ('{end}T00:00:00Z')"
     return (
-        f"CREATE TABLE {name} (LIKE events INCLUDING DEFAULTS INCLUDING STORAGE)",
-        f"ALTER TABLE events ATTACH PARTITION {name} FOR VALUES {bounds}",
+        f"CREATE TABLE {name} (LIKE {kept.table} INCLUDING DEFAULTS INCLUDING STORAGE)",
+        f"ALTER TABLE {kept.table} ATTACH PARTITION {name} FOR VALUES {bounds}",
+    )
+
+
+def _dropping(kept: Kept, name: str) -> tuple[str, ...]:
+    if not kept.tallied:
+        return (f"DROP TABLE {name}",)
+    return (
+        # A count of many millions may take longer than other statements, and nobody may bring a job
+        # back while it is counted.
+        "SET LOCAL statement_timeout = 0",
+        f"LOCK TABLE {name} IN SHARE MODE",
+        tallies.taking_away(name),
+        f"DROP TABLE {name}",
     )
 
 

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, text
 from twofold_schema.errors import SubmissionNotFound
 from twofold_schema.ids import new_id
 from twofold_schema.job import JOB_COLUMNS, Job
+from twofold_schema.ledger.history import ALL_JOBS, read_in_order
 from twofold_schema.states import JobState
 from twofold_schema.submission import SubmissionReport
 
@@ -55,13 +56,13 @@ _SEAL = text("""
 
 # Seals submissions that nobody added to for long: their producers died. Their last job says when;
 # those that somebody adds to right now are locked.
-_SEAL_ABANDONED = text("""
+_SEAL_ABANDONED = text(f"""
     WITH abandoned AS (
         SELECT id FROM submissions
         WHERE sealed_at IS NULL AND finished_at IS NULL
           AND created_at <= clock_timestamp() - :age
           AND coalesce((
-              SELECT jobs.created_at FROM jobs
+              SELECT jobs.created_at FROM {ALL_JOBS} AS jobs
               WHERE jobs.submission_id >= submissions.id AND jobs.submission_id <= submissions.id
               ORDER BY jobs.submission_id DESC, jobs.id DESC LIMIT 1
           ) <= clock_timestamp() - :age, true)
@@ -69,7 +70,7 @@ _SEAL_ABANDONED = text("""
     )
     UPDATE submissions SET sealed_at = clock_timestamp()
     WHERE id = ANY(ARRAY(SELECT id FROM abandoned)) AND sealed_at IS NULL
-""")
+""")  # noqa: S608 - built from a constant of this package
 
 # Sealed submissions that have not ended, oldest first.
 _SEALED = text("""
@@ -80,7 +81,8 @@ _SEALED = text("""
 """)
 
 # The first job of a page that has not ended, and the last of the page. A page, because whoever
-# comes to a million jobs that have ended must not look through them in one statement.
+# comes to a million jobs that have ended must not look through them in one statement. What is in
+# the history has ended.
 _LOOK_ON = text("""
     WITH page AS (
         SELECT id, finished_at FROM jobs
@@ -94,10 +96,10 @@ _LOOK_ON = text("""
 
 # A page of a submission's jobs, in the order in which they were submitted.
 _JOBS = text(f"""
-    SELECT {JOB_COLUMNS} FROM jobs
+    SELECT {JOB_COLUMNS} FROM {ALL_JOBS} AS jobs
     WHERE (submission_id, id) > (CAST(:id AS uuid), CAST(:after AS uuid)) AND submission_id <= :id
     ORDER BY submission_id, id LIMIT :limit
-""")  # noqa: S608 - a constant
+""")  # noqa: S608 - built from constants of this package
 
 # One process at a time writes the manifests of a submission. Its transaction may wait for storage.
 _HOLD_END = text("""
@@ -127,7 +129,10 @@ _GET = text("""
 """)
 
 # How many jobs are in each state: looks at all of them.
-_COUNT = text("SELECT state, count(*) AS jobs FROM jobs WHERE submission_id = :id GROUP BY state")
+_COUNT = text(f"""
+    SELECT state, count(*) AS jobs FROM {ALL_JOBS} AS jobs
+    WHERE submission_id = :id GROUP BY state
+""")  # noqa: S608 - built from a constant of this package
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +211,14 @@ def seal(connection: Connection, submission_id: UUID) -> None:
 
 
 def seal_abandoned(connection: Connection, *, age: timedelta, rows: int = 1000) -> int:
-    """Seal submissions that nobody added to for so long; returns how many."""
+    """Seal submissions that nobody added to for so long; returns how many.
+
+    Args:
+        connection: In a transaction of its own.
+        age: Since the last job was added.
+        rows: The most that are sealed.
+    """
+    read_in_order(connection)
     return connection.execute(_SEAL_ABANDONED, {"age": age, "rows": rows}).rowcount
 
 
@@ -224,7 +236,14 @@ def look_on(connection: Connection, submission_id: UUID, *, after: UUID | None, 
 
 
 def jobs_of(connection: Connection, submission_id: UUID, *, page: int) -> Iterator[Job]:
-    """A submission's jobs in the order in which they were submitted, read `page` at a time."""
+    """A submission's jobs in the order in which they were submitted, read `page` at a time.
+
+    Args:
+        connection: In a transaction of its own.
+        submission_id: Of the submission.
+        page: 1 or more.
+    """
+    read_in_order(connection)
     after = _BEFORE_ALL
     while True:
         parameters = {"id": submission_id, "after": after, "limit": page}

@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
+from twofold_schema.ledger.history import ALL_JOBS
 from twofold_schema.states import JobClass, JobState
 
 #: How many changes one fold takes; the next one takes the rest.
@@ -114,16 +115,20 @@ _BACKLOG = text(f"""
     ORDER BY class
 """)  # noqa: S608 - built from a constant of this module
 
+# What there is of jobs that are in a group.
+_COUNTED = """
+    count(*) AS jobs, coalesce(sum(CAST(est_gpu_seconds * 1e6 AS bigint)), 0) AS gpu_microseconds,
+    count(*) FILTER (WHERE est_gpu_seconds IS NULL) AS unmeasured
+"""
+
 # What a count says, less what the tallies say: of one moment.
-_DIFFERENCES = """
+_DIFFERENCES = f"""
     SELECT tenant, job_class, state, CAST(sum(jobs) AS bigint) AS jobs,
            CAST(sum(gpu_microseconds) AS bigint) AS gpu_microseconds,
            CAST(sum(unmeasured) AS bigint) AS unmeasured
     FROM (
-        SELECT tenant, job_class, state, count(*) AS jobs,
-               coalesce(sum(CAST(est_gpu_seconds * 1e6 AS bigint)), 0) AS gpu_microseconds,
-               count(*) FILTER (WHERE est_gpu_seconds IS NULL) AS unmeasured
-        FROM jobs GROUP BY tenant, job_class, state
+        SELECT tenant, job_class, state, {_COUNTED}
+        FROM {ALL_JOBS} AS jobs GROUP BY tenant, job_class, state
         UNION ALL
         SELECT tenant, job_class, state, -jobs, -gpu_microseconds, -unmeasured FROM tallies
         UNION ALL
@@ -132,7 +137,7 @@ _DIFFERENCES = """
     GROUP BY tenant, job_class, state
     HAVING sum(jobs) <> 0 OR sum(gpu_microseconds) <> 0 OR sum(unmeasured) <> 0
     ORDER BY tenant, job_class, state
-"""
+"""  # noqa: S608 - built from constants of this package
 
 # Counts all jobs. It reads the whole table, and nobody waits for it.
 _COMPARE = text(_DIFFERENCES)
@@ -163,6 +168,18 @@ _FOLD = text("""
     )
     SELECT count(*) FROM folded
 """)
+
+
+def taking_away(table: str) -> str:
+    """The statement that takes the jobs of a table away from the tallies, because they go."""
+    return f"""
+        INSERT INTO tally_changes (tenant, job_class, state, jobs, gpu_microseconds, unmeasured)
+        SELECT tenant, job_class, state, -jobs, -gpu_microseconds, -unmeasured
+        FROM (
+            SELECT tenant, job_class, state, {_COUNTED} FROM {table}
+            GROUP BY tenant, job_class, state
+        ) AS counted
+    """  # noqa: S608 - of the names of tables that retention knows
 
 
 def overview(connection: Connection) -> Sequence[Tally]:
