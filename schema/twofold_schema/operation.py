@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Final, Self
 from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
@@ -96,3 +96,7 @@ class Operation:
     def jobs(self) -> int:
         """How many jobs it has concerned so far."""
         return sum(self.counts.values())
+
+
+#: What `Operation.from_row` reads, by name, as `job.JOB_COLUMNS`.
+OPERATION_COLUMNS: Final = ", ".join(Operation.__dataclass_fields__)

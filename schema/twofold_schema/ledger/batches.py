@@ -24,7 +24,7 @@ BATCH_JOBS = 1000
 # Takes the operation whose last batch is the longest ago, unless somebody is at it. One whose
 # filter states what this version does not know is left to a keeper that does.
 _TAKE = text("""
-    SELECT * FROM operations
+    SELECT id, kind, filter, created_at, last_id, cursor, counts FROM operations
     WHERE finished_at IS NULL AND kind = ANY(CAST(:kinds AS text[]))
       AND NOT EXISTS (SELECT FROM jsonb_object_keys(filter) AS stated
                       WHERE stated <> ALL(CAST(:known AS text[])))

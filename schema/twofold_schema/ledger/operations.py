@@ -15,28 +15,28 @@ from twofold_schema.errors import InvalidOperation, OperationNotFound
 from twofold_schema.ids import new_id
 from twofold_schema.ledger import matching
 from twofold_schema.ledger.matching import CHANGEABLE, Bounds
-from twofold_schema.operation import JobFilter, Operation, OperationKind
+from twofold_schema.operation import OPERATION_COLUMNS, JobFilter, Operation, OperationKind
 
 # Writes an operation down; one that is not bound to a moment has been done.
-_INSERT = text("""
+_INSERT = text(f"""
     INSERT INTO operations (id, kind, filter, change, who, reason, expected, last_id, created_at,
                             finished_at)
     VALUES (:id, :kind, CAST(:filter AS jsonb), CAST(:change AS jsonb), :who, :reason, :expected,
             :last_id, coalesce(CAST(:asked_at AS timestamptz), clock_timestamp()),
             CASE WHEN CAST(:asked_at AS timestamptz) IS NULL THEN clock_timestamp() END)
-    RETURNING *
-""")
+    RETURNING {OPERATION_COLUMNS}
+""")  # noqa: S608 - a constant
 
-_GET = text("SELECT * FROM operations WHERE id = :id")
+_GET = text(f"SELECT {OPERATION_COLUMNS} FROM operations WHERE id = :id")  # noqa: S608 - a constant
 
 # Newest first; ids are in order of time.
-_FIND = text("""
-    SELECT * FROM operations
+_FIND = text(f"""
+    SELECT {OPERATION_COLUMNS} FROM operations
     WHERE (CAST(:kinds AS text[]) IS NULL OR kind = ANY(CAST(:kinds AS text[])))
       AND (NOT :unfinished OR finished_at IS NULL)
       AND (CAST(:before AS uuid) IS NULL OR id < :before)
     ORDER BY id DESC LIMIT :limit
-""")
+""")  # noqa: S608 - a constant
 
 # Ends an operation whose batch, if one is under way, has committed.
 _STOP = text("""
