@@ -3,6 +3,7 @@
 Nothing here keeps state in a session, so that pgbouncer may stand between.
 """
 
+import select
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ Answer = TypeVar("Answer")
 
 _CONNECT_SECONDS = 5
 _SILENT_PEER_MILLISECONDS = 15_000
-#: A connection that was in use so short a time ago is taken to be there still.
+#: A connection that was in use so short a time ago, and is silent, is taken to be there still.
 _FRESH_SECONDS = 1.0
 #: Of the same statement on one connection; psycopg's own default.
 _PREPARED_AFTER = 5
@@ -65,7 +66,7 @@ def connect(settings: DatabaseSettings) -> Engine:
             connection.exec_driver_sql(bounds)
 
     event.listen(engine, "connect", _prepare_where_possible)
-    event.listen(engine, "checkout", _check_after_idling)
+    event.listen(engine, "checkout", _check_before_use)
     event.listen(engine, "checkin", _note_use)
     return engine
 
@@ -81,20 +82,27 @@ def _prepare_where_possible(connection: psycopg.Connection, _record: object) -> 
         connection.prepare_threshold = _PREPARED_AFTER
 
 
-def _check_after_idling(
+def _check_before_use(
     connection: psycopg.Connection, record: ConnectionPoolEntry, _proxy: object
 ) -> None:
-    """Find out that a connection is gone before it is used, unless it was just in use.
+    """Find out that a connection is gone before it is used, in a trip only where that is likely.
 
     Raises:
         DisconnectionError: It is gone; the pool makes another.
     """
-    if time.monotonic() - record.info.get("used_at", -inf) < _FRESH_SECONDS:
-        return
+    fresh = time.monotonic() - record.info.get("used_at", -inf) < _FRESH_SECONDS
     try:
-        connection.execute("")
+        if not fresh or _has_news(connection):
+            connection.execute("")
     except psycopg.Error as error:
         raise DisconnectionError from error
+
+
+def _has_news(connection: psycopg.Connection) -> bool:
+    """Whether the server has said something unasked, which may be that it goes away."""
+    socket = select.poll()
+    socket.register(connection.fileno(), select.POLLIN)
+    return bool(socket.poll(0))
 
 
 def _note_use(_connection: object, record: ConnectionPoolEntry) -> None:

@@ -86,10 +86,11 @@ def test_what_fails_is_taken_back_whole(single: Engine) -> None:
         assert connection.execute(text("SELECT to_regclass('half')")).scalar_one() is None
 
 
-def test_a_connection_that_is_gone_is_replaced_once_it_has_idled(
-    single: Engine, engine: Engine, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("fresh_seconds", [0.0, 3600.0])
+def test_a_connection_that_is_gone_is_replaced_however_long_it_has_idled(
+    single: Engine, engine: Engine, monkeypatch: pytest.MonkeyPatch, fresh_seconds: float
 ) -> None:
-    monkeypatch.setattr(database, "_FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(database, "_FRESH_SECONDS", fresh_seconds)
     with single.begin() as connection:
         pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
     with engine.begin() as connection:

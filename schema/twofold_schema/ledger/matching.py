@@ -100,11 +100,13 @@ def _look(source: str, named: str | None) -> TextClause:
     through no further than to its last match; its end is looked for only where matches are fewer
     than asked for. In one statement, so that both are about one moment.
     """
-    columns, first, last = "id", "CAST(:after AS uuid)", "CAST(:last AS uuid)"
+    columns, first, last, stated = "id", "CAST(:after AS uuid)", "CAST(:last AS uuid)", ""
     if named:
+        # By this the planner knows that there is one: by a comparison of rows it does not.
+        stated = f"AND {named} <= :{named}"
         columns, first, last = f"{named}, id", f":{named}, {first}", f":{named}, {last}"
     way = f"""
-        FROM {source} AS jobs WHERE ({columns}) > ({first}) AND ({columns}) <= ({last})
+        FROM {source} AS jobs WHERE ({columns}) > ({first}) AND ({columns}) <= ({last}) {stated}
         ORDER BY {columns}
     """
     return text(f"""
