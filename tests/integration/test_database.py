@@ -6,10 +6,20 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 from tests.factories import begun, claimed, result_of, submitted
+from tests.plans import FETCHED, settle
 
 from twofold_schema import database
+from twofold_schema.ids import new_id
 from twofold_schema.ledger import outcomes, reads
 from twofold_schema.settings import DatabaseSettings
+
+_SUBMIT = text("""
+    INSERT INTO jobs (id, submission_id, state, max_attempts, source, output_prefix, parameters,
+                      finished_at)
+    SELECT uuidv7(), :submission_id, 'failed', 3, 's3://twofold/a', 's3://twofold/b', '{}',
+           clock_timestamp()
+    FROM generate_series(1, :jobs) AS n
+""")
 
 #: As often as it takes the driver to prepare a statement, and the server to keep its plan.
 _OFTEN = 12
@@ -99,3 +109,18 @@ def test_a_connection_that_is_gone_is_replaced_however_long_it_has_idled(
 
     with single.begin() as connection:
         assert connection.execute(text("SELECT pg_backend_pid()")).scalar_one() != pid
+
+
+def test_a_kept_plan_of_a_submissions_page_reads_that_submission(single: Engine) -> None:
+    mine, others = new_id(), new_id()
+    with single.begin() as connection:
+        for submission_id, jobs in ((mine, 40), (others, 6000)):
+            connection.execute(_SUBMIT, {"submission_id": submission_id, "jobs": jobs})
+    settle(single)
+    read = list[int]()
+    for _ in range(_OFTEN):
+        with single.begin() as connection:
+            before = connection.execute(FETCHED).scalar_one()
+            assert len(reads.find(connection, submission_id=mine, limit=5)) == 5
+            read.append(connection.execute(FETCHED).scalar_one() - before)
+    assert max(read) <= 40

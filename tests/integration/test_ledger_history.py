@@ -37,6 +37,7 @@ from twofold_schema.ledger import (
     sweeps,
     tallies,
 )
+from twofold_schema.ledger.history import ALL_JOBS
 from twofold_schema.ledger.new_jobs import Accepted, NewJob
 from twofold_schema.settings import KeeperSettings
 from twofold_schema.states import JobState
@@ -246,9 +247,8 @@ class TestReading:
             connection.execute(_FILL, {"submission": submission})
         for _ in range(2):
             settle(engine)
-            page = {"before": None, "submission_id": None, "states": None, "limit": 50}
             tables = 1 + len(_partitions(engine))
-            assert rows_read(engine, reads._FIND, page) <= 50 + tables
+            assert rows_read(engine, reads._page(ALL_JOBS), {"limit": 50}) <= 50 + tables
             of_one = {"id": submission, "after": UUID(int=0), "limit": 50}
             read = rows_read(engine, submissions._JOBS, of_one, first=history.read_in_order)
             assert read <= 50 + tables

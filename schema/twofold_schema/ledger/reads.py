@@ -2,9 +2,11 @@
 
 from collections.abc import Collection, Sequence
 from datetime import timedelta
+from functools import cache
+from typing import Final
 from uuid import UUID
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, text
 
 from twofold_schema.errors import JobNotFound, SubmissionNotFound
 from twofold_schema.job import JOB_COLUMNS, Job
@@ -19,16 +21,26 @@ _GET_ANY = text(f"""
     SELECT {JOB_COLUMNS} FROM {ALL_JOBS} AS jobs WHERE id = ANY(CAST(:ids AS uuid[]))
 """)  # noqa: S608 - built from constants of this package
 
-# Newest first; ids are in order of time.
-_PAGE = f"""
-    SELECT {JOB_COLUMNS} FROM {{}} AS jobs
-    WHERE (CAST(:states AS text[]) IS NULL OR state = ANY(CAST(:states AS text[])))
-      AND (CAST(:submission_id AS uuid) IS NULL OR submission_id = :submission_id)
-      AND (CAST(:before AS uuid) IS NULL OR id < :before)
-    ORDER BY id DESC LIMIT :limit
-"""  # noqa: S608 - a constant
-_FIND = text(_PAGE.format(ALL_JOBS))
-_FIND_UNFINISHED = text(_PAGE.format("jobs"))
+_CONDITIONS: Final = {
+    "states": "state = ANY(CAST(:states AS text[]))",
+    "submission_id": "submission_id = :submission_id",
+    "before": "id < :before",
+}
+
+
+@cache
+def _page(source: str, *stated: str) -> TextClause:
+    """The newest first; ids are in order of time.
+
+    It says no more than is stated: of "not given, or equal to it" the server would keep one plan
+    for all, which for some would go through every job.
+    """
+    conditions = " AND ".join(["true", *(_CONDITIONS[name] for name in stated)])
+    return text(f"""
+        SELECT {JOB_COLUMNS} FROM {source} AS jobs WHERE {conditions}
+        ORDER BY id DESC LIMIT :limit
+    """)  # noqa: S608 - built from constants of this package
+
 
 # Which of these jobs have not ended yet: none of the history.
 _UNFINISHED = text("""
@@ -99,15 +111,14 @@ def find(
         limit: 1 or more.
     """
     over = states is None or not FINAL_STATES.isdisjoint(states)
-    rows = connection.execute(
-        _FIND if over else _FIND_UNFINISHED,
-        {
-            "states": None if states is None else list(states),
-            "submission_id": submission_id,
-            "before": before,
-            "limit": limit,
-        },
-    ).mappings()
+    chosen = {
+        "states": None if states is None else list(states),
+        "submission_id": submission_id,
+        "before": before,
+    }
+    stated = {name: value for name, value in chosen.items() if value is not None}
+    page = _page(ALL_JOBS if over else "jobs", *stated)
+    rows = connection.execute(page, stated | {"limit": limit}).mappings()
     return [Job.from_row(row) for row in rows]
 
 
