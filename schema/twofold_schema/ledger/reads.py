@@ -53,12 +53,14 @@ _SUBMISSION_JOBS = text(f"""
 
 _SUBMISSION = text("SELECT 1 FROM submissions WHERE id = :id")
 
-# Whether a ticket would find anything to claim. Looks at no more rows than there are idle runs.
+# Whether a ticket would find anything to claim. Looks at no more rows than there are idle runs, if
+# all waited so long. In the order of the index over queued jobs: without, the planner may look for
+# so few rows in the table itself, and pass all that have ended.
 _CLAIMABLE = text("""
     SELECT count(*) FROM (
         SELECT FROM jobs
         WHERE state = 'queued' AND queued_at <= clock_timestamp() - :older_than
-        LIMIT :most
+        ORDER BY job_class, tenant, id LIMIT :most
     ) AS waiting
 """)
 
