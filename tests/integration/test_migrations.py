@@ -13,7 +13,7 @@ from sqlalchemy import Engine, inspect, text
 from sqlalchemy.exc import IntegrityError
 from tests.factories import begun, claimed, new_job, submitted
 
-from twofold_schema import database, table
+from twofold_schema import database, tables
 from twofold_schema.ledger import audit, history, requests, tallies
 from twofold_schema.settings import DatabaseSettings
 
@@ -45,14 +45,14 @@ def _tables(engine: Engine) -> set[str]:
 def test_the_tables_in_code_are_those_in_the_database(engine: Engine) -> None:
     with engine.connect() as connection:
         context = MigrationContext.configure(
-            connection, opts={"compare_server_default": True, "include_name": table.is_in_code}
+            connection, opts={"compare_server_default": True, "include_name": tables.is_in_code}
         )
-        assert compare_metadata(context, table.metadata) == []
+        assert compare_metadata(context, tables.metadata) == []
 
 
 def test_every_check_in_code_is_in_the_database(engine: Engine) -> None:
     inspector = inspect(engine)
-    for name, one in table.metadata.tables.items():
+    for name, one in tables.metadata.tables.items():
         written = {str(check["name"]) for check in inspector.get_check_constraints(name)}
         stated = {str(check.name) for check in one.constraints if "sqltext" in dir(check)}
         assert written == stated
@@ -62,7 +62,7 @@ def test_migrations_go_up_and_down_and_may_be_repeated(
     engine: Engine, database_settings: DatabaseSettings
 ) -> None:
     everything = _tables(engine)
-    assert set(table.metadata.tables) < everything
+    assert set(tables.metadata.tables) < everything
     database.migrate(database_settings)
     command.downgrade(database.alembic_config(database_settings), "base")
     assert _tables(engine) == {"alembic_version"}

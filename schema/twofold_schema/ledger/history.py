@@ -11,7 +11,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from twofold_schema.table import OVER, jobs
+from twofold_schema.tables.jobs import OVER, jobs
 
 #: How many jobs one statement moves; the next one takes the rest.
 MOVE_ROWS = 5000

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, text
 
-from twofold_schema.table import metadata
+from twofold_schema.tables import metadata
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

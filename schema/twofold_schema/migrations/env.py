@@ -12,7 +12,7 @@ from alembic import context
 from sqlalchemy import Connection, Engine, create_engine, event, pool, text
 
 from twofold_schema.errors import DatabaseUnavailable
-from twofold_schema.table import is_in_code, metadata
+from twofold_schema.tables import is_in_code, metadata
 
 _LOCK_TIMEOUT = "5s"
 _STATEMENT_TIMEOUT = "60s"

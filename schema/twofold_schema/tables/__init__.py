@@ -1,0 +1,15 @@
+"""The tables, a module for each part of the ledger."""
+
+from twofold_schema.tables import counts, fleet, jobs, operations, shares, submissions
+from twofold_schema.tables.base import is_in_code, metadata
+
+__all__ = [
+    "counts",
+    "fleet",
+    "is_in_code",
+    "jobs",
+    "metadata",
+    "operations",
+    "shares",
+    "submissions",
+]

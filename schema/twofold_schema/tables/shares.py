@@ -1,0 +1,89 @@
+"""What tenants are due, what they have had, and what is paused."""
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Double,
+    Identity,
+    Index,
+    Integer,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
+
+from twofold_schema.tables.base import metadata, time
+
+# The transaction's id, as a number that SQLAlchemy has a type for.
+_XID = text("((pg_current_xact_id())::text)::bigint")
+
+#: What tenants are due and may have at once. One that has no row weighs 1 and has no cap.
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("weight", Double, nullable=False, server_default="1"),
+    Column("max_running", Integer),
+    CheckConstraint("weight > 0", "weight_positive"),
+    CheckConstraint("max_running >= 0", "max_running_counts"),
+)
+
+#: What is not claimed from: a tenant, a class, a tenant's class, or, where neither is named, all.
+pauses = Table(
+    "pauses",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("tenant", Text),
+    Column("job_class", SmallInteger),
+    Column("reason", Text, nullable=False),
+    Column("paused_by", Text, nullable=False),
+    time("paused_at", required=True),
+    Column("resumed_by", Text),
+    time("resumed_at"),
+    CheckConstraint("(resumed_at IS NULL) = (resumed_by IS NULL)", "resumed_whole"),
+    Index(
+        "pauses_in_force",
+        text("coalesce(tenant, '')"),
+        text("coalesce(job_class, -1)"),
+        unique=True,
+        postgresql_where=text("resumed_at IS NULL"),
+    ),
+)
+
+#: What claims take of a tenant's share and give back, in the order of writing; see `shares`.
+charges = Table(
+    "charges",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("xid", BigInteger, nullable=False, server_default=_XID),
+    Column("tenant", Text, nullable=False),
+    Column("job_class", SmallInteger, nullable=False),
+    Column("start", Double),
+    Column("advance", Double, nullable=False),
+    Column("jobs", BigInteger, nullable=False, server_default="0"),
+    Column("gpu_seconds", Double, nullable=False, server_default="0"),
+    Index("charges_xid", "xid"),
+)
+
+#: What came of the charges that were folded.
+shares = Table(
+    "shares",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("job_class", SmallInteger, primary_key=True),
+    Column("vtime", Double, nullable=False),
+    Column("start", Double, nullable=False),
+    Column("jobs", BigInteger, nullable=False),
+    Column("gpu_seconds", Double, nullable=False),
+)
+
+#: Of each journal, the transaction before which everything is folded and gone.
+folds = Table(
+    "folds",
+    metadata,
+    Column("journal", Text, primary_key=True),
+    Column("xid", BigInteger, nullable=False),
+)
