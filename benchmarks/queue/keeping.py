@@ -3,16 +3,23 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from benchmarks.queue.servers import Database
 from twofold_producer.keeper.duties import Keeper, count_duties
 from twofold_schema.settings import KeeperSettings
 
+_NEVER_HOURS: Final = 24 * 3650
+
 
 @contextmanager
 def kept(database: Database) -> Iterator[None]:
-    """Fold and roll up as often as a keeper does; its other duties find nothing here."""
-    settings, engine, stop = KeeperSettings(), database.connect(), threading.Event()
+    """Fold and roll up as often as a keeper does; its other duties find nothing here.
+
+    Rows that have ended stay among those at work, where a claim could meet them.
+    """
+    settings = KeeperSettings(history_after_hours=_NEVER_HOURS)
+    engine, stop = database.connect(), threading.Event()
     keeper = Keeper(count_duties(engine, settings), every_seconds=settings.keeper_seconds)
     thread = threading.Thread(target=keeper.run, args=(stop,), name="keeper")
     thread.start()
