@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,10 @@ TEMPLATE = "twofold_test_template"
 # Torch's threads spin while they wait for each other: beside servers and workers on few cores the
 # tests took four times as long. Set before the first parallel region, and for workers begun here.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# A shell lets what it runs in the background ignore interrupts, and so would every command that a
+# test begins and then interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

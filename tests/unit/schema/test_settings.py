@@ -85,6 +85,8 @@ WRONG = [
     (KeeperSettings, "SEAL_AFTER_HOURS", "0"),
     (KeeperSettings, "COLLECT_AFTER_HOURS", "-1"),
     (KeeperSettings, "COLLECT_EVERY_SECONDS", "0"),
+    (KeeperSettings, "HISTORY_AFTER_HOURS", "-1"),
+    (KeeperSettings, "JOBS_DAYS", "0"),
     (KeeperSettings, "EVENTS_DAYS", "0"),
     (KeeperSettings, "ROLLUP_DAYS", "nan"),
     (KeeperSettings, "COLLECT_DRY_RUN", "perhaps"),
