@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import Engine, text
 from tests.factories import (
     AMPLE,
+    FUTURE,
     PAST,
     REVISION,
     begun,
@@ -38,6 +39,14 @@ _QUEUE = text("""
     SELECT gen_random_uuid(), 'queued', 3, 's3://twofold/a', 's3://twofold/b', '{}',
            'lane' || n % 2, 1, 1, clock_timestamp()
     FROM generate_series(1, 8000) AS n
+""")
+# One lane, submitted faster than anybody analyses.
+_DEEP = text("""
+    INSERT INTO jobs (id, state, max_attempts, source, output_prefix, parameters, lane, pixels,
+                      lattice_pixels, est_gpu_seconds, queued_at)
+    SELECT uuidv7(), 'queued', 3, 's3://twofold/a', 's3://twofold/b', '{}', 'lane', 1, 1, 1,
+           clock_timestamp()
+    FROM generate_series(1, 20000) AS n
 """)
 _END_MOST = text("""
     UPDATE jobs SET state = 'cancelled', finished_at = clock_timestamp()
@@ -446,3 +455,20 @@ def test_a_kept_plan_reads_no_more_rows_than_the_claim_takes(
     assert len(taken) == 8
     # Those that earlier claims took lie in the index until somebody finds them dead.
     assert max(read[6:]) <= _READ + 8
+
+
+def test_a_claim_from_a_deep_queue_that_nobody_has_counted_reads_what_it_takes(
+    engine: Engine,
+) -> None:
+    """Of a lane that the planner believes to be empty it would sort all there is."""
+    run_id = begun(engine)
+    submitted(engine, new_job(start_at=FUTURE), new_job(start_at=FUTURE))
+    settle(engine)
+    with engine.begin() as connection:
+        connection.execute(_DEEP)
+    for _ in range(2):
+        with engine.begin() as connection:
+            before = connection.execute(FETCHED).scalar_one()
+            taken = claims.claim(connection, run_id, limit=8, run_deadline=AMPLE)
+            read = connection.execute(FETCHED).scalar_one() - before
+        assert (len(taken), read <= _READ + 8) == (8, True), read
