@@ -149,8 +149,8 @@ _CLAIM = text(f"""
     ORDER BY place, id
 """)  # noqa: S608 - built from constants of this package
 
-# Lets the lane be read in the order of its index. Where the planner believes it to be empty, as in a
-# table that was filled a moment ago, it would as soon fetch and sort all of it.
+# Lets the lane be read in the order of its index. Where the planner believes it to be empty, as
+# in a table that was filled a moment ago, it would as soon fetch and sort all of it.
 _IN_ORDER = text("SET LOCAL enable_sort = off")
 
 # Writes what the sources of held jobs turned out to be, and of which content that was said.
