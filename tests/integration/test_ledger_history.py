@@ -23,6 +23,7 @@ from tests.plans import rows_read, settle
 from tests.rivals import rivals
 
 from twofold_producer.keeper.duties import Keeper, count_duties
+from twofold_schema import database
 from twofold_schema.errors import CorruptSource, JobNotFound, JobNotRetryable
 from twofold_schema.ledger import (
     audit,
@@ -250,7 +251,7 @@ class TestReading:
             tables = 1 + len(_partitions(engine))
             assert rows_read(engine, reads._page(ALL_JOBS), {"limit": 50}) <= 50 + tables
             of_one = {"id": submission, "after": UUID(int=0), "limit": 50}
-            read = rows_read(engine, submissions._JOBS, of_one, first=history.read_in_order)
+            read = rows_read(engine, submissions._JOBS, of_one, first=database.read_in_order)
             assert read <= 50 + tables
             while _move(engine):
                 pass

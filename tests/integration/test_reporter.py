@@ -23,10 +23,10 @@ from tests.plans import rows_read, settle
 
 from twofold_producer.keeper.reporter import Reporter
 from twofold_schema.artifacts import ArtifactUri, manifest_place
+from twofold_schema.database import read_in_order
 from twofold_schema.errors import CorruptSource, StorageUnavailable
 from twofold_schema.ids import new_id
 from twofold_schema.ledger import outcomes, requests, submissions, submit, sweeps
-from twofold_schema.ledger.history import read_in_order
 from twofold_schema.ledger.new_jobs import NewJob
 from twofold_schema.storage.directory import DirectoryStorage
 from twofold_schema.storage.port import Storage

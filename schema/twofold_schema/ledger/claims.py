@@ -7,6 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
+from twofold_schema.database import read_in_order
 from twofold_schema.job import Claim, ClaimedJob, Output, Parameters
 from twofold_schema.lanes import Measure
 from twofold_schema.ledger.shares import FIRST_GUESS, STANDINGS
@@ -149,10 +150,6 @@ _CLAIM = text(f"""
     ORDER BY place, id
 """)  # noqa: S608 - built from constants of this package
 
-# Lets the lane be read in the order of its index. Where the planner believes it to be empty, as
-# in a table that was filled a moment ago, it would as soon fetch and sort all of it.
-_IN_ORDER = text("SET LOCAL enable_sort = off")
-
 # Writes what the sources of held jobs turned out to be, and of which content that was said.
 _MEASURE = text("""
     WITH measured AS (
@@ -221,7 +218,7 @@ def claim(
         The jobs, best first. None when nothing claimable and unlocked was visible, when the run is
         no longer live, or when isolated work would share it with other work.
     """
-    connection.execute(_IN_ORDER)
+    read_in_order(connection)
     parameters = {
         "run_id": run_id,
         "mates": limit - 1,

@@ -21,10 +21,6 @@ _COLUMNS = ", ".join(jobs.columns.keys())
 #: Every job, whichever table it is in: at one moment it is in one of them.
 ALL_JOBS = f"(SELECT {_COLUMNS} FROM jobs UNION ALL SELECT {_COLUMNS} FROM history)"  # noqa: S608 - a constant
 
-# For pages of a range of an index. Of such a range the planner expects a row or two in each table
-# and partition: it would as soon fetch all that there are and sort them, for each page anew.
-_IN_ORDER = text("SET LOCAL enable_sort = off")
-
 # Moves jobs that are over and ended so long ago, the longest first. What others hold can wait for
 # the next time. Rows go whole, with columns that only a later version knows: the tables have the
 # same ones in the same order.
@@ -58,11 +54,6 @@ _BRING_BACK = text("""
     )
     SELECT id FROM back
 """)
-
-
-def read_in_order(connection: Connection) -> None:
-    """Let the tables be read in the order of their indexes until this transaction ends."""
-    connection.execute(_IN_ORDER)
 
 
 def move(connection: Connection, *, age: timedelta) -> int:

@@ -13,7 +13,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection, TextClause, text
 
-from twofold_schema.ledger.history import ALL_JOBS, read_in_order
+from twofold_schema.database import read_in_order
+from twofold_schema.ledger.history import ALL_JOBS
 from twofold_schema.operation import JobFilter, OperationKind
 from twofold_schema.states import FINAL_STATES, TRANSITIONS, JobState
 

@@ -9,10 +9,11 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
+from twofold_schema.database import read_in_order
 from twofold_schema.errors import SubmissionNotFound
 from twofold_schema.ids import new_id
 from twofold_schema.job import JOB_COLUMNS, Job
-from twofold_schema.ledger.history import ALL_JOBS, read_in_order
+from twofold_schema.ledger.history import ALL_JOBS
 from twofold_schema.states import JobState
 from twofold_schema.submission import SubmissionReport
 
