@@ -29,20 +29,42 @@ def rows_read(
         of: Only of these tables; None for all.
         first: What its transaction does before.
     """
-    explain = text(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement.text}")
-    with engine.connect() as connection:
-        if first:
-            first(connection)
-        plan = connection.execute(explain, dict(parameters or {})).scalar_one()[0]["Plan"]
-        connection.rollback()
     # Postgres says how many there were in each loop, rounded.
-    return round(_rows_read(plan, of))
+    return round(_rows_read(_plan(engine, statement, parameters, first), of))
+
+
+def pages_read(
+    engine: Engine,
+    statement: TextClause,
+    parameters: Mapping[str, object] | None = None,
+    *,
+    first: Callable[[Connection], None] | None = None,
+) -> int:
+    """How many pages a statement read, dead rows' and dead entries' of indexes included."""
+    plan = _plan(engine, statement, parameters, first)
+    return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
 
 
 def settle(engine: Engine) -> None:
     """Give the planner what autovacuum would have told it soon after a bulk insert."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("VACUUM ANALYZE jobs"))
+
+
+def _plan(
+    engine: Engine,
+    statement: TextClause,
+    parameters: Mapping[str, object] | None,
+    first: Callable[[Connection], None] | None,
+) -> dict[str, Any]:
+    """How a statement ran, which is taken back."""
+    explain = text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement.text}")
+    with engine.connect() as connection:
+        if first:
+            first(connection)
+        plan: dict[str, Any] = connection.execute(explain, dict(parameters or {})).scalar_one()[0]
+        connection.rollback()
+    return dict(plan["Plan"])
 
 
 def _rows_read(node: dict[str, Any], of: Collection[str] | None) -> float:

@@ -15,6 +15,7 @@ from benchmarks.queue.keeping import kept
 from benchmarks.queue.peers.contender import BATCH
 from benchmarks.report import Report
 from twofold_schema.ledger import claims, outcomes
+from twofold_schema.ledger.low_water import LowWater
 
 #: Claims that go before those that are timed, in every round.
 _WARM: Final = 5
@@ -45,23 +46,27 @@ def measure(bench: Bench) -> Report:
         database, waiting = rows.filled(bench, count)
         rows.enqueue(database, waiting, (scale.claims + _WARM) * BATCH)
         taker, ender = database.connect(), database.connect()
-        run_id = begun(ender)
+        run_id, low_water = begun(ender), LowWater()
         with kept(database):
             for _ in range(_WARM):
-                _claim(taker, ender, run_id)
+                _claim(taker, ender, run_id, low_water)
             before = _buffers(taker, ender)
-            times[count].append([_claim(taker, ender, run_id) for _ in range(scale.claims)])
+            times[count].append(
+                [_claim(taker, ender, run_id, low_water) for _ in range(scale.claims)]
+            )
             buffers[count].append((_buffers(taker, ender) - before) / scale.claims)
         taker.dispose()
         ender.dispose()
     return _report(times, buffers)
 
 
-def _claim(taker: Engine, ender: Engine, run_id: UUID) -> float:
+def _claim(taker: Engine, ender: Engine, run_id: UUID, low_water: LowWater) -> float:
     """Seconds for a claim with its transaction; another connection completes what it took."""
     begin = time.perf_counter()
     with taker.begin() as connection:
-        jobs = claims.claim(connection, run_id, limit=BATCH, run_deadline=AMPLE)
+        jobs = claims.claim(
+            connection, run_id, limit=BATCH, run_deadline=AMPLE, low_water=low_water
+        )
     took = time.perf_counter() - begin
     if len(jobs) != BATCH:
         raise RuntimeError(f"a claim took {len(jobs)} jobs, not {BATCH}")

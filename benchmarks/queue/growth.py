@@ -20,6 +20,7 @@ from benchmarks.queue.peers.contender import BATCH
 from benchmarks.queue.servers import Database
 from benchmarks.report import Report
 from twofold_schema.ledger import claims, outcomes, runs, sweeps
+from twofold_schema.ledger.low_water import LowWater
 from twofold_worker.heartbeat import BEATS
 
 
@@ -64,13 +65,16 @@ class _Run:
         engine = self.database.connect()
         run_id = begun(engine, lease=timedelta(seconds=self.lease_seconds))
         stop, beats, taken = threading.Event(), list[float](), list[float]()
+        low_water = LowWater()
         shift.begin()
         heart = threading.Thread(target=self._beat, args=(engine, run_id, stop, beats))
         heart.start()
         while not shift.over:
             begin = time.perf_counter()
             with engine.begin() as connection:
-                jobs = claims.claim(connection, run_id, limit=BATCH, run_deadline=AMPLE)
+                jobs = claims.claim(
+                    connection, run_id, limit=BATCH, run_deadline=AMPLE, low_water=low_water
+                )
             if not jobs:
                 time.sleep(0.01)
                 continue

@@ -378,6 +378,8 @@ def _rows_read(engine: Engine, run_id: UUID, *, above: JobClass | None = None) -
         "run_deadline": AMPLE,
         "classes": classes,
         "first_guess": 0.1,
+        "first_id": claims._FIRST_ID,
+        **claims._as_arrays({}),
     }
     # What little there is of tallies, shares and pauses is read whole.
     return rows_read(engine, claims._CLAIM, parameters, of={"jobs", "runs"})

@@ -34,6 +34,7 @@ from twofold_schema.ledger import (
     sweeps,
     tallies,
 )
+from twofold_schema.ledger.low_water import LowWater
 from twofold_schema.states import JobClass
 
 _MANY = text("""
@@ -341,9 +342,12 @@ def test_no_claimer_is_idle_while_claimable_work_waits(
     idle = list[int]()
 
     def work(run_id: UUID) -> None:
+        low_water = LowWater()
         while True:
             with engine.begin() as connection:
-                taken = claims.claim(connection, run_id, limit=limit, run_deadline=AMPLE)
+                taken = claims.claim(
+                    connection, run_id, limit=limit, run_deadline=AMPLE, low_water=low_water
+                )
             with lock:
                 given.extend(job.id for job in taken)
                 if not taken and len(given) + (claimers - 1) * limit < jobs:

@@ -14,7 +14,7 @@ from tests.factories import (
     result_of,
     submitted,
 )
-from tests.plans import rows_read, settle
+from tests.plans import pages_read, rows_read, settle
 from tests.rivals import rivals
 
 from twofold_schema import lanes
@@ -24,6 +24,11 @@ from twofold_schema.states import JobClass, JobState
 
 _CHANGES = text("SELECT count(*) FROM tally_changes")
 _MOVE = text("UPDATE jobs SET tenant = 'zoo', job_class = 0")
+_CHANGE = text("""
+    INSERT INTO tally_changes (tenant, job_class, state, jobs, gpu_microseconds, unmeasured)
+    SELECT 'default', 1, 'queued', 1, 0, 0 FROM generate_series(1, :rows)
+""")
+_FROM_AFAR = text("UPDATE folds SET xid = xid + 1000000")
 _AGE = text("UPDATE jobs SET queued_at = queued_at - interval '1 hour' WHERE id = :id")
 _SCHEDULE = text("""
     UPDATE jobs SET state = 'scheduled', scheduled_at = clock_timestamp()
@@ -184,6 +189,42 @@ class TestFold:
 
         assert [_fold(engine) for _ in range(3)] == [3, 2, 0]
         assert _counts(engine) == {("default", "standard", "queued"): 5}
+
+    def test_leaves_what_is_committed_late_to_a_later_one(self, engine: Engine) -> None:
+        """Its number is one that the fold in between has gone past."""
+        with engine.connect() as slow:
+            submit.insert_jobs(slow, [new_job()])
+            submitted(engine)
+            assert _fold(engine) == 1
+            slow.commit()
+        assert _counts(engine) == {("default", "standard", "queued"): 2}
+        assert [_fold(engine), _fold(engine)] == [1, 0]
+        assert _counts(engine) == {("default", "standard", "queued"): 2}
+
+    def test_passes_over_no_more_than_one_left_under_a_held_snapshot(self, engine: Engine) -> None:
+        parameters, pages = {"rows": tallies.FOLD_ROWS}, list[int]()
+        with engine.connect().execution_options(isolation_level="REPEATABLE READ") as holder:
+            holder.execute(_CHANGES)
+            for _ in range(2):
+                for _ in range(20):
+                    with engine.begin() as connection:
+                        connection.execute(_CHANGE, {"rows": 200})
+                    _fold(engine)
+                pages.append(pages_read(engine, tallies._FOLD, parameters))
+                pages[-1] += pages_read(engine, tallies._OVERVIEW)
+        assert pages[1] < 1.5 * pages[0]
+
+    def test_that_another_server_noted_hides_nothing(self, engine: Engine) -> None:
+        """A dump that is restored brings numbers along that this one has not come to yet."""
+        submitted(engine)
+        _fold(engine)
+        with engine.begin() as connection:
+            connection.execute(_FROM_AFAR)
+        submitted(engine)
+        assert _counts(engine) == {("default", "standard", "queued"): 2}
+        assert len(claimed(engine, begun(engine))) == 2
+        assert _fold(engine) == 3
+        assert _counts(engine) == {("default", "standard", "running"): 2}
 
 
 class TestBacklog:

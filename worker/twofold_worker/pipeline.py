@@ -9,7 +9,7 @@ no threads and no queues: `stages` runs them, several jobs at once. What ends a 
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from urllib.parse import quote
 from uuid import UUID
@@ -31,13 +31,14 @@ from twofold_schema.errors import (
 from twofold_schema.formats import ResultFormat
 from twofold_schema.job import ClaimedJob, Result
 from twofold_schema.ledger import claims
+from twofold_schema.ledger.low_water import LowWater
 from twofold_schema.settings import LimitSettings, WorkerSettings
 from twofold_schema.states import JobClass
 from twofold_schema.storage.port import Content, Storage
 from twofold_worker.capacity import Capacity
 from twofold_worker.codec import latents, result, source
 from twofold_worker.holdings import Holdings
-from twofold_worker.outcome import Outcome, records
+from twofold_worker.outcome import Outcome, Released, records
 from twofold_worker.progress import Progress
 from twofold_worker.upscaler.port import Request, Upscaler
 from twofold_worker.work import Encoded, Measured, Prepared, Upscaled, Watch, unwatched
@@ -62,6 +63,7 @@ class Pipeline:
     progress: Progress
     holdings: Holdings
     watch: Watch = unwatched
+    low_water: LowWater = field(default_factory=LowWater)
 
     def claim(self, *, above: JobClass | None = None) -> list[ClaimedJob]:
         """Take the next jobs of one lane; none when nothing waits.
@@ -80,6 +82,7 @@ class Pipeline:
                 pixels=self.capacity.batch_pixels,
                 run_deadline=timedelta(seconds=self.worker.run_deadline_seconds),
                 above=above,
+                low_water=self.low_water,
             )
         self.holdings.take(job.claim for job in jobs)
         for job in jobs:
@@ -296,6 +299,9 @@ class Pipeline:
                     log.info("claim_lost", job_id=str(settlement.job_id), state=settlement.state)
         for outcome in ended:
             self.watch("settle", outcome.claim.job_id)
+        if any(isinstance(outcome, Released) for outcome in ended):
+            # They wait again, before jobs that came later.
+            self.low_water.forget()
         self.holdings.drop(outcome.claim for outcome in ended)
 
     @property

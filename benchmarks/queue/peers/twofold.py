@@ -10,6 +10,7 @@ from benchmarks.queue import rows
 from benchmarks.queue.crew import Shift
 from benchmarks.queue.servers import Database
 from twofold_schema.ledger import claims, outcomes
+from twofold_schema.ledger.low_water import LowWater
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +49,17 @@ class Twofold:
     def work(self, shift: Shift) -> None:
         """As a worker, without its work."""
         engine = self.database.connect()
-        run_id = begun(engine)
+        run_id, low_water = begun(engine), LowWater()
         shift.begin()
         while not shift.over:
             with engine.begin() as connection:
-                jobs = claims.claim(connection, run_id, limit=self.batch, run_deadline=AMPLE)
+                jobs = claims.claim(
+                    connection,
+                    run_id,
+                    limit=self.batch,
+                    run_deadline=AMPLE,
+                    low_water=low_water,
+                )
             if not jobs:
                 time.sleep(0.01)
                 continue

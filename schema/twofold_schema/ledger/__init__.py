@@ -11,7 +11,8 @@ of their ids first, or skips those that others hold, so that no two of them wait
     requests   cancel, retry                            the owner of a job
     operations  begin, note, stop                       who asked for what, and why
     batches    advance, count                           many jobs by filter, with `matching`
-    claims     claim, measure, start                    a run takes work
+    claims     claim, measure, start                    a run takes work; `low_water` says where
+                                                        the next claim goes on
     outcomes   complete, fail, retry_later, release     a run ends a claim
     runs       register, renew, drain, stop, give_up    a run's life
     sweeps     promote, expire, rescue                  the keeper, for ever
@@ -19,7 +20,8 @@ of their ids first, or skips those that others hold, so that no two of them wait
     shares     set_share, fold                          whose turn it is
     pauses     pause, resume, in_force                  what is not claimed from for a while
     events     read, end                                what happened, in an order that stays
-    tallies    overview, backlog, fold, correct         how many there are
+    tallies    overview, backlog, fold, correct         how many there are; with `shares` it keeps
+                                                        one of the `journals`
     rollups    roll_up, read, forget                    events by the minute, for charts
     audit      running_without_run, broken_lives, ...   what no CHECK can say
     history    move, bring_back                         jobs that ended a while ago

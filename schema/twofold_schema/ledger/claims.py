@@ -1,15 +1,16 @@
 """A run takes work: claim, measure, start."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
 
 from twofold_schema.database import read_in_order
 from twofold_schema.job import Claim, ClaimedJob, Output, Parameters
 from twofold_schema.lanes import Measure
+from twofold_schema.ledger.low_water import LowWater, Range
 from twofold_schema.ledger.shares import FIRST_GUESS, STANDINGS
 from twofold_schema.ledger.tallies import WAITING
 from twofold_schema.states import JobClass
@@ -30,6 +31,7 @@ _CLAIMABLE = """
 _FITS = "coalesce(jobs.lattice_pixels, 0) <= (SELECT room FROM me)"
 
 _ANY_PIXELS: Final = 2**62
+_FIRST_ID: Final = UUID(int=0)
 _CLASSES: Final = tuple(JobClass)
 
 # Takes the best claimable job and others of its lane.
@@ -49,6 +51,9 @@ _CLASSES: Final = tuple(JobClass)
 # answer: asked for equal values in the order of ids, the planner may go through all jobs by id
 # instead, finished ones included, where its statistics are of a time when all were queued.
 #
+# Both begin where the caller's marks say, and else at a range's start. Isolated mates may lie
+# before the mark of their lane, which was raised by claims that stepped over them.
+#
 # Isolated jobs share a process only with jobs of their own mark. A run that holds one takes nothing
 # more. A run that holds other work does not step over an isolated head either, but takes nothing
 # until it is done: if every busy run stepped over it, it would wait for as long as there is work.
@@ -61,6 +66,10 @@ _CLAIM = text(f"""
         FROM runs
         WHERE id = :run_id AND state = 'live' AND lease_expires_at > clock_timestamp()
         FOR SHARE
+    ), marks AS MATERIALIZED (
+        SELECT * FROM unnest(CAST(:mark_lanes AS text[]), CAST(:mark_classes AS smallint[]),
+                             CAST(:mark_tenants AS text[]), CAST(:mark_ids AS uuid[]))
+               AS t (lane, job_class, tenant, id)
     ), standings AS MATERIALIZED ({STANDINGS}), clocks AS MATERIALIZED (
         SELECT job_class, max(start) AS now, sum(gpu_seconds) / nullif(sum(jobs), 0) AS usual
         FROM standings GROUP BY job_class
@@ -69,11 +78,13 @@ _CLAIM = text(f"""
                    ORDER BY job_class, greatest(standings.vtime, clocks.now), tenant) AS place,
                job_class, tenant, coalesce(greatest(standings.vtime, clocks.now), 0) AS start,
                coalesce(tenants.weight, 1) AS weight,
-               coalesce(clocks.usual, :first_guess) AS usual
+               coalesce(clocks.usual, :first_guess) AS usual,
+               coalesce(marks.id, :first_id) AS mark
         FROM ({WAITING}) AS waiting
         LEFT JOIN tenants USING (tenant)
         LEFT JOIN standings USING (job_class, tenant)
         LEFT JOIN clocks USING (job_class)
+        LEFT JOIN (SELECT * FROM marks WHERE lane IS NULL) AS marks USING (job_class, tenant)
         WHERE job_class < :classes AND EXISTS (SELECT FROM me)
           AND running < coalesce(max_running, running + 1)
           AND NOT EXISTS (
@@ -86,7 +97,8 @@ _CLAIM = text(f"""
         FROM (SELECT * FROM turns ORDER BY place) AS turn CROSS JOIN LATERAL (
             SELECT id, lane, lattice_pixels, isolation, place FROM jobs
             WHERE {_CLAIMABLE} AND {_FITS}
-              AND (jobs.job_class, jobs.tenant) >= (turn.job_class, turn.tenant)
+              AND (jobs.job_class, jobs.tenant, jobs.id)
+                  >= (turn.job_class, turn.tenant, turn.mark)
               AND (jobs.job_class, jobs.tenant) <= (turn.job_class, turn.tenant)
               AND NOT EXISTS (SELECT FROM jobs AS held WHERE held.state = 'running'
                               AND held.run_id = :run_id AND held.isolation IS NOT NULL)
@@ -106,14 +118,20 @@ _CLAIM = text(f"""
     ), mates AS (
         SELECT found.id
         FROM (
-            SELECT job_class, tenant FROM turns
+            SELECT job_class, tenant,
+                   coalesce(CASE WHEN (SELECT isolation FROM head) IS NULL THEN marks.id END,
+                            :first_id) AS mark
+            FROM turns
+            LEFT JOIN (SELECT * FROM marks WHERE lane = (SELECT coalesce(lane, '') FROM head))
+                      AS marks USING (job_class, tenant)
             WHERE place >= (SELECT place FROM head)
             ORDER BY place LIMIT (SELECT size + 16 FROM company)
         ) AS turn CROSS JOIN LATERAL (
             SELECT id FROM jobs
             WHERE {_CLAIMABLE}
-              AND (coalesce(jobs.lane, ''), jobs.job_class, jobs.tenant)
-                  >= ((SELECT coalesce(lane, '') FROM head), turn.job_class, turn.tenant)
+              AND (coalesce(jobs.lane, ''), jobs.job_class, jobs.tenant, jobs.id)
+                  >= ((SELECT coalesce(lane, '') FROM head), turn.job_class, turn.tenant,
+                      turn.mark)
               AND (coalesce(jobs.lane, ''), jobs.job_class, jobs.tenant)
                   <= ((SELECT coalesce(lane, '') FROM head), turn.job_class, turn.tenant)
               AND id <> (SELECT id FROM head)
@@ -145,7 +163,7 @@ _CLAIM = text(f"""
         GROUP BY tenant, job_class, start, weight
     )
     SELECT id, fence, job_class, source, output_prefix, CAST(output AS text) AS output,
-           CAST(parameters AS text) AS parameters, width, height, lane
+           CAST(parameters AS text) AS parameters, width, height, lane, tenant, isolation
     FROM taken JOIN turns USING (tenant, job_class)
     ORDER BY place, id
 """)  # noqa: S608 - built from constants of this package
@@ -199,6 +217,7 @@ def claim(
     run_deadline: timedelta,
     pixels: int | None = None,
     above: JobClass | None = None,
+    low_water: LowWater | None = None,
 ) -> list[ClaimedJob]:
     """Take up to `limit` queued jobs of one lane; raises each one's fence.
 
@@ -213,12 +232,15 @@ def claim(
             is taken in any case. None for any number.
         above: Only jobs of a better class than this, for a run that has enough other work; None
             for all.
+        low_water: Where this process's claims go on; None to look at everything. Whether there is
+            nothing to claim is said of everything in any case.
 
     Returns:
         The jobs, best first. None when nothing claimable and unlocked was visible, when the run is
         no longer live, or when isolated work would share it with other work.
     """
     read_in_order(connection)
+    low_water = LowWater() if low_water is None else low_water
     parameters = {
         "run_id": run_id,
         "mates": limit - 1,
@@ -226,7 +248,14 @@ def claim(
         "run_deadline": run_deadline,
         "classes": len(JobClass) if above is None else above.rank,
         "first_guess": FIRST_GUESS,
+        "first_id": _FIRST_ID,
     }
+    marks = low_water.marks()
+    rows = connection.execute(_CLAIM, parameters | _as_arrays(marks)).all()
+    if marks and not rows:
+        low_water.forget()
+        rows = connection.execute(_CLAIM, parameters | _as_arrays(low_water.marks())).all()
+    _raise(low_water, rows)
     return [
         ClaimedJob(
             id=job_id,
@@ -241,10 +270,27 @@ def claim(
             height=height,
             lane=lane,
         )
-        for job_id, fence, rank, source, prefix, output, wanted, width, height, lane in (
-            connection.execute(_CLAIM, parameters)
-        )
+        for job_id, fence, rank, source, prefix, output, wanted, width, height, lane, *_ in rows
     ]
+
+
+def _as_arrays(marks: Mapping[Range, UUID]) -> dict[str, list[Any]]:
+    return {
+        "mark_lanes": [part.lane for part in marks],
+        "mark_classes": [part.job_class for part in marks],
+        "mark_tenants": [part.tenant for part in marks],
+        "mark_ids": list(marks.values()),
+    }
+
+
+def _raise(low_water: LowWater, rows: Sequence[Row[Any]]) -> None:
+    """Note what is not left: before the head, and of its lane before the last of each tenant."""
+    if rows:
+        head = rows[0]
+        low_water.raise_to(Range(None, head.job_class, head.tenant), head.id)
+        if head.isolation is None:
+            for row in rows:
+                low_water.raise_to(Range(row.lane or "", row.job_class, row.tenant), row.id)
 
 
 def measure(

@@ -20,16 +20,14 @@ from typing import Literal
 from sqlalchemy import Connection, text
 
 from twofold_schema.errors import InvalidOperation
-from twofold_schema.ledger import operations
+from twofold_schema.ledger import journals, operations
 from twofold_schema.operation import JobFilter, OperationKind
 
 #: Of jobs whose size is unknown, until any of their class has succeeded: one of 512x512 px takes
 #: about so long, in GPU-seconds.
 FIRST_GUESS = 0.1
 
-# What is behind `folds` is folded and gone: no dead entry is passed over for longer than until the
-# next fold.
-_NOT_FOLDED = "xid >= coalesce((SELECT xid FROM folds WHERE journal = 'charges'), 0)"
+_NOT_FOLDED = journals.not_folded("charges")
 
 
 def _journal(entries: str) -> str:
@@ -57,15 +55,12 @@ STANDINGS = f"""
     FULL JOIN ({_journal(f"charges WHERE {_NOT_FOLDED}")}) AS journal USING (job_class, tenant)
 """  # noqa: S608 - built from constants of this module
 
-# Takes the journal's entries out and adds them up. Only one may fold at a time. The cursor is of
-# the same snapshot as what was found.
+# Takes the journal's entries out and adds them up. Only one may fold at a time.
 _FOLD = text(f"""
     WITH gone AS (
         DELETE FROM charges WHERE {_NOT_FOLDED} RETURNING *
     ), folded AS (
-        INSERT INTO folds (journal, xid)
-        VALUES ('charges', CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint))
-        ON CONFLICT (journal) DO UPDATE SET xid = excluded.xid
+        {journals.note_fold("charges")}
     )
     INSERT INTO shares (tenant, job_class, vtime, start, jobs, gpu_seconds)
     SELECT tenant, job_class,

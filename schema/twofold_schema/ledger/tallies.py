@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
+from twofold_schema.ledger import journals
 from twofold_schema.ledger.history import ALL_JOBS
 from twofold_schema.states import JobClass, JobState
 
@@ -61,9 +62,13 @@ class Backlog:
     oldest: timedelta | None
 
 
-_EVERYTHING = """
-    SELECT * FROM tallies UNION ALL SELECT * FROM tally_changes
-"""
+_COLUMNS = "tenant, job_class, state, jobs, gpu_microseconds, unmeasured"
+_NOT_FOLDED = journals.not_folded("tally_changes")
+_EVERYTHING = f"""
+    SELECT {_COLUMNS} FROM tallies
+    UNION ALL
+    SELECT {_COLUMNS} FROM tally_changes WHERE {_NOT_FOLDED}
+"""  # noqa: S608 - built from constants of this module
 
 #: Who has jobs that wait for a run, of which class, and how many of them run.
 WAITING = f"""
@@ -130,9 +135,8 @@ _DIFFERENCES = f"""
         SELECT tenant, job_class, state, {_COUNTED}
         FROM {ALL_JOBS} AS jobs GROUP BY tenant, job_class, state
         UNION ALL
-        SELECT tenant, job_class, state, -jobs, -gpu_microseconds, -unmeasured FROM tallies
-        UNION ALL
-        SELECT tenant, job_class, state, -jobs, -gpu_microseconds, -unmeasured FROM tally_changes
+        SELECT tenant, job_class, state, -jobs, -gpu_microseconds, -unmeasured
+        FROM ({_EVERYTHING}) AS everything
     ) AS differences
     GROUP BY tenant, job_class, state
     HAVING sum(jobs) <> 0 OR sum(gpu_microseconds) <> 0 OR sum(unmeasured) <> 0
@@ -145,20 +149,22 @@ _COMPARE = text(_DIFFERENCES)
 # Counts all jobs, and writes what is missing or too many as changes, in one statement: what others
 # change meanwhile comes with changes of its own, which it does not see either.
 _CORRECT = text(f"""
-    INSERT INTO tally_changes (tenant, job_class, state, jobs, gpu_microseconds, unmeasured)
+    INSERT INTO tally_changes ({_COLUMNS})
     {_DIFFERENCES}
 """)
 
 # Moves changes into the tallies: a reader sees them in one place or in the other. Nobody but the
 # one keeper whose duty it is writes tallies.
-_FOLD = text("""
+_FOLD = text(f"""
     WITH folded AS (
         DELETE FROM tally_changes
         WHERE ctid = ANY(ARRAY(
-            SELECT ctid FROM tally_changes LIMIT :rows FOR UPDATE SKIP LOCKED))
-        RETURNING tenant, job_class, state, jobs, gpu_microseconds, unmeasured
+            SELECT ctid FROM tally_changes WHERE {_NOT_FOLDED} ORDER BY xid LIMIT :rows))
+        RETURNING {_COLUMNS}
+    ), noted AS (
+        {journals.note_fold("tally_changes", "(SELECT count(*) FROM folded) < :rows")}
     ), written AS (
-        INSERT INTO tallies AS held (tenant, job_class, state, jobs, gpu_microseconds, unmeasured)
+        INSERT INTO tallies AS held ({_COLUMNS})
         SELECT tenant, job_class, state, sum(jobs), sum(gpu_microseconds), sum(unmeasured)
         FROM folded GROUP BY tenant, job_class, state
         ON CONFLICT (tenant, job_class, state) DO UPDATE
@@ -167,13 +173,13 @@ _FOLD = text("""
             unmeasured = held.unmeasured + excluded.unmeasured
     )
     SELECT count(*) FROM folded
-""")
+""")  # noqa: S608 - built from constants of this package
 
 
 def taking_away(table: str) -> str:
     """The statement that takes the jobs of a table away from the tallies, because they go."""
     return f"""
-        INSERT INTO tally_changes (tenant, job_class, state, jobs, gpu_microseconds, unmeasured)
+        INSERT INTO tally_changes ({_COLUMNS})
         SELECT tenant, job_class, state, -jobs, -gpu_microseconds, -unmeasured
         FROM (
             SELECT tenant, job_class, state, {_COUNTED} FROM {table}

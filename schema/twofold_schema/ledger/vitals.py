@@ -68,7 +68,7 @@ _SERVER = text("""
 """)
 
 #: Tables of which rows are deleted, by the keeper.
-_EMPTIED = ("jobs", "history", "tally_changes", "rollups")
+_EMPTIED = ("jobs", "history", "tally_changes", "charges", "rollups")
 
 # What this role may not do with which table, of those that are there.
 _LACKING = text("""

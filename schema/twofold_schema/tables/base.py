@@ -1,6 +1,6 @@
 """What all tables are made with."""
 
-from sqlalchemy import Column, DateTime, MetaData, func
+from sqlalchemy import BigInteger, Column, DateTime, MetaData, func, text
 
 metadata = MetaData(
     naming_convention={
@@ -21,6 +21,12 @@ def time(name: str, *, required: bool = False) -> Column[object]:
     """A column for a moment; where one is required, it is that of the insert."""
     default = func.clock_timestamp() if required else None
     return Column(name, DateTime(timezone=True), nullable=not required, server_default=default)
+
+
+def xid() -> Column[object]:
+    """A column for the transaction that wrote the row, as a number that there is a type for."""
+    default = text("((pg_current_xact_id())::text)::bigint")
+    return Column("xid", BigInteger, nullable=False, server_default=default)
 
 
 def is_in_code(name: str | None, kind: str, _parents: object = None) -> bool:

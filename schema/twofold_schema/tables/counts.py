@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from twofold_schema.tables.base import metadata
+from twofold_schema.tables.base import metadata, xid
 
 #: What happened to jobs: a row per change of state, written by a trigger of `jobs`. A partition per
 #: day, `events_YYYYMMDD`, and `events_default` for days that have none.
@@ -61,7 +61,9 @@ def _counted() -> list[Column[Any]]:
 
 #: Written by triggers of `jobs`, and only ever added to, so that no writer waits for another; the
 #: keeper folds them into `tallies`. What there is, is both together.
-tally_changes = Table("tally_changes", metadata, *_counted())
+tally_changes = Table(
+    "tally_changes", metadata, *_counted(), xid(), Index("tally_changes_xid", "xid")
+)
 tallies = Table(
     "tallies", metadata, *_counted(), PrimaryKeyConstraint("tenant", "job_class", "state")
 )

@@ -122,6 +122,12 @@ jobs = Table(
     ),
     Index("jobs_scheduled", "scheduled_at", postgresql_where=text("state = 'scheduled'")),
     Index("jobs_running_run", "run_id", postgresql_where=text("state = 'running'")),
+    # Few rows ever: whether a run holds one is asked by every claim.
+    Index(
+        "jobs_running_isolated",
+        "run_id",
+        postgresql_where=text("state = 'running' AND isolation IS NOT NULL"),
+    ),
     Index("jobs_running_deadline", "run_deadline", postgresql_where=text("state = 'running'")),
     Index(
         "jobs_start_by",

@@ -15,10 +15,7 @@ from sqlalchemy import (
     text,
 )
 
-from twofold_schema.tables.base import metadata, time
-
-# The transaction's id, as a number that SQLAlchemy has a type for.
-_XID = text("((pg_current_xact_id())::text)::bigint")
+from twofold_schema.tables.base import metadata, time, xid
 
 #: What tenants are due and may have at once. One that has no row weighs 1 and has no cap.
 tenants = Table(
@@ -58,7 +55,7 @@ charges = Table(
     "charges",
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
-    Column("xid", BigInteger, nullable=False, server_default=_XID),
+    xid(),
     Column("tenant", Text, nullable=False),
     Column("job_class", SmallInteger, nullable=False),
     Column("start", Double),
