@@ -13,6 +13,9 @@ from twofold_schema.errors import TooLarge
 from twofold_schema.formats import ResultFormat
 from twofold_schema.states import JobClass, JobState
 
+#: Whose jobs those are of which nobody said it.
+DEFAULT_TENANT: Final = "default"
+
 
 def encodable(text: str) -> str:
     """Text that can be stored and tokenized.

@@ -250,6 +250,18 @@ class TestLooking:
         assert lines[0].rstrip().endswith("s3://twofold/[/red] :cat: [x]/ü.png")
         assert lines[1].split()[1:4] == ["failed", "1/3", "corrupt_source"]
 
+    def test_finds_jobs_by_the_metadata_that_they_were_submitted_with(
+        self, house: House, twofold: Shell, bucket: str
+    ) -> None:
+        submit = ("submit", f"s3://{bucket}/cat.png", "-o", "ids", "--metadata")
+        ids = [twofold(*submit, pair).stdout for pair in ("order=42", "order=a=b")]
+        find = ("jobs", "list", "-o", "ids", "--metadata")
+
+        assert [twofold(*find, pair).stdout for pair in ("order=42", "order=a=b")] == ids
+        assert twofold(*find, "order=42", "--tenant", "acme").stdout == ""
+        refused = twofold(*find, "order")
+        assert (refused.returncode, "write NAME=VALUE" in refused.stderr) == (2, True)
+
     def test_pages_by_state(self, house: House, twofold: Shell) -> None:
         failed = [str(fail(house)) for _ in range(3)]
         submitted(house.engine)

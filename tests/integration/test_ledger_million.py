@@ -36,12 +36,13 @@ from twofold_schema.states import JobState
 _MILLION = text("""
     INSERT INTO jobs (id, tenant, job_class, submission_id, state, max_attempts, source,
                       output_prefix, parameters, lane, pixels, lattice_pixels, est_gpu_seconds,
-                      queued_at, finished_at)
+                      queued_at, finished_at, metadata)
     SELECT uuidv7(), 'tenant-' || n % 1000, n % 3,
            CASE WHEN n % 10 = 0 THEN CAST(:submission_id AS uuid) END,
            CASE WHEN n <= 950000 THEN 'failed' ELSE 'queued' END, 3, 's3://twofold/a',
            's3://twofold/b', '{}', 'lane-' || n % 2, 1, 1, 0.1, clock_timestamp(),
-           CASE WHEN n <= 950000 THEN clock_timestamp() END
+           CASE WHEN n <= 950000 THEN clock_timestamp() END,
+           CASE WHEN n % 10 = 7 THEN '{"page": "1", "shop": "b"}' ELSE '{}' END::jsonb
     FROM generate_series(1, 1000000) AS n
 """)
 _SOME = text("SELECT id FROM jobs WHERE state = :state ORDER BY id LIMIT 400")
@@ -109,6 +110,12 @@ def test_everything_reads_what_it_is_about(database_settings: DatabaseSettings) 
         ("get many", lambda c: reads.get_many(c, failed[:_BATCH]), _BATCH),
         ("unfinished", lambda c: reads.unfinished(c, queued[:_BATCH]), _BATCH),
         ("newest", lambda c: reads.find(c, limit=50), 50),
+        ("newest of a tenant", lambda c: reads.find(c, tenant="tenant-7", limit=50), 50),
+        (
+            "newest by metadata",
+            lambda c: reads.find(c, tenant="tenant-7", metadata={"page": "1"}, limit=50),
+            50,
+        ),
         ("next page", lambda c: reads.find(c, before=failed[-1], limit=50), 50),
         ("newest queued", lambda c: reads.find(c, states=[JobState.QUEUED], limit=50), 150),
         (

@@ -3,6 +3,7 @@
 import getpass
 import os
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -78,3 +79,12 @@ def agree(question: str, *, yes: bool) -> None:
     if not sys.stdin.isatty():
         raise typer.BadParameter(f"{question} Nobody can be asked here: say --yes.")
     typer.confirm(question, abort=True, err=True)
+
+
+def pairs(given: Sequence[str]) -> dict[str, str]:
+    """Metadata as it is given on a command line, `NAME=VALUE` each."""
+    split = [one.partition("=") for one in given]
+    for said, (name, found, _) in zip(given, split, strict=True):
+        if not (name and found):
+            raise typer.BadParameter(f"{said!r} is no pair; write NAME=VALUE")
+    return {name: value for name, _, value in split}

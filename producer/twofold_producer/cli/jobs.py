@@ -15,11 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from twofold_producer.cli.app import EXIT_INTERRUPTED, EXIT_JOBS_FAILED, err, out
+from twofold_producer.cli.app import EXIT_INTERRUPTED, EXIT_JOBS_FAILED, err, out, pairs
 from twofold_producer.producer import OnProgress, Producer
 from twofold_schema import database
 from twofold_schema.artifacts import publish_place
-from twofold_schema.job import Job
+from twofold_schema.job import DEFAULT_TENANT, Job
 from twofold_schema.ledger import reads
 from twofold_schema.settings import DatabaseSettings
 from twofold_schema.states import JobState
@@ -54,15 +54,27 @@ def list_(
     *,
     state: Annotated[list[JobState] | None, typer.Option(help="Only these states.")] = None,
     submission: Annotated[UUID | None, typer.Option(help="Only this submission.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant.")] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Only with this pair, of --tenant or the default."),
+    ] = None,
     before: Annotated[UUID | None, typer.Option(help="The last id of the page before.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """List jobs, newest first."""
+    wanted = pairs(metadata or [])
     engine = database.connect(DatabaseSettings.load())
     with engine.connect() as connection:
         found = reads.find(
-            connection, states=state, submission_id=submission, before=before, limit=limit
+            connection,
+            tenant=DEFAULT_TENANT if wanted and tenant is None else tenant,
+            states=state,
+            submission_id=submission,
+            metadata=wanted,
+            before=before,
+            limit=limit,
         )
     show(found, output)
     if len(found) == limit and output is Output.TABLE:

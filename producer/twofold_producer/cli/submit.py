@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from twofold_producer.cli.app import EXIT_NOT_ACCEPTED, err
+from twofold_producer.cli.app import EXIT_NOT_ACCEPTED, err, pairs
 from twofold_producer.cli.jobs import Output, OutputOption, show, wait_for
 from twofold_producer.producer import Producer
 from twofold_producer.submit.submission import Answer, Submission
@@ -57,6 +57,10 @@ def submit(
         str | None,
         typer.Option(help="Copy each result to this name, e.g. 'big/{stem}'; {key}, {job} too."),
     ] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="A pair of your own, to find the jobs by."),
+    ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Submit pictures; print the jobs, or with --wait the places of their results.
@@ -89,6 +93,7 @@ def submit(
         "output_format": output_format,
         "output_quality": output_quality,
         "publish_as": publish_as,
+        "metadata": pairs(metadata or []),
     }
     with Producer() as producer:
         submission = producer.submit_many(

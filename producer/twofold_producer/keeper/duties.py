@@ -174,6 +174,9 @@ def count_duties(engine: Engine, settings: KeeperSettings) -> list[Duty]:
     def days_to_come(connection: Connection) -> int:
         return retention.make_partitions(connection, retention.EVENTS)
 
+    def weeks_of_pairs(connection: Connection) -> int:
+        return retention.make_partitions(connection, retention.PAIRS)
+
     def move(connection: Connection) -> int:
         return history.move(connection, age=timedelta(hours=settings.history_after_hours))
 
@@ -191,6 +194,7 @@ def count_duties(engine: Engine, settings: KeeperSettings) -> list[Duty]:
         ),
         # First, so that what is moved finds its partition.
         _duty(engine, "keep_history", _keeping(retention.HISTORY, weeks_to_come, jobs_age)),
+        _duty(engine, "keep_pairs", _keeping(retention.PAIRS, weeks_of_pairs, jobs_age)),
         _duty(engine, "move", move),
         _duty(engine, "forget_rollups", forget_rollups),
     ]

@@ -10,7 +10,7 @@ from json.encoder import encode_basestring_ascii
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from twofold_schema.job import Output, Parameters
+from twofold_schema.job import DEFAULT_TENANT, Output, Parameters
 from twofold_schema.lanes import Measure
 from twofold_schema.states import JobClass
 
@@ -37,7 +37,7 @@ class Terms:
     max_attempts: int
     output: Output = field(default_factory=Output)
     job_class: JobClass = JobClass.STANDARD
-    tenant: str = "default"
+    tenant: str = DEFAULT_TENANT
     start_at: datetime | None = None
     start_by: datetime | None = None
     finish_by: datetime | None = None

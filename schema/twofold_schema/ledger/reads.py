@@ -1,6 +1,7 @@
 """Reading jobs. Pages are by keyset: the next page begins after the last id of this one."""
 
-from collections.abc import Collection, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from functools import cache
 from typing import Final
@@ -8,10 +9,14 @@ from uuid import UUID
 
 from sqlalchemy import Connection, TextClause, text
 
-from twofold_schema.errors import JobNotFound, SubmissionNotFound
+from twofold_schema.database import read_in_order
+from twofold_schema.errors import InvalidParameter, JobNotFound, SubmissionNotFound
 from twofold_schema.job import JOB_COLUMNS, Job
 from twofold_schema.ledger.history import ALL_JOBS
 from twofold_schema.states import FINAL_STATES, JobState
+
+#: How many characters of a value are in the index over pairs.
+PAIR_START: Final = 128
 
 _GET = text(f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = ANY(CAST(:ids AS uuid[]))")  # noqa: S608 - a constant
 
@@ -24,6 +29,7 @@ _GET_ANY = text(f"""
 _CONDITIONS: Final = {
     "states": "state = ANY(CAST(:states AS text[]))",
     "submission_id": "submission_id = :submission_id",
+    "tenant": "tenant = :tenant",
     "before": "id < :before",
 }
 
@@ -39,6 +45,31 @@ def _page(source: str, *stated: str) -> TextClause:
     return text(f"""
         SELECT {JOB_COLUMNS} FROM {source} AS jobs WHERE {conditions}
         ORDER BY id DESC LIMIT :limit
+    """)  # noqa: S608 - built from constants of this package
+
+
+@cache
+def _page_by_pair(*stated: str) -> TextClause:
+    """The newest first of jobs that have some pairs in their metadata.
+
+    The first of the pairs says which jobs are looked at, one by one until the page is full, in the
+    order of the index over pairs.
+    """
+    conditions = " AND ".join(["true", *(_CONDITIONS[name] for name in stated if name != "before")])
+    return text(f"""
+        SELECT {JOB_COLUMNS}
+        FROM (
+            SELECT job_id FROM pairs
+            WHERE tenant = :tenant AND name = :name AND value_start = left(:value, {PAIR_START})
+              {"AND job_id < :before" if "before" in stated else ""}
+            ORDER BY job_id DESC
+        ) AS paired CROSS JOIN LATERAL (
+            SELECT {JOB_COLUMNS} FROM jobs WHERE id = paired.job_id
+            UNION ALL
+            SELECT {JOB_COLUMNS} FROM history WHERE id = paired.job_id
+        ) AS jobs
+        WHERE {conditions} AND metadata @> CAST(:pairs AS jsonb)
+        ORDER BY paired.job_id DESC LIMIT :limit
     """)  # noqa: S608 - built from constants of this package
 
 
@@ -98,8 +129,10 @@ def get_many(connection: Connection, job_ids: Sequence[UUID]) -> list[Job]:
 def find(
     connection: Connection,
     *,
+    tenant: str | None = None,
     states: Collection[JobState] | None = None,
     submission_id: UUID | None = None,
+    metadata: Mapping[str, str] | None = None,
     before: UUID | None = None,
     limit: int = 50,
 ) -> list[Job]:
@@ -107,21 +140,36 @@ def find(
 
     Args:
         connection: Of the database.
+        tenant: Only of this one; None for all.
         states: Only these; None for all.
         submission_id: Only of this submission.
+        metadata: Only those that have these pairs, of one tenant. Jobs that have the first of them
+            are looked at until the page is full.
         before: The last id of the page before.
         limit: 1 or more.
+
+    Raises:
+        InvalidParameter: Pairs are asked for without a tenant.
     """
-    over = states is None or not FINAL_STATES.isdisjoint(states)
     chosen = {
+        "tenant": tenant,
         "states": None if states is None else list(states),
         "submission_id": submission_id,
         "before": before,
     }
     stated = {name: value for name, value in chosen.items() if value is not None}
-    page = _page(ALL_JOBS if over else "jobs", *stated)
-    rows = connection.execute(page, stated | {"limit": limit}).mappings()
-    return [Job.from_row(row) for row in rows]
+    parameters = stated | {"limit": limit}
+    if metadata:
+        if tenant is None:
+            raise InvalidParameter("Jobs are found by metadata within one tenant; name it.")
+        name, value = next(iter(metadata.items()))
+        parameters |= {"name": name, "value": value, "pairs": json.dumps(dict(metadata))}
+        read_in_order(connection)
+        page = _page_by_pair(*stated)
+    else:
+        over = states is None or not FINAL_STATES.isdisjoint(states)
+        page = _page(ALL_JOBS if over else "jobs", *stated)
+    return [Job.from_row(row) for row in connection.execute(page, parameters).mappings()]
 
 
 def unfinished(connection: Connection, job_ids: Collection[UUID]) -> set[UUID]:

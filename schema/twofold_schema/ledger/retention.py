@@ -2,7 +2,8 @@
 
 Rows of a time that has no partition, because no keeper ran for as long as they are made ahead, lie
 in the default partition and are deleted from there. Only jobs that have ended are in partitions, so
-that none is dropped that has not; the tallies lose them in the same transaction.
+that none is dropped that has not; the tallies lose them in the same transaction. What there is
+beside jobs of a time stays until the last of these jobs is gone.
 """
 
 from dataclasses import dataclass
@@ -28,11 +29,14 @@ class Kept:
 
     Attributes:
         table: Its name; a partition's is that, and the date on which it begins.
-        column: The time that decides.
+        column: The time that decides, or the id that is in the order of time.
         each: How long a partition is, by UTC.
         ahead: For how many of them after the present one there are partitions. No keeper has to run
             for as long.
         tallied: Whether the rows are jobs that the tallies count.
+        bound: SQL: what stands for a time of UTC in the column.
+        in_use: SQL: whether what lies from `first` to before `end` has to stay.
+        in_use_row: SQL: whether a row has to.
     """
 
     table: str
@@ -40,6 +44,9 @@ class Kept:
     each: Literal["day", "week"]
     ahead: int
     tallied: bool = False
+    bound: str = "timezone('UTC', {0})"
+    in_use: str = "false"
+    in_use_row: str = "false"
 
     @property
     def length(self) -> timedelta:
@@ -49,6 +56,25 @@ class Kept:
 
 EVENTS = Kept(table="events", column="at", each="day", ahead=7)
 HISTORY = Kept(table="history", column="finished_at", each="week", ahead=2, tallied=True)
+PAIRS = Kept(
+    table="pairs",
+    column="job_id",
+    each="week",
+    ahead=2,
+    # The first UUID version 7 of a moment begins with its milliseconds (RFC 9562, 5.7).
+    bound=(
+        "CAST(rpad(lpad(to_hex(CAST(extract(epoch FROM timezone('UTC', {0})) * 1000 AS bigint)),"
+        " 12, '0'), 32, '0') AS uuid)"
+    ),
+    in_use=(
+        "EXISTS (SELECT FROM jobs WHERE id >= {first} AND id < {end})"
+        " OR EXISTS (SELECT FROM history WHERE id >= {first} AND id < {end})"
+    ),
+    in_use_row=(
+        "EXISTS (SELECT FROM jobs WHERE id = job_id)"
+        " OR EXISTS (SELECT FROM history WHERE id = job_id)"
+    ),
+)
 
 # Whether this role may change the table itself.
 _OWNS = text("SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass(:table)")
@@ -63,7 +89,7 @@ _MISSING = """
     WHERE to_regclass(:table || to_char(start, '_YYYYMMDD')) IS NULL
       AND NOT EXISTS (
           SELECT FROM {table}_default
-          WHERE {column} >= timezone('UTC', start) AND {column} < timezone('UTC', start + :length))
+          WHERE {column} >= {first} AND {column} < {end})
     ORDER BY start
 """
 
@@ -72,7 +98,7 @@ _LIMIT = "date_trunc(:each, timezone('UTC', clock_timestamp()) - :age)"
 
 # Partitions that ended so long ago.
 _OLD = text(f"""
-    SELECT relname AS name
+    SELECT relname AS name, to_date(right(relname, 8), 'YYYYMMDD') AS start
     FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
     WHERE inhparent = to_regclass(:table) AND relname ~ (:table || '_[0-9]{{8}}$')
       AND relname < :table || to_char({_LIMIT}, '_YYYYMMDD')
@@ -80,11 +106,11 @@ _OLD = text(f"""
 """)  # noqa: S608 - built from a constant of this module
 
 # As old, of times that have no partition. The table is empty where a keeper runs.
-_DELETE_STRAYS = f"""
-    DELETE FROM {{table}}_default WHERE ctid = ANY(ARRAY(
-        SELECT ctid FROM {{table}}_default WHERE {{column}} < timezone('UTC', {_LIMIT})
+_DELETE_STRAYS = """
+    DELETE FROM {table}_default WHERE ctid = ANY(ARRAY(
+        SELECT ctid FROM {table}_default WHERE {column} < {limit} AND NOT ({in_use})
         LIMIT :rows FOR UPDATE SKIP LOCKED))
-"""  # noqa: S608 - built from a constant of this module
+"""
 
 _BOUND_LOCK = text(f"SET LOCAL lock_timeout = {_LOCK_MILLISECONDS}")
 
@@ -106,7 +132,14 @@ def make_partitions(connection: Connection, kept: Kept, *, since: datetime | Non
         since: Of the time from then on, too.
     """
     missing = connection.execute(
-        text(_MISSING.format(table=kept.table, column=kept.column)),
+        text(
+            _MISSING.format(
+                table=kept.table,
+                column=kept.column,
+                first=kept.bound.format("start"),
+                end=kept.bound.format("start + :length"),
+            )
+        ),
         {
             "table": kept.table,
             "each": kept.each,
@@ -131,18 +164,34 @@ def drop_partitions(connection: Connection, kept: Kept, *, older_than: timedelta
         older_than: Partitions that ended so long ago.
     """
     which = {"table": kept.table, "each": kept.each, "age": older_than}
-    strays = _DELETE_STRAYS.format(table=kept.table, column=kept.column)
+    strays = _DELETE_STRAYS.format(
+        table=kept.table,
+        column=kept.column,
+        limit=kept.bound.format(_LIMIT),
+        in_use=kept.in_use_row,
+    )
     if kept.tallied:
         strays = f"WITH gone AS ({strays} RETURNING *) {tallies.taking_away('gone')}"
     connection.execute(text(strays), which | {"rows": _STRAY_ROWS})
-    old = connection.execute(_OLD, which).scalars().all()
-    return sum(_changed(connection, *_dropping(kept, name)) for name in old)
+    old = connection.execute(_OLD, which).all()
+    return sum(
+        _changed(connection, *_dropping(kept, name))
+        for name, start in old
+        if not _is_in_use(connection, kept, start)
+    )
+
+
+def _is_in_use(connection: Connection, kept: Kept, start: date) -> bool:
+    first, end = (kept.bound.format(f"timestamp '{one}'") for one in (start, start + kept.length))
+    in_use = kept.in_use.format(first=first, end=end)
+    return bool(connection.execute(text(f"SELECT {in_use}")).scalar_one())
 
 
 def _making(kept: Kept, start: date) -> tuple[str, ...]:
     name, end = f"{kept.table}_{start:%Y%m%d}", start + kept.length
     # Attached, because a partition that is created as one locks everybody out.
-    bounds = f"FROM ('{start}T00:00:00Z') TO ('{end}T00:00:00Z')"
+    first, last = (kept.bound.format(f"timestamp '{one}'") for one in (start, end))
+    bounds = f"FROM ({first}) TO ({last})"
     return (
         f"CREATE TABLE {name} (LIKE {kept.table} INCLUDING DEFAULTS INCLUDING STORAGE)",
         f"ALTER TABLE {kept.table} ATTACH PARTITION {name} FOR VALUES {bounds}",

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, text
 from twofold_schema.database import read_in_order
 from twofold_schema.errors import SubmissionNotFound
 from twofold_schema.ids import new_id
-from twofold_schema.job import JOB_COLUMNS, Job
+from twofold_schema.job import DEFAULT_TENANT, JOB_COLUMNS, Job
 from twofold_schema.ledger.history import ALL_JOBS
 from twofold_schema.states import JobState
 from twofold_schema.submission import SubmissionReport
@@ -161,7 +161,7 @@ def begin(
     connection: Connection,
     *,
     submission_id: UUID | None = None,
-    tenant: str = "default",
+    tenant: str = DEFAULT_TENANT,
     key: str | None = None,
     remember_key: timedelta = timedelta(days=30),
 ) -> UUID:

@@ -11,6 +11,9 @@ metadata = MetaData(
 )
 
 
+_PARTITIONS = ("events_", "history_", "pairs_")
+
+
 def one_of(column: str, values: tuple[str, ...]) -> str:
     """A condition: the column holds one of these words."""
     quoted = ", ".join(f"'{value}'" for value in values)
@@ -34,4 +37,4 @@ def is_in_code(name: str | None, kind: str, _parents: object = None) -> bool:
 
     As Alembic's `include_name`.
     """
-    return not (kind == "table" and name is not None and name.startswith(("events_", "history_")))
+    return not (kind == "table" and name is not None and name.startswith(_PARTITIONS))

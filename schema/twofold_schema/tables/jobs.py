@@ -180,6 +180,19 @@ history = Table(
     postgresql_partition_by="RANGE (finished_at)",
 )
 
+#: Jobs by the pairs of their metadata, whichever table they are in. Of a long value its start,
+#: since an index has a limit. A partition per week of the ids' time, `pairs_YYYYMMDD` of its
+#: Monday, and `pairs_default`.
+pairs = Table(
+    "pairs",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("value_start", Text, primary_key=True),
+    Column("job_id", Uuid, primary_key=True),
+    postgresql_partition_by="RANGE (job_id)",
+)
+
 job_keys = Table(
     "job_keys",
     metadata,
