@@ -104,6 +104,7 @@ class Result(BaseModel):
         seed: The seed it was made with.
         steps: The sampling steps it was made with.
         rungs: The batch sizes on the device that it saw.
+        gpu_seconds: Its part of the device's time; None where the worker did not say.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
@@ -121,6 +122,7 @@ class Result(BaseModel):
     seed: int
     steps: int
     rungs: tuple[int, ...]
+    gpu_seconds: float | None = None
 
 
 class AttemptError(BaseModel):

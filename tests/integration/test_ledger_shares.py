@@ -129,6 +129,21 @@ def test_tenants_share_by_weight_in_gpu_seconds(engine: Engine, *, folds: bool) 
     assert served["light"] == pytest.approx(4 * served["heavy"], abs=5)
 
 
+def test_what_jobs_took_counts_once_it_is_known(engine: Engine) -> None:
+    """Of the same estimates one whose jobs take four times as long gets a quarter as many."""
+    submitted(engine, *_of("quick", 60), *_of("slow", 60))
+    run_id, served = begun(engine), Counter[str]()
+    for _ in range(50):
+        (taken,) = claimed(engine, run_id, limit=1)
+        (tenant,) = _tenants(engine, [taken])
+        served[tenant] += 1
+        took = {"gpu_seconds": 4.0 if tenant == "slow" else 1.0}
+        with engine.begin() as connection:
+            results = {taken: result_of(taken).model_copy(update=took)}
+            outcomes.complete(connection, run_id, results)
+    assert served["quick"] == pytest.approx(4 * served["slow"], abs=5)
+
+
 def test_who_was_away_gets_no_turns_for_that(engine: Engine) -> None:
     submitted(engine, *_of("here", 60), *_of("away", 1))
     assert _served(engine, 8)["away"] == 1

@@ -43,7 +43,10 @@ def test_a_good_job_ends_with_a_picture_of_twice_the_size(
         (job,) = shop.wait_settled([job_id])
 
     assert (job.state, job.attempts, job.fence, job.errors) == (JobState.SUCCEEDED, 1, 1, ())
-    assert (job.pixels, job.result and job.result.rungs) == (1200, (1,))
+    assert job.result is not None
+    assert (job.pixels, job.result.rungs) == (1200, (1,))
+    assert job.result.gpu_seconds is not None
+    assert 0 < job.result.gpu_seconds < 60
     np.testing.assert_array_equal(shop.result(job), twice(picture(40, 30)))
 
 

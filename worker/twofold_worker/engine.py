@@ -118,14 +118,18 @@ class Engine:
         company, most = self._seating.company()
         if company:
             yield from self._step(company, most)
+        # A device that is behind catches up while the first of them is finished: all pay for it.
+        payers = company
         for seat in company:
             if seat.sample.is_done:
-                yield from self._finish(seat)
+                yield from self._finish(seat, payers)
+                payers = []
 
     def _begin(self, one: Waiting) -> Iterator[Failed]:
         begun = self._tried(
             lambda: self._upscaler.begin(one.prepared.request, careful=one.careful),
             self._observing(one, Stage.ENCODE),
+            [one],
         )
         if isinstance(begun, JobError):
             yield self._failed(one, begun, Stage.ENCODE)
@@ -144,6 +148,7 @@ class Engine:
         error = self._tried(
             lambda: self._upscaler.step([s.sample for s in seats], rung=rung),
             self._capacity.observing(Stage.UNET, rung, *size),
+            seats,
         )
         if error is None:
             self._sufficed.add((Stage.UNET, size, rung))
@@ -163,33 +168,42 @@ class Engine:
             for half in batching.halves(seats):
                 yield from self._step(half, most)
 
-    def _finish(self, seat: Seat) -> Iterator[Upscaled | Failed]:
+    def _finish(self, seat: Seat, payers: Sequence[Seat]) -> Iterator[Upscaled | Failed]:
         made = self._tried(
-            lambda: self._upscaler.finish(seat.sample), self._observing(seat, Stage.DECODE)
+            lambda: self._upscaler.finish(seat.sample),
+            self._observing(seat, Stage.DECODE),
+            payers or [seat],
         )
         if isinstance(made, ModelOutputInvalid) and not seat.careful:
             log.warning("tried_carefully", job_id=str(seat.prepared.job.id))
             self._seating.leave(seat)
-            self._seating.wait(Waiting(seat.prepared, careful=True, rungs=seat.rungs))
+            self._seating.wait(
+                Waiting(seat.prepared, careful=True, rungs=seat.rungs, gpu_seconds=seat.gpu_seconds)
+            )
         elif isinstance(made, JobError):
             yield self._failed(seat, made, Stage.DECODE)
         else:
             self._sufficed.add((Stage.DECODE, seat.size, 1))
             self._seating.leave(seat)
             self._watch("upscale", seat.prepared.job.id)
-            yield Upscaled(seat.prepared, made, tuple(seat.rungs))
+            yield Upscaled(seat.prepared, made, tuple(seat.rungs), seat.gpu_seconds)
 
     def _observing(self, one: Waiting, stage: Stage) -> AbstractContextManager[None]:
         # In single precision it takes twice what the plan knows of.
         return nullcontext() if one.careful else self._capacity.observing(stage, 1, *one.size)
 
     def _tried(
-        self, call: Callable[[], T], observing: AbstractContextManager[None]
+        self,
+        call: Callable[[], T],
+        observing: AbstractContextManager[None],
+        payers: Sequence[Waiting],
     ) -> T | JobError:
         """Ask something of the device; what goes wrong is a value.
 
-        A traceback would keep the device's memory in use.
+        A traceback would keep the device's memory in use. The time that it takes is the payers',
+        by their slots.
         """
+        begin, slots = self._clock(), sum(one.slots for one in payers)
         try:
             with self._progress.step("upscale"), observing:
                 return call()
@@ -202,6 +216,10 @@ class Engine:
         except Exception as error:
             log.exception("upscale_failed")
             return UpscaleFailed(f"The model failed: {error}")
+        finally:
+            took = self._clock() - begin
+            for one in payers:
+                one.gpu_seconds += took * one.slots / slots
 
     def _room(self, size: tuple[int, int]) -> int:
         if size not in self._rooms:

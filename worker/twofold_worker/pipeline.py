@@ -256,6 +256,7 @@ class Pipeline:
             seed=prepared.request.seed,
             steps=job.parameters.steps,
             rungs=encoded.upscaled.rungs,
+            gpu_seconds=round(encoded.upscaled.gpu_seconds, 6),
         )
         metadata = {
             "job": str(job.id),

@@ -28,11 +28,13 @@ class Waiting:
         prepared: The job.
         careful: Whether it is its second try, in single precision.
         rungs: Those that it has seen, each once.
+        gpu_seconds: What it has had of the device's time so far.
     """
 
     prepared: Prepared
     careful: bool = False
     rungs: list[int] = field(default_factory=list)
+    gpu_seconds: float = 0.0
 
     @property
     def claim(self) -> Claim:
@@ -144,7 +146,7 @@ class Seating:
 
     def seat(self, one: Waiting, sample: Sample) -> None:
         """Give a job that has begun a seat in its lane."""
-        seat = Seat(one.prepared, one.careful, one.rungs, sample=sample)
+        seat = Seat(one.prepared, one.careful, one.rungs, one.gpu_seconds, sample=sample)
         self._lanes.setdefault(one.lane, []).append(seat)
 
     def leave(self, one: Waiting) -> None:

@@ -37,11 +37,12 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Upscaled:
-    """A job that comes from the device, its padding not yet cut off."""
+    """A job that comes from the device, its padding not yet cut off, and what it took there."""
 
     prepared: Prepared
     made: Made
     rungs: tuple[int, ...]
+    gpu_seconds: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -73,6 +73,7 @@ class Bench:
         )
         self.ended: list[tuple[int, str]] = []
         self.rungs: dict[int, tuple[int, ...]] = {}
+        self.gpu_seconds: dict[int, float] = {}
         self._seeds: dict[object, int] = {}
 
     def add(self, *jobs: Prepared) -> None:
@@ -92,9 +93,10 @@ class Bench:
 
     def _note(self, answer: Answer) -> None:
         match answer:
-            case Upscaled(prepared, made, rungs):
+            case Upscaled(prepared, made, rungs, gpu_seconds):
                 assert made.pixels[0, 0, 0] == prepared.request.seed % 256
                 self.rungs[prepared.request.seed] = rungs
+                self.gpu_seconds[prepared.request.seed] = gpu_seconds
                 self.ended.append((prepared.request.seed, "made"))
             case Failed(claim, error):
                 self.ended.append((self._seeds[claim], error.code))
@@ -109,6 +111,58 @@ def test_jobs_of_several_lengths_share_steps_and_each_leaves_when_it_is_done() -
     bench.run()
     assert device.steps == [(1, 2), (2, 3), (2, 3)]
     assert bench.ended == [(1, "made"), (2, "made"), (3, "made")]
+
+
+class Slow(NearestUpscaler):
+    """A device whose calls take their time on the bench's clock."""
+
+    bench: Bench
+
+    def begin(self, request: Request, *, careful: bool = False) -> Sample:
+        self.bench.now += 1
+        return super().begin(request, careful=careful)
+
+    def step(self, samples: Sequence[Sample], *, rung: int) -> None:
+        self.bench.now += 4 * rung
+        super().step(samples, rung=rung)
+
+    def finish(self, sample: Sample) -> Made:
+        self.bench.now += 2
+        return super().finish(sample)
+
+
+def _on_a_slow_device(*jobs: Prepared) -> Bench:
+    device = Slow()
+    device.bench = Bench(device)
+    device.bench.add(*jobs)
+    device.bench.run()
+    return device.bench
+
+
+def test_each_pays_for_its_part_of_the_devices_time() -> None:
+    bench = _on_a_slow_device(job(1, steps=1), job(2, steps=2), job(3, steps=2, guidance_scale=2.0))
+    # Each begins alone. A step of four slots takes 16 s, one of three 12; the first that a turn
+    # finishes is finished by all who stepped.
+    assert bench.gpu_seconds[1] == pytest.approx(1 + 16 / 4 + 2 / 4)
+    assert bench.gpu_seconds[2] == pytest.approx(1 + 16 / 4 + 2 / 4 + 12 / 3 + 2 / 3)
+    assert bench.gpu_seconds[3] == pytest.approx(1 + 32 / 4 + 4 / 4 + 24 / 3 + 4 / 3 + 2)
+
+
+@given(
+    jobs=st.lists(
+        st.tuples(st.integers(1, 4), st.sampled_from([64, 128]), st.sampled_from([0.0, 2.0])),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_together_they_pay_for_all_of_it(jobs: list[tuple[int, int, float]]) -> None:
+    bench = _on_a_slow_device(
+        *(
+            job(seed, steps=steps, side=side, guidance_scale=guidance)
+            for seed, (steps, side, guidance) in enumerate(jobs)
+        )
+    )
+    assert sum(bench.gpu_seconds.values()) == pytest.approx(bench.now)
 
 
 def test_who_comes_enters_before_the_next_step() -> None:
