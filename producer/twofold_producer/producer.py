@@ -268,10 +268,17 @@ class Producer:
         self,
         job_ids: UUID | Sequence[UUID],
         *,
+        tenant: str | None = None,
         start_by: datetime | None = None,
         finish_by: datetime | None = None,
     ) -> None:
         """Give failed or expired jobs a new generation, all or none; attempts start anew.
+
+        Args:
+            job_ids: Of the jobs.
+            tenant: Whose they have to be, or they are unknown; None for whosoever.
+            start_by: The new generation's deadlines; the old ones do not carry over.
+            finish_by: As `start_by`.
 
         Raises:
             JobNotFound: One of the ids is unknown.
@@ -279,7 +286,9 @@ class Producer:
         """
         ids = _as_list(job_ids)
         with self._transaction(None) as (connection, ring):
-            requests.retry(connection, ids, start_by=start_by, finish_by=finish_by)
+            requests.retry(
+                connection, ids, tenant=tenant, start_by=start_by, finish_by=finish_by
+            )
             ring(len(ids))
 
     def cancel_where(

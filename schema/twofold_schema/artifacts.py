@@ -1,5 +1,6 @@
 """Where pictures lie: URIs of objects, which of them are allowed, and the names of results."""
 
+import hashlib
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -161,6 +162,12 @@ def publish_place(job: Job) -> ArtifactUri | None:
 def upload_place(uploads: ArtifactUri, sha256: str) -> ArtifactUri:
     """Where a producer puts a source that it was handed: named by its content, so once only."""
     return uploads.child(f"{sha256[:2]}/{sha256}")
+
+
+def tenant_upload_place(uploads: ArtifactUri, tenant: str, upload_id: UUID) -> ArtifactUri:
+    """Where a tenant puts a source by itself, under a name that nobody else is given."""
+    digest = hashlib.sha256(tenant.encode()).hexdigest()
+    return uploads.child(f"tenants/{digest[:32]}/{upload_id}")
 
 
 def manifest_place(

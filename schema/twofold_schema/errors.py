@@ -9,7 +9,14 @@
     │   ├─ InvalidPosition
     │   └─ RunLost               this run may touch nothing any more
     ├─ DatabaseUnavailable       nothing was done
+    ├─ ApiUnreachable            nobody knows whether it was done
     ├─ WaitTimeout               the work goes on
+    ├─ RequestError              what came over HTTP was refused; nothing was done
+    │   ├─ BadRequest, InvalidRequest, NotFound, MethodNotAllowed, BodyTooLarge
+    │   ├─ ScopeMissing, RateLimited
+    │   ├─ IdempotencyKeyMissing, RequestInProgress
+    │   ├─ ResultNotReady
+    │   └─ ApiFailed
     ├─ SubmitError               the job was not accepted; nothing was written
     │   ├─ InvalidUri, PlaceNotAllowed, InvalidParameter, SourceUnreadable
     │   ├─ TooLarge, InvalidLatents  (also a job's error when only the worker could know)
@@ -38,6 +45,8 @@ class TwofoldError(Exception):
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or " ".join((type(self).__doc__ or "").split()))
+        #: What else is said of it, as members of a problem.
+        self.members: dict[str, object] = {}
 
     @property
     def message(self) -> str:
@@ -106,10 +115,96 @@ class DatabaseUnavailable(TwofoldError):
     retryable = True
 
 
+class ApiUnreachable(TwofoldError):
+    """The API does not answer; check that it runs and that TWOFOLD_URL leads to it."""
+
+    code = "api_unreachable"
+    retryable = True
+
+
 class WaitTimeout(TwofoldError, TimeoutError):
     """The wait ended before the work did; the jobs go on, wait for them again."""
 
     code = "wait_timeout"
+
+
+class RequestError(TwofoldError):
+    """What was sent over HTTP was refused before anything was done."""
+
+    code = "request_refused"
+
+
+class BadRequest(RequestError):
+    """This is no request that can be read; mend what the message names."""
+
+    code = "bad_request"
+
+
+class InvalidRequest(RequestError):
+    """A part of the request is missing or out of its range; mend what the message names."""
+
+    code = "invalid_request"
+
+
+class NotFound(RequestError):
+    """Nothing is at this path; docs/openapi.json lists what there is."""
+
+    code = "not_found"
+
+
+class MethodNotAllowed(RequestError):
+    """This path takes other methods; the header Allow names them."""
+
+    code = "method_not_allowed"
+
+
+class ScopeMissing(RequestError):
+    """This key is not for this; use one that is, or ask the operator for it."""
+
+    code = "scope_missing"
+
+
+class IdempotencyKeyMissing(RequestError):
+    """Send an Idempotency-Key: a text of yours, drawn once and sent again with every retry."""
+
+    code = "idempotency_key_missing"
+
+
+class RequestInProgress(RequestError):
+    """Another request with this Idempotency-Key has not ended; send this one again later."""
+
+    code = "request_in_progress"
+    retryable = True
+
+
+class BodyTooLarge(RequestError):
+    """The body is larger than is taken; send less at once, or JSON lines."""
+
+    code = "body_too_large"
+
+
+class RateLimited(RequestError):
+    """The tenant makes more requests than it may; wait as long as Retry-After says."""
+
+    code = "rate_limited"
+    retryable = True
+
+    def __init__(self, message: str | None = None, *, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ResultNotReady(RequestError):
+    """The job has no result; one has when it has succeeded."""
+
+    code = "result_not_ready"
+
+
+class ApiFailed(RequestError):
+    """The API failed in an unforeseen way; its log has the rest, by the request's id."""
+
+    code = "api_failed"
+    retryable = True
 
 
 class SubmitError(TwofoldError):

@@ -41,6 +41,7 @@ for command in (
     pauses.resume,
     pauses.pauses,
     serve.keeper,
+    serve.api,
     doctor,
     collect,
     local.dev,

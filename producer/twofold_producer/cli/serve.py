@@ -1,8 +1,10 @@
-"""`twofold db`, `twofold keeper`, `twofold worker`: what a deployment runs."""
+"""`twofold db`, `keeper`, `api`, `worker`: what a deployment runs."""
 
 import importlib.util
 import os
 import sys
+
+from typing import Annotated
 
 import typer
 
@@ -11,6 +13,7 @@ from twofold_producer.keeper import process
 from twofold_schema import database, log
 from twofold_schema.errors import ConfigError
 from twofold_schema.settings import (
+    ApiSettings,
     BrokerSettings,
     DatabaseSettings,
     KeeperSettings,
@@ -42,6 +45,31 @@ def keeper() -> None:
         StorageSettings.load(),
         LimitSettings.load(),
     )
+
+
+def api(
+    *,
+    host: Annotated[str | None, typer.Option(help="Listen here, not on TWOFOLD_API_HOST.")] = None,
+    port: Annotated[int | None, typer.Option(help="0 for a free one.")] = None,
+) -> None:
+    """Serve the HTTP API until SIGTERM. Run one or more."""
+    if importlib.util.find_spec("fastapi") is None:
+        raise ConfigError("The API is not installed; run `pip install 'twofold[api]'`.")
+    from twofold_producer.api import app
+
+    log.configure(LogSettings.load())
+    stated = {"api_host": host, "api_port": port}
+    settings = ApiSettings.load().model_copy(
+        update={name: value for name, value in stated.items() if value is not None}
+    )
+    service = app.build(
+        settings,
+        DatabaseSettings.load(),
+        BrokerSettings.load(),
+        StorageSettings.load(),
+        LimitSettings.load(),
+    )
+    app.server(service, settings).run()
 
 
 def worker(context: typer.Context) -> None:

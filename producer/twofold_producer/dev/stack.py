@@ -1,5 +1,6 @@
-"""Everything on one machine: real Postgres and Redis, a folder as object store, keeper, worker."""
+"""Everything on one machine: real Postgres and Redis, a folder as object store, keeper, API, worker."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,13 +20,15 @@ from twofold_producer.dev.lifeline import Lifeline
 from twofold_producer.dev.postgres import Postgres
 from twofold_producer.dev.redis import Redis
 from twofold_schema import database
+from twofold_schema.api_key import Scope
 from twofold_schema.artifacts import ArtifactUri
 from twofold_schema.environment import PREFIX
 from twofold_schema.errors import ConfigError
-from twofold_schema.ledger import runs
+from twofold_schema.ledger import api_keys, runs
 from twofold_schema.settings import DEMO_MODEL, DatabaseSettings
 
 _READY_SECONDS = 300.0
+_KEY_LIFETIME = timedelta(days=30)
 _LOG_TAIL = 2000
 
 #: Told what is being started.
@@ -133,6 +137,10 @@ class Stack:
     def _start_processes(self, model: str, processes: int, on_step: OnStep) -> None:
         on_step("keeper")
         self._start_process("keeper", ["twofold_producer", "keeper"], {})
+        on_step("API")
+        self._start_process("api", ["twofold_producer", "api", "--port", "0"], {})
+        self.environment[f"{PREFIX}URL"] = self._wait_for_api()
+        self.environment[f"{PREFIX}API_KEY"] = self._new_key()
         on_step(f"worker with the {model} model")
         if model == STAND_IN:
             model = str(self._stand_in_folder())
@@ -161,6 +169,36 @@ class Stack:
                 f"`pip install 'twofold[worker,dev]'`. {built.stderr[-_LOG_TAIL:]}"
             )
         return folder
+
+    def _wait_for_api(self) -> str:
+        """Its URL, once it listens."""
+        log = self.folder / "logs" / "api.log"
+        deadline = time.monotonic() + _READY_SECONDS
+        while time.monotonic() < deadline:
+            self.check()
+            for line in log.read_text(errors="replace").splitlines():
+                if '"listening"' in line:
+                    return str(json.loads(line)["url"])
+            time.sleep(0.05)
+        raise ConfigError(f"The API did not get ready. {self._last_words('api')}")
+
+    def _new_key(self) -> str:
+        """An API key to everything, of this start."""
+        engine = database.connect(DatabaseSettings.load(self.environment))
+        try:
+            with engine.begin() as connection:
+                made = api_keys.create(
+                    connection,
+                    "twofold dev",
+                    tenant=None,
+                    scopes=[Scope.ADMIN],
+                    reason="everything on one machine",
+                    who="twofold dev",
+                    lifetime=_KEY_LIFETIME,
+                )
+        finally:
+            engine.dispose()
+        return made.secret
 
     def _wait_for_worker(self) -> None:
         engine = database.connect(DatabaseSettings.load(self.environment))

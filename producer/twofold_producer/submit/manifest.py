@@ -27,10 +27,12 @@ class Line:
     Attributes:
         number: From 1.
         text: Of it; its first `_LONGEST_LINE` bytes and one more where it is too long.
+        key: Of a job that states none.
     """
 
     number: int
     text: bytes
+    key: str | None = None
 
     def request(self) -> JobRequest:
         """What it asks for.
@@ -63,7 +65,11 @@ class Line:
             fields = json.loads(self.text)
         except (ValueError, RecursionError):
             return None
-        return fields if isinstance(fields, dict) else None
+        if not isinstance(fields, dict):
+            return None
+        if self.key is not None and fields.get("key") is None:
+            fields["key"] = self.key
+        return fields
 
 
 def read_manifest(place: str | PathLike[str], storage: Storage) -> Iterator[Line]:
@@ -79,8 +85,8 @@ def read_manifest(place: str | PathLike[str], storage: Storage) -> Iterator[Line
         JobError: Storage does not have it, or is away.
     """
     if is_uri(place):
-        return _lines(blocks(storage, ArtifactUri.parse(place), length=_BLOCK_BYTES))
-    return _lines(_read(Path(place)))
+        return lines(blocks(storage, ArtifactUri.parse(place), length=_BLOCK_BYTES))
+    return lines(_read(Path(place)))
 
 
 def _read(path: Path) -> Iterator[bytes]:
@@ -91,7 +97,8 @@ def _read(path: Path) -> Iterator[bytes]:
         raise SourceUnreadable(f"{str(path)!r} cannot be read: {error}.") from None
 
 
-def _lines(data: Iterable[bytes]) -> Iterator[Line]:
+def lines(data: Iterable[bytes]) -> Iterator[Line]:
+    """The lines of a manifest that comes in blocks, but for empty ones."""
     number, begun = 0, b""
     for block in data:
         *ends, rest = block.split(b"\n")

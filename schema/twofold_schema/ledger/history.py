@@ -46,6 +46,7 @@ _BRING_BACK = text("""
     WITH wanted AS (
         SELECT id FROM history
         WHERE id = ANY(CAST(:ids AS uuid[])) AND state = ANY(CAST(:states AS text[]))
+          AND (CAST(:tenant AS text) IS NULL OR tenant = :tenant)
         ORDER BY id FOR UPDATE
     ), back AS (
         DELETE FROM history WHERE id = ANY(ARRAY(SELECT id FROM wanted)) RETURNING *
@@ -79,7 +80,11 @@ def oldest(connection: Connection, *, kept: timedelta) -> datetime | None:
 
 
 def bring_back(
-    connection: Connection, job_ids: Collection[UUID], *, states: Collection[str]
+    connection: Connection,
+    job_ids: Collection[UUID],
+    *,
+    states: Collection[str],
+    tenant: str | None = None,
 ) -> list[UUID]:
     """Bring jobs back from the history to `jobs`, where their rows can be changed.
 
@@ -87,9 +92,10 @@ def bring_back(
         connection: In a transaction that changes them: otherwise they are soon moved again.
         job_ids: Of the jobs; those that are not in the history are left out.
         states: Only jobs in one of these.
+        tenant: Only this one's jobs; None for whosoever's.
 
     Returns:
         The ids of those that came back. Nobody moves them before this transaction ends.
     """
-    wanted = {"ids": list(job_ids), "states": list(states)}
+    wanted = {"ids": list(job_ids), "states": list(states), "tenant": tenant}
     return list(connection.execute(_BRING_BACK, wanted).scalars())

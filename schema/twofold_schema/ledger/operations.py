@@ -27,22 +27,40 @@ _INSERT = text(f"""
     RETURNING {OPERATION_COLUMNS}
 """)  # noqa: S608 - a constant
 
-_GET = text(f"SELECT {OPERATION_COLUMNS} FROM operations WHERE id = :id")  # noqa: S608 - a constant
+# Of those that concern one tenant's jobs alone; None for all.
+_OF_TENANT = "(CAST(:tenant AS text) IS NULL OR filter ->> 'tenant' = :tenant)"
+
+_GET = text(f"""
+    SELECT {OPERATION_COLUMNS} FROM operations WHERE id = :id AND {_OF_TENANT}
+""")  # noqa: S608 - built from constants of this package
 
 # Newest first; ids are in order of time.
 _FIND = text(f"""
     SELECT {OPERATION_COLUMNS} FROM operations
     WHERE (CAST(:kinds AS text[]) IS NULL OR kind = ANY(CAST(:kinds AS text[])))
       AND (NOT :unfinished OR finished_at IS NULL)
-      AND (CAST(:before AS uuid) IS NULL OR id < :before)
+      AND (CAST(:before AS uuid) IS NULL OR id < :before) AND {_OF_TENANT}
     ORDER BY id DESC LIMIT :limit
-""")  # noqa: S608 - a constant
+""")  # noqa: S608 - built from constants of this package
 
 # Ends an operation whose batch, if one is under way, has committed.
-_STOP = text("""
+_STOP = text(f"""
     UPDATE operations SET finished_at = clock_timestamp(), stopped_by = :who
-    WHERE id = :id AND finished_at IS NULL
-""")
+    WHERE id = :id AND finished_at IS NULL AND {_OF_TENANT}
+""")  # noqa: S608 - built from a constant of this module
+
+
+def check_stated(where: JobFilter) -> None:
+    """Accept a filter that states something.
+
+    Raises:
+        InvalidOperation: It does not.
+    """
+    if not where.to_json():
+        raise InvalidOperation(
+            "A filter states at least one thing, so that none means everything by accident; name "
+            "all states to mean every job."
+        )
 
 
 def check(kind: OperationKind, where: JobFilter) -> None:
@@ -51,11 +69,7 @@ def check(kind: OperationKind, where: JobFilter) -> None:
     Raises:
         InvalidOperation: It states nothing, or what no such job can be.
     """
-    if not where.to_json():
-        raise InvalidOperation(
-            f"A {kind} by filter states at least one thing, so that none means everything by "
-            "accident; name all states to mean every job."
-        )
+    check_stated(where)
     if not matching.states(kind, where):
         possible = ", ".join(CHANGEABLE[kind])
         raise InvalidOperation(f"A {kind} concerns jobs that are {possible}, and no others.")
@@ -115,13 +129,19 @@ def note(
     _insert(connection, kind, where, reason=reason, who=who, change=change)
 
 
-def get(connection: Connection, operation_id: UUID) -> Operation:
+def get(connection: Connection, operation_id: UUID, *, tenant: str | None = None) -> Operation:
     """One operation.
 
+    Args:
+        connection: Of the database.
+        operation_id: Its id.
+        tenant: Whose jobs alone it has to concern; None for whosoever's.
+
     Raises:
-        OperationNotFound: None has this id.
+        OperationNotFound: None of these has this id.
     """
-    row = connection.execute(_GET, {"id": operation_id}).mappings().one_or_none()
+    asked = {"id": operation_id, "tenant": tenant}
+    row = connection.execute(_GET, asked).mappings().one_or_none()
     if row is None:
         raise OperationNotFound(f"No operation has the id {operation_id}.")
     return Operation.from_row(row)
@@ -132,6 +152,7 @@ def find(
     *,
     kinds: Collection[OperationKind] | None = None,
     unfinished: bool = False,
+    tenant: str | None = None,
     before: UUID | None = None,
     limit: int = 50,
 ) -> Sequence[Operation]:
@@ -141,26 +162,30 @@ def find(
         connection: Of the database.
         kinds: Only these; None for all.
         unfinished: Only those that go on.
+        tenant: Only those that concern this one's jobs alone; None for all.
         before: The last id of the page before.
         limit: 1 or more.
     """
     parameters = {
         "kinds": None if kinds is None else list(kinds),
         "unfinished": unfinished,
+        "tenant": tenant,
         "before": before,
         "limit": limit,
     }
     return [Operation.from_row(row) for row in connection.execute(_FIND, parameters).mappings()]
 
 
-def stop(connection: Connection, operation_id: UUID, *, who: str) -> Operation:
+def stop(
+    connection: Connection, operation_id: UUID, *, who: str, tenant: str | None = None
+) -> Operation:
     """End an operation; what it has done stays. One that has finished stays as it is.
 
     Raises:
-        OperationNotFound: None has this id.
+        OperationNotFound: None has this id, or of this tenant.
     """
-    connection.execute(_STOP, {"id": operation_id, "who": who})
-    return get(connection, operation_id)
+    connection.execute(_STOP, {"id": operation_id, "who": who, "tenant": tenant})
+    return get(connection, operation_id, tenant=tenant)
 
 
 def _insert(

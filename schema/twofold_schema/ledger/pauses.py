@@ -52,7 +52,9 @@ _RESUME = text("""
 # What is paused now.
 _IN_FORCE = text("""
     SELECT tenant, job_class, reason, paused_by, paused_at FROM pauses
-    WHERE resumed_at IS NULL ORDER BY paused_at, id
+    WHERE resumed_at IS NULL
+      AND (CAST(:tenant AS text) IS NULL OR tenant IS NULL OR tenant = :tenant)
+    ORDER BY paused_at, id
 """)
 
 
@@ -88,8 +90,13 @@ def resume(
     return True
 
 
-def in_force(connection: Connection) -> Sequence[Pause]:
-    """What is paused, longest first."""
+def in_force(connection: Connection, *, tenant: str | None = None) -> Sequence[Pause]:
+    """What is paused, longest first.
+
+    Args:
+        connection: Of the database.
+        tenant: Only what concerns this one; None for all.
+    """
     return [
         Pause(
             tenant=row.tenant,
@@ -98,7 +105,7 @@ def in_force(connection: Connection) -> Sequence[Pause]:
             paused_by=row.paused_by,
             paused_at=row.paused_at,
         )
-        for row in connection.execute(_IN_FORCE)
+        for row in connection.execute(_IN_FORCE, {"tenant": tenant})
     ]
 
 

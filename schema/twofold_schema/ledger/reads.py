@@ -18,12 +18,18 @@ from twofold_schema.states import FINAL_STATES, JobState
 #: How many characters of a value are in the index over pairs.
 PAIR_START: Final = 128
 
-_GET = text(f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = ANY(CAST(:ids AS uuid[]))")  # noqa: S608 - a constant
+#: Whose a row has to be; None for whosoever.
+OF_TENANT: Final = "(CAST(:tenant AS text) IS NULL OR tenant = :tenant)"
+
+_GET = text(f"""
+    SELECT {JOB_COLUMNS} FROM jobs WHERE id = ANY(CAST(:ids AS uuid[])) AND {OF_TENANT}
+""")  # noqa: S608 - built from constants of this package
 
 # Those that the statement above did not find: in both tables at one moment, because a job may just
 # have been moved or brought back.
 _GET_ANY = text(f"""
-    SELECT {JOB_COLUMNS} FROM {ALL_JOBS} AS jobs WHERE id = ANY(CAST(:ids AS uuid[]))
+    SELECT {JOB_COLUMNS} FROM {ALL_JOBS} AS jobs
+    WHERE id = ANY(CAST(:ids AS uuid[])) AND {OF_TENANT}
 """)  # noqa: S608 - built from constants of this package
 
 _CONDITIONS: Final = {
@@ -96,13 +102,18 @@ _CLAIMABLE = text("""
 """)
 
 
-def get(connection: Connection, job_id: UUID) -> Job:
+def get(connection: Connection, job_id: UUID, *, tenant: str | None = None) -> Job:
     """One job.
 
+    Args:
+        connection: Of the database.
+        job_id: Its id.
+        tenant: Whose it has to be; None for whosoever.
+
     Raises:
-        JobNotFound: No job has this id, or no more.
+        JobNotFound: No job of theirs has this id, or no more.
     """
-    found = get_many(connection, [job_id])
+    found = get_many(connection, [job_id], tenant=tenant)
     if not found:
         raise not_found(job_id)
     return found[0]
@@ -116,12 +127,15 @@ def not_found(job_id: UUID) -> JobNotFound:
     )
 
 
-def get_many(connection: Connection, job_ids: Sequence[UUID]) -> list[Job]:
-    """Jobs in the order of their ids given; unknown ids are left out."""
+def get_many(
+    connection: Connection, job_ids: Sequence[UUID], *, tenant: str | None = None
+) -> list[Job]:
+    """Jobs in the order of their ids given; unknown ids, and other tenants', are left out."""
     found: dict[UUID, Job] = {}
     for statement in (_GET, _GET_ANY):
         if missing := [job_id for job_id in job_ids if job_id not in found]:
-            rows = connection.execute(statement, {"ids": missing}).mappings()
+            asked = {"ids": missing, "tenant": tenant}
+            rows = connection.execute(statement, asked).mappings()
             found |= {row["id"]: Job.from_row(row) for row in rows}
     return [found[job_id] for job_id in job_ids if job_id in found]
 

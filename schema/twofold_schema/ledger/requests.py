@@ -10,6 +10,7 @@ from sqlalchemy import Connection, text
 from twofold_schema.errors import JobNotRetryable
 from twofold_schema.ledger import history, reads
 from twofold_schema.ledger.history import ALL_JOBS
+from twofold_schema.ledger.reads import OF_TENANT
 from twofold_schema.states import JobState
 
 
@@ -32,30 +33,31 @@ class CancelAnswer(StrEnum):
 
 # Ends waiting jobs at once and flags running ones; final ones stay as they are. They are locked
 # too, so that no retry comes between this statement and the one that reads the answers.
-_CANCEL = text("""
+_CANCEL = text(f"""
     WITH asked AS (
-        SELECT id, state FROM jobs WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id FOR UPDATE
+        SELECT id, state FROM jobs
+        WHERE id = ANY(CAST(:ids AS uuid[])) AND {OF_TENANT} ORDER BY id FOR UPDATE
     )
     UPDATE jobs
     SET state = CASE jobs.state WHEN 'running' THEN 'running' ELSE 'cancelled' END,
         finished_at = CASE jobs.state WHEN 'running' THEN NULL ELSE clock_timestamp() END,
         cancel_requested_at = coalesce(cancel_requested_at, clock_timestamp())
     FROM asked WHERE jobs.id = asked.id AND asked.state IN ('scheduled', 'queued', 'running')
-""")
+""")  # noqa: S608 - built from a constant of this package
 
 _STATES = text(f"""
     SELECT id, state, finished_at IS NULL AND cancel_requested_at IS NULL AS goes_on
-    FROM {ALL_JOBS} AS jobs WHERE id = ANY(CAST(:ids AS uuid[]))
-""")  # noqa: S608 - built from a constant of this package
+    FROM {ALL_JOBS} AS jobs WHERE id = ANY(CAST(:ids AS uuid[])) AND {OF_TENANT}
+""")  # noqa: S608 - built from constants of this package
 
 _RETRYABLE = (JobState.FAILED, JobState.EXPIRED)
 
 # Begins a new generation of failed and expired jobs. The fence goes on rising: writes of an old
 # generation's runs stay void.
-_RETRY = text("""
+_RETRY = text(f"""
     WITH asked AS (
         SELECT id FROM jobs
-        WHERE id = ANY(CAST(:ids AS uuid[])) AND state IN ('failed', 'expired')
+        WHERE id = ANY(CAST(:ids AS uuid[])) AND state IN ('failed', 'expired') AND {OF_TENANT}
         ORDER BY id FOR UPDATE
     )
     UPDATE jobs
@@ -66,7 +68,7 @@ _RETRY = text("""
         cancel_requested_at = NULL, finished_at = NULL
     FROM asked WHERE jobs.id = asked.id
     RETURNING jobs.id, jobs.submission_id
-""")
+""")  # noqa: S608 - built from a constant of this package
 
 # A submission that got work again after it was sealed has another end: somebody may just be at
 # the manifests of this one. It is locked in any case, so that no end comes in between.
@@ -81,8 +83,15 @@ _REOPEN = text("""
 """)
 
 
-def cancel(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, CancelAnswer]:
+def cancel(
+    connection: Connection, job_ids: Sequence[UUID], *, tenant: str | None = None
+) -> dict[UUID, CancelAnswer]:
     """Call jobs off. Safe to repeat.
+
+    Args:
+        connection: Of the database.
+        job_ids: Of the jobs.
+        tenant: Whose they have to be, or they are not found; None for whosoever.
 
     Returns:
         An answer for every id.
@@ -90,8 +99,9 @@ def cancel(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, Cancel
     states: dict[UUID, str] = {}
     left = list(job_ids)
     while left:
-        connection.execute(_CANCEL, {"ids": left})
-        found = connection.execute(_STATES, {"ids": left}).all()
+        asked = {"ids": left, "tenant": tenant}
+        connection.execute(_CANCEL, asked)
+        found = connection.execute(_STATES, asked).all()
         states |= {row.id: row.state for row in found}
         # A job that was in the history, and that somebody retried between the two statements.
         left = [row.id for row in found if row.goes_on]
@@ -107,6 +117,7 @@ def retry(
     connection: Connection,
     job_ids: Sequence[UUID],
     *,
+    tenant: str | None = None,
     start_by: datetime | None = None,
     finish_by: datetime | None = None,
 ) -> None:
@@ -115,6 +126,7 @@ def retry(
     Args:
         connection: Whose transaction the caller rolls back on an error.
         job_ids: Of the jobs.
+        tenant: Whose they have to be, or they are unknown; None for whosoever.
         start_by: The new generation's deadlines; the old ones do not carry over.
         finish_by: As `start_by`.
 
@@ -122,10 +134,13 @@ def retry(
         JobNotFound: One of the ids is unknown.
         JobNotRetryable: One of the jobs has neither failed nor expired.
     """
-    retried = retry_ended(connection, job_ids, start_by=start_by, finish_by=finish_by)
+    retried = retry_ended(
+        connection, job_ids, tenant=tenant, start_by=start_by, finish_by=finish_by
+    )
     refused = set(job_ids) - retried
     if refused:
-        states = {row.id: row.state for row in connection.execute(_STATES, {"ids": list(refused)})}
+        asked = {"ids": list(refused), "tenant": tenant}
+        states = {row.id: row.state for row in connection.execute(_STATES, asked)}
         for job_id in sorted(refused):
             if job_id not in states:
                 raise reads.not_found(job_id)
@@ -138,16 +153,18 @@ def retry_ended(
     connection: Connection,
     job_ids: Sequence[UUID],
     *,
+    tenant: str | None = None,
     start_by: datetime | None = None,
     finish_by: datetime | None = None,
 ) -> set[UUID]:
     """As `retry`, of those that have failed or expired; returns their ids."""
-    deadlines = {"start_by": start_by, "finish_by": finish_by}
-    retried = list(connection.execute(_RETRY, {"ids": list(job_ids)} | deadlines))
+    stated = {"tenant": tenant, "start_by": start_by, "finish_by": finish_by}
+    retried = list(connection.execute(_RETRY, {"ids": list(job_ids)} | stated))
     left = set(job_ids) - {row.id for row in retried}
     # After the statement above: it has waited for whoever was moving one of them.
-    if left and (back := history.bring_back(connection, left, states=_RETRYABLE)):
-        retried += connection.execute(_RETRY, {"ids": back} | deadlines)
+    back = left and history.bring_back(connection, left, states=_RETRYABLE, tenant=tenant)
+    if back:
+        retried += connection.execute(_RETRY, {"ids": back} | stated)
     submissions = sorted({row.submission_id for row in retried if row.submission_id})
     connection.execute(_REOPEN, {"ids": submissions})
     return {row.id for row in retried}

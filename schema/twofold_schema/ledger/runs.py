@@ -1,7 +1,8 @@
 """A run: one life of one worker process, and its lease."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import Connection, text
@@ -30,6 +31,30 @@ class Run:
     model_revision: str
     lease: timedelta
     max_lattice_pixels: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReport:
+    """A run as its row has it. Times are the database's.
+
+    Attributes:
+        holding: How many jobs it has in its hands.
+        draining: Whether it takes no more, or was told so.
+        max_lattice_pixels: As of `Run`.
+    """
+
+    id: UUID
+    host: str
+    pid: int
+    device: str
+    version: str
+    model: str
+    model_revision: str
+    holding: int
+    draining: bool
+    max_lattice_pixels: int | None
+    started_at: datetime
+    lease_expires_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +115,16 @@ _END = text("""
 _IDLE = text("""
     SELECT count(*) FROM runs
     WHERE state = 'live' AND holding = 0 AND lease_expires_at > clock_timestamp()
+""")
+
+
+# Runs that hold a lease, the longest first.
+_AT_WORK = text("""
+    SELECT id, host, pid, device, version, model, model_revision, holding,
+           state = 'draining' OR drain_requested_at IS NOT NULL AS draining, max_lattice_pixels,
+           started_at, lease_expires_at
+    FROM runs WHERE state IN ('live', 'draining') AND lease_expires_at > clock_timestamp()
+    ORDER BY started_at, id
 """)
 
 
@@ -155,3 +190,8 @@ def give_up(connection: Connection, run_id: UUID) -> None:
 def count_idle(connection: Connection) -> int:
     """How many live runs hold nothing."""
     return int(connection.execute(_IDLE).scalar_one())
+
+
+def at_work(connection: Connection) -> Sequence[RunReport]:
+    """Runs that hold a lease, the longest first."""
+    return [RunReport(**row) for row in connection.execute(_AT_WORK).mappings()]

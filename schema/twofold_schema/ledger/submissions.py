@@ -1,7 +1,7 @@
 """The life of a submission: begun, sealed, and ended once per generation."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from types import MappingProxyType
@@ -126,7 +126,12 @@ _SKIP_GENERATION = text("""
 
 _GET = text("""
     SELECT id, tenant, key, generation, created_at, sealed_at, finished_at, counts, results, errors
-    FROM submissions WHERE id = :id
+    FROM submissions WHERE id = :id AND (CAST(:tenant AS text) IS NULL OR tenant = :tenant)
+""")
+
+# Which of these have not ended.
+_UNFINISHED = text("""
+    SELECT id FROM submissions WHERE id = ANY(CAST(:ids AS uuid[])) AND finished_at IS NULL
 """)
 
 # How many jobs are in each state: looks at all of them.
@@ -304,13 +309,25 @@ def skip_generation(connection: Connection, generation: Sealed) -> None:
     connection.execute(_SKIP_GENERATION, parameters)
 
 
-def report(connection: Connection, submission_id: UUID) -> SubmissionReport:
+def unfinished(connection: Connection, submission_ids: Collection[UUID]) -> set[UUID]:
+    """The ids among these of submissions that have not ended."""
+    return set(connection.execute(_UNFINISHED, {"ids": list(submission_ids)}).scalars())
+
+
+def report(
+    connection: Connection, submission_id: UUID, *, tenant: str | None = None
+) -> SubmissionReport:
     """How far a submission is. Counts its jobs one by one unless it has ended.
 
+    Args:
+        connection: Of the database.
+        submission_id: Of the submission.
+        tenant: Whose it has to be; None for whosoever.
+
     Raises:
-        SubmissionNotFound: No submission has this id.
+        SubmissionNotFound: No submission of theirs has this id.
     """
-    row = connection.execute(_GET, {"id": submission_id}).one_or_none()
+    row = connection.execute(_GET, {"id": submission_id, "tenant": tenant}).one_or_none()
     if row is None:
         raise SubmissionNotFound(f"No submission has the id {submission_id}.")
     if row.finished_at is None:

@@ -86,6 +86,7 @@ _OVERVIEW = text(f"""
            CAST(sum(gpu_microseconds) AS bigint) AS gpu_microseconds,
            CAST(sum(unmeasured) AS bigint) AS unmeasured
     FROM ({_EVERYTHING}) AS everything
+    WHERE CAST(:tenant AS text) IS NULL OR tenant = :tenant
     GROUP BY tenant, job_class, state
     HAVING sum(jobs) <> 0
     ORDER BY tenant, job_class, state
@@ -188,9 +189,14 @@ def taking_away(table: str) -> str:
     """  # noqa: S608 - of the names of tables that retention knows
 
 
-def overview(connection: Connection) -> Sequence[Tally]:
-    """How many jobs there are, by tenant, class and state; without those that are none."""
-    return [_tally(row) for row in connection.execute(_OVERVIEW)]
+def overview(connection: Connection, *, tenant: str | None = None) -> Sequence[Tally]:
+    """How many jobs there are, by tenant, class and state; without those that are none.
+
+    Args:
+        connection: Of the database.
+        tenant: Only this one's; None for all.
+    """
+    return [_tally(row) for row in connection.execute(_OVERVIEW, {"tenant": tenant})]
 
 
 def backlog(connection: Connection) -> Sequence[Backlog]:

@@ -1,0 +1,265 @@
+"""The one reader of events of a process, for all who wait: none holds a thread or a connection.
+
+The stream ends before the oldest transaction that is open, wherever on the server; who waits for
+one job is told by a look at its row, too, now and then.
+"""
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+import anyio.to_thread
+import structlog
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+from twofold_schema.ledger import events, reads, submissions
+from twofold_schema.ledger.events import Event, Position
+
+log = structlog.get_logger(__name__)
+
+Answer = TypeVar("Answer")
+
+#: How often the stream is read while somebody listens, in seconds; a full page is followed at once.
+_EVERY_SECONDS: Final = 0.2
+_AWAY_SECONDS: Final = 2.0
+_PAGE: Final = 1000
+#: How often the rows are looked at of what somebody waits for: of jobs events tell first.
+_LOOK_SECONDS: Final = 1.0
+#: A listener that is so far behind is let go; it comes back with the last event that it had.
+_BEHIND: Final = 2000
+_THREADS: Final = 4
+#: A listener that comes back after more events than this has to begin anew.
+REPLAY: Final = 20_000
+
+
+class Behind(Exception):
+    """More events came than a listener took, or than are replayed."""
+
+
+@dataclass(eq=False)
+class Listener:
+    """Who is told of events.
+
+    Attributes:
+        tenant: Only of this one's jobs; None for all.
+        submission_id: Only of this submission.
+        job_id: Only of this job.
+    """
+
+    tenant: str | None = None
+    submission_id: UUID | None = None
+    job_id: UUID | None = None
+    _queue: asyncio.Queue[Event] = field(default_factory=lambda: asyncio.Queue(_BEHIND))
+    _is_behind: bool = False
+
+    def concerns(self, event: Event) -> bool:
+        """Whether it is to be told of an event."""
+        return (
+            (self.tenant is None or event.tenant == self.tenant)
+            and (self.submission_id is None or event.submission_id == self.submission_id)
+            and (self.job_id is None or event.job_id == self.job_id)
+        )
+
+    def hear(self, event: Event) -> None:
+        """Take an event, for `next`."""
+        try:
+            self._queue.put_nowait(event)
+        except asyncio.QueueFull:
+            self._is_behind = True
+
+    async def next(self) -> Event:
+        """The next event.
+
+        Raises:
+            Behind: Some were left out.
+        """
+        if self._is_behind and self._queue.empty():
+            raise Behind
+        return await self._queue.get()
+
+
+class Waiters:
+    """Who waits for the end of what.
+
+    Args:
+        unfinished: Which of some ids have not ended.
+    """
+
+    def __init__(self, unfinished: Callable[[Connection, Collection[UUID]], set[UUID]]) -> None:
+        self.unfinished = unfinished
+        self._waiting: defaultdict[UUID, set[asyncio.Event]] = defaultdict(set)
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    @property
+    def ids(self) -> Sequence[UUID]:
+        """What is waited for."""
+        return list(self._waiting)
+
+    @contextmanager
+    def waiting(self, waited: UUID) -> Iterator[asyncio.Event]:
+        """An event that is set when it may have ended."""
+        ended = asyncio.Event()
+        self._waiting[waited].add(ended)
+        try:
+            yield ended
+        finally:
+            self._waiting[waited].discard(ended)
+            if not self._waiting[waited]:
+                del self._waiting[waited]
+
+    def wake(self, waited: UUID) -> None:
+        """Tell those who wait for it."""
+        for ended in self._waiting.get(waited, ()):
+            ended.set()
+
+
+class Follower:
+    """Reads the stream while somebody listens. Only its event loop may use it.
+
+    Args:
+        engine: Of the database.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._listeners: set[Listener] = set()
+        self._jobs = Waiters(reads.unfinished)
+        self._submissions = Waiters(submissions.unfinished)
+        # Of its own, so that it is never behind whoever keeps all others.
+        self._threads = anyio.CapacityLimiter(_THREADS)
+        self._wanted = asyncio.Event()
+        self._position: Position | None = None
+        self._looked = 0.0
+
+    async def run(self) -> None:
+        """Follow the stream, for ever."""
+        while True:
+            await self._wanted.wait()
+            try:
+                full = await self._read_on()
+                await self._look()
+            except DBAPIError as error:
+                log.warning("database_away", error=str(error.orig))
+                await asyncio.sleep(_AWAY_SECONDS)
+                continue
+            if not full:
+                await asyncio.sleep(_EVERY_SECONDS)
+
+    async def wait_for_job(self, job_id: UUID, *, seconds: float) -> None:
+        """Return when a job may have ended, or after so long."""
+        await self._wait(self._jobs, job_id, seconds)
+
+    async def wait_for_submission(self, submission_id: UUID, *, seconds: float) -> None:
+        """Return when a submission may have ended, or after so long."""
+        await self._wait(self._submissions, submission_id, seconds)
+
+    async def _wait(self, waiters: Waiters, waited: UUID, seconds: float) -> None:
+        with waiters.waiting(waited) as ended:
+            self._notice()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), seconds)
+        self._notice()
+
+    async def listen(self, listener: Listener, after: Position | None) -> AsyncIterator[Event]:
+        """Events as they come.
+
+        Args:
+            listener: Of whom.
+            after: The last one that it had; None for those that are still to come.
+
+        Raises:
+            Behind: It is too far behind, or becomes so.
+        """
+        self._listeners.add(listener)
+        self._notice()
+        try:
+            end = self._position or await self._in_thread(self._end)
+            # Meanwhile another may have begun; from where that is, this one is told as well.
+            begin = self._position = self._position or end
+            if after is not None:
+                async for event in self._replay(listener, after, begin):
+                    yield event
+            while True:
+                event = await listener.next()
+                if event.position > begin:
+                    yield event
+        finally:
+            self._listeners.discard(listener)
+            self._notice()
+
+    async def _replay(
+        self, listener: Listener, after: Position, until: Position
+    ) -> AsyncIterator[Event]:
+        """What a listener has missed."""
+        passed = 0
+        while page := await self._in_thread(self._page, after):
+            for event in page:
+                if event.position > until:
+                    return
+                if listener.concerns(event):
+                    yield event
+            passed += len(page)
+            if passed > REPLAY:
+                raise Behind
+            after = page[-1].position
+
+    async def _read_on(self) -> bool:
+        """Tell of the next events; whether there may be more already."""
+        if self._position is None:
+            self._position = await self._in_thread(self._end)
+            return True
+        page = await self._in_thread(self._page, self._position)
+        for event in page:
+            for listener in self._listeners:
+                if listener.concerns(event):
+                    listener.hear(event)
+            if event.state.is_final:
+                self._jobs.wake(event.job_id)
+        if page and self._wanted.is_set():
+            self._position = page[-1].position
+        return len(page) == _PAGE
+
+    async def _look(self) -> None:
+        """Tell of what ended without a word yet."""
+        if time.monotonic() - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = time.monotonic()
+        for waiters in (self._jobs, self._submissions):
+            asked = waiters.ids
+            unfinished = await self._in_thread(self._unfinished, waiters, asked)
+            for waited in asked:
+                if waited not in unfinished:
+                    waiters.wake(waited)
+
+    def _notice(self) -> None:
+        if self._listeners or self._jobs or self._submissions:
+            self._wanted.set()
+        else:
+            # Whoever comes next begins where the stream ends then.
+            self._wanted.clear()
+            self._position = None
+
+    async def _in_thread(self, do: Callable[..., Answer], *arguments: Any) -> Answer:  # noqa: ANN401
+        return await anyio.to_thread.run_sync(do, *arguments, limiter=self._threads)
+
+    def _page(self, after: Position) -> Sequence[Event]:
+        with self._engine.connect() as connection:
+            return events.read(connection, after, limit=_PAGE)
+
+    def _end(self) -> Position:
+        with self._engine.connect() as connection:
+            return events.end(connection)
+
+    def _unfinished(self, waiters: Waiters, ids: Sequence[UUID]) -> set[UUID]:
+        if not ids:
+            return set()
+        with self._engine.connect() as connection:
+            return waiters.unfinished(connection, ids)

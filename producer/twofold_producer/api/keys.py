@@ -1,0 +1,33 @@
+"""`Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header-07): the key of what is submitted."""
+
+from typing import Annotated, TypeAlias
+
+from fastapi import Header
+
+from twofold_schema.errors import BadRequest, IdempotencyKeyMissing
+
+IdempotencyKey: TypeAlias = Annotated[
+    str | None,
+    Header(max_length=180, description="Yours, drawn once and sent again with every retry."),
+]
+
+
+def required(header: str | None, stated: str | None = None) -> str:
+    """The key of a request.
+
+    Args:
+        header: As it was sent. As a string of RFC 8941 it has quotes around it, which do not count.
+        stated: In the body.
+
+    Raises:
+        IdempotencyKeyMissing: There is none.
+        BadRequest: There are two.
+    """
+    key = header.strip() if header else None
+    if key and len(key) > 1 and key[0] == key[-1] == '"':
+        key = key[1:-1]
+    if key and stated and key != stated:
+        raise BadRequest("The Idempotency-Key is the job's key; state one, or both alike.")
+    if not (key or stated):
+        raise IdempotencyKeyMissing
+    return key or str(stated)

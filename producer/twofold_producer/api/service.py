@@ -1,0 +1,73 @@
+"""What the routes work with."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, Final
+from uuid import UUID
+
+import anyio
+from fastapi import Depends, Request
+from sqlalchemy import Connection, Engine, text
+
+from twofold_producer.api.caller import Gate
+from twofold_producer.api.follower import Follower
+from twofold_producer.producer import Producer
+from twofold_schema.job import Job
+from twofold_schema.ledger import reads
+from twofold_schema.settings import ApiSettings, StorageSettings
+
+#: So long a request waits for another that holds its key.
+_PATIENCE_MILLISECONDS: Final = 2000
+_BE_PATIENT = text(f"SET LOCAL lock_timeout = {_PATIENCE_MILLISECONDS}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """The parts of the service.
+
+    Attributes:
+        producer: The Python door, which does what is asked for.
+        engine: Of the database, for what is read.
+        gate: Who may ask.
+        follower: Who tells of what happens.
+        bulks: Threads of submissions of many jobs, which take their time.
+    """
+
+    settings: ApiSettings
+    places: StorageSettings
+    producer: Producer
+    engine: Engine
+    gate: Gate
+    follower: Follower
+    bulks: anyio.CapacityLimiter
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that only reads."""
+        with self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that waits no longer for another than its caller would."""
+        with self.engine.begin() as connection:
+            connection.execute(_BE_PATIENT)
+            yield connection
+
+    def job(self, job_id: UUID, tenant: str | None) -> Job:
+        """One job of a tenant's, or of anybody's.
+
+        Raises:
+            JobNotFound: There is none.
+        """
+        with self.reading() as connection:
+            return reads.get(connection, job_id, tenant=tenant)
+
+
+def _of(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+Parts = Annotated[Service, Depends(_of)]

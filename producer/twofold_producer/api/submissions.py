@@ -1,0 +1,216 @@
+"""`/v1/submissions`: many jobs at once, inline or as JSON lines."""
+
+import json
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from typing import IO, Annotated, Any, Final
+from uuid import UUID
+
+import anyio
+import anyio.from_thread
+import anyio.to_thread
+from fastapi import APIRouter, Header, Query, Request, Response, status
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import ValidationError
+from sqlalchemy.exc import DBAPIError
+from starlette.concurrency import run_in_threadpool
+
+from twofold_producer.api.caller import Reader, Submitter
+from twofold_producer.api.keys import IdempotencyKey, required
+from twofold_producer.api.service import Parts, Service
+from twofold_producer.submit.manifest import Line, lines
+from twofold_producer.submit.submission import Answer, Submission
+from twofold_schema.database import is_transient
+from twofold_schema.errors import BadRequest, DatabaseUnavailable, TwofoldError
+from twofold_schema.ledger import submissions as ledger
+from twofold_schema.settings import LONGEST_WAIT_SECONDS
+from twofold_schema.submission import SubmissionReport
+from twofold_schema.wire import Fault, SubmissionStatus, Submit, Submitted
+
+router = APIRouter(prefix="/v1/submissions", tags=["submissions"])
+
+JSON_LINES: Final = "application/x-ndjson"
+#: Whoever sends nothing for so long has gone.
+_SILENCE_SECONDS: Final = 30.0
+_IN_MEMORY_BYTES: Final = 2**20
+
+_LINES = {"schema": {"type": "string"}}
+_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": Submit.model_json_schema()},
+            JSON_LINES: {
+                "schema": {"type": "string", "description": "A JobBody a line, however many."}
+            },
+        },
+    }
+}
+
+
+@router.post(
+    "",
+    status_code=status.HTTP_202_ACCEPTED,
+    response_model=Submitted,
+    openapi_extra=_BODY,
+    responses={202: {"content": {JSON_LINES: _LINES}}},
+)
+async def submit(
+    request: Request,
+    caller: Submitter,
+    parts: Parts,
+    idempotency_key: IdempotencyKey = None,
+    accept: Annotated[str | None, Header()] = None,
+) -> Response:
+    """Submit many jobs. The same request again, whatever ended the first, goes on where it was.
+
+    An item without a key has one made of the `Idempotency-Key` and its place. With `Accept:
+    application/x-ndjson` the answer has a line for each item, and what it all came to in the last.
+    """
+    key = required(idempotency_key)
+    if request.headers.get("content-type", "").startswith(JSON_LINES):
+        blocks = _blocks(request.stream())
+        items = (Line(line.number, line.text, f"{key}/{line.number}") for line in lines(blocks))
+    else:
+        asked = _asked(await request.body())
+        items = _items(asked, parts, caller.submits_for, key)
+    if JSON_LINES not in (accept or ""):
+        submission = await _in_thread(parts, caller.submits_for, key, items, None)
+        body = Submitted.model_validate(_summed(submission))
+        return JSONResponse(
+            body.model_dump(mode="json"), status.HTTP_202_ACCEPTED, headers=_at(submission)
+        )
+    answers = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES)  # noqa: SIM115 - closed when sent
+    submission = await _in_thread(parts, caller.submits_for, key, items, answers)
+    return StreamingResponse(
+        _sent(answers), status.HTTP_202_ACCEPTED, headers=_at(submission), media_type=JSON_LINES
+    )
+
+
+@router.get("/{submission_id}")
+async def get(
+    submission_id: UUID,
+    caller: Reader,
+    parts: Parts,
+    wait: Annotated[
+        float, Query(ge=0, le=LONGEST_WAIT_SECONDS, description="Seconds to wait for its end.")
+    ] = 0.0,
+) -> SubmissionStatus:
+    """How far it is, and where its manifests lie once it has ended."""
+    report = await run_in_threadpool(_report, parts, submission_id, caller.tenant)
+    until = time.monotonic() + wait
+    while report.finished_at is None and (left := until - time.monotonic()) > 0:
+        await parts.follower.wait_for_submission(submission_id, seconds=left)
+        report = await run_in_threadpool(_report, parts, submission_id, caller.tenant)
+    return SubmissionStatus.of(report)
+
+
+def _report(parts: Service, submission_id: UUID, tenant: str | None) -> SubmissionReport:
+    with parts.reading() as connection:
+        return ledger.report(connection, submission_id, tenant=tenant)
+
+
+def _asked(body: bytes) -> Submit:
+    try:
+        return Submit.model_validate_json(body)
+    except ValidationError as invalid:
+        faults = [{**fault, "loc": ("body", *fault["loc"])} for fault in invalid.errors()]
+        raise RequestValidationError(faults) from None
+
+
+def _items(asked: Submit, parts: Service, tenant: str, key: str) -> Iterator[Line]:
+    """The lines that are asked for, each with a key, read where they are submitted."""
+    if asked.manifest is not None:
+        for line in parts.producer.manifest(asked.manifest, tenant=tenant):
+            yield Line(line.number, line.text, f"{key}/{line.number}")
+    for number, item in enumerate(asked.items or [], 1):
+        yield Line(number, json.dumps(item).encode(), f"{key}/{number}")
+
+
+def _blocks(stream: AsyncIterator[bytes]) -> Iterator[bytes]:
+    """A body as it comes, for a thread.
+
+    Raises:
+        BadRequest: Nothing came for too long.
+    """
+
+    async def following() -> bytes | None:
+        with anyio.fail_after(_SILENCE_SECONDS):
+            return await anext(stream, None)
+
+    try:
+        while (block := anyio.from_thread.run(following)) is not None:
+            yield block
+    except TimeoutError:
+        raise BadRequest(
+            f"Nothing came for {_SILENCE_SECONDS:g} s. What came before may be written: send all "
+            "of it again with the same Idempotency-Key."
+        ) from None
+
+
+async def _in_thread(
+    parts: Service, tenant: str, key: str, items: Iterable[Line], answers: IO[bytes] | None
+) -> Submission:
+    return await anyio.to_thread.run_sync(
+        _submit, parts, tenant, key, items, answers, limiter=parts.bulks
+    )
+
+
+def _submit(
+    parts: Service, tenant: str, key: str, items: Iterable[Line], answers: IO[bytes] | None
+) -> Submission:
+    came = Counter[str]()
+
+    def on_answers(written: Sequence[Answer]) -> None:
+        came.update(answer.outcome.value for answer in written)
+        if answers is not None:
+            for answer in written:
+                answers.write(json.dumps(answer._asdict(), default=str).encode() + b"\n")
+
+    try:
+        submission = parts.producer.submit_many(
+            items, tenant=tenant, key=key, on_answers=on_answers
+        )
+    except TwofoldError as error:
+        raise _with_report(error, came) from error
+    except DBAPIError as error:
+        if not is_transient(error):
+            raise
+        away = DatabaseUnavailable(
+            "The database went away half way; send all of it again with the same Idempotency-Key."
+        )
+        raise _with_report(away, came) from error
+    if answers is not None:
+        answers.write(Submitted.model_validate(_summed(submission)).model_dump_json().encode())
+        answers.write(b"\n")
+        answers.seek(0)
+    return submission
+
+
+def _with_report(error: TwofoldError, came: Counter[str]) -> TwofoldError:
+    """An error that says what was written before it."""
+    error.members = {name: came[name] for name in ("created", "existing", "invalid")}
+    return error
+
+
+def _summed(submission: Submission) -> dict[str, Any]:
+    return {
+        "id": submission.id,
+        "created": submission.created,
+        "existing": submission.existing,
+        "invalid": submission.invalid,
+        "faults": [Fault.model_validate(fault) for fault in submission.faults],
+    }
+
+
+def _sent(answers: IO[bytes]) -> Iterator[bytes]:
+    with answers:
+        while block := answers.read(_IN_MEMORY_BYTES):
+            yield block
+
+
+def _at(submission: Submission) -> dict[str, str]:
+    return {"Location": f"/v1/submissions/{submission.id}"}

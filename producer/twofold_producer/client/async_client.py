@@ -1,0 +1,460 @@
+"""The client, for an event loop; see `client` for what each does and raises."""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from itertools import islice
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Final, Self, TypeVar
+from uuid import UUID
+
+import httpx2
+
+from twofold_producer.client import calls, connecting
+from twofold_producer.client.answers import Answer
+from twofold_producer.client.calls import Call, Flow
+from twofold_producer.client.following import Behind, Stream, query
+from twofold_producer.client.retrying import Tries
+from twofold_producer.submit.submission import Submission
+from twofold_schema.operation import JobFilter, OperationKind
+from twofold_schema.states import JobClass, JobState
+from twofold_schema.wire import (
+    Attempt,
+    Autoscale,
+    Cancelled,
+    EventReport,
+    JobReport,
+    OperationReport,
+    QueueReport,
+    SubmissionStatus,
+    WorkerReport,
+)
+
+Value = TypeVar("Value")
+
+_BLOCK_BYTES: Final = 2**20
+
+
+class AsyncClient:
+    """Submits jobs over HTTP and follows them. Threads may share one; close it, or use it in `with`.
+
+    Errors are those of the Python door, by their codes; `members` has the request's id.
+
+    Args:
+        url: Of the service; None for TWOFOLD_URL.
+        api_key: None for TWOFOLD_API_KEY.
+        timeout: What a request may take, in seconds, besides a wait that was asked for.
+        max_retries: How often a request is sent again that found nobody, or was refused for now.
+        http_client: Another one, as with a proxy; its own to close.
+
+    Raises:
+        ConfigError: There is no URL or no key.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout: float = 30.0,
+        max_retries: int = 3,
+        http_client: httpx2.AsyncClient | None = None,
+    ) -> None:
+        self._service = connecting.service(url, api_key, timeout=timeout, max_retries=max_retries)
+        self._owns = http_client is None
+        self._http = http_client or httpx2.AsyncClient()
+
+    async def submit(
+        self,
+        source: str | Path | bytes,
+        *,
+        key: str | None = None,
+        wait: float = 0.0,
+        **options: Any,  # noqa: ANN401 - checked by JobBody, field by field
+    ) -> JobReport:
+        """Submit one job.
+
+        Args:
+            source: A URI; or the path of a file, or a file's bytes, which are uploaded first.
+            key: Your own name for the job: the same call again is the same job.
+            wait: Seconds to wait for its end.
+            options: The other fields of `JobBody`.
+
+        Raises:
+            SubmitError: It was not accepted.
+        """
+        uri = await self._uploaded(source)
+        return await self._run(calls.submit(uri, options, key=key, wait=wait))
+
+    async def submit_many(
+        self, items: Iterable[Mapping[str, Any]], *, key: str | None = None
+    ) -> Submission:
+        """Submit many jobs, however many: they are written to a temporary file, and sent from it.
+
+        Args:
+            items: The fields of `JobBody`, each; taken one by one.
+            key: Your own name for all of them together: the same call again goes on where it was.
+        """
+        with tempfile.TemporaryFile() as lines:
+            lines.writelines(calls.as_lines(items))
+            return await self._run(calls.submit_lines(lines, key=key))
+
+    async def submit_manifest(
+        self, place: str | PathLike[str], *, key: str | None = None
+    ) -> Submission:
+        """Submit the lines of a JSONL manifest: of a file here, or at a URI."""
+        if isinstance(place, str) and "://" in place:
+            return await self._run(calls.submit_manifest(place, key=key))
+        with Path(place).open("rb") as lines:
+            return await self._run(calls.submit_lines(lines, key=key))
+
+    async def get(self, job_id: UUID) -> JobReport:
+        """The job as it is now.
+
+        Raises:
+            JobNotFound: You have none with this id.
+        """
+        return await self._run(calls.get(job_id))
+
+    async def get_by_key(self, key: str) -> JobReport:
+        """The job of a key.
+
+        Raises:
+            JobNotFound: You have none with this key, or no more.
+        """
+        return await self._run(calls.get_by_key(key))
+
+    async def jobs(
+        self,
+        *,
+        states: Iterable[JobState] = (),
+        submission: UUID | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[JobReport]:
+        """Your jobs, newest first, page by page."""
+        path: str | None = calls.jobs_path(
+            states=states, submission_id=submission, metadata=metadata
+        )
+        while path is not None:
+            page = await self._run(calls.page(path))
+            for job in page.items:
+                yield job
+            path = page.next
+
+    async def wait(
+        self, job_ids: UUID | Sequence[UUID], *, timeout: float | None = None
+    ) -> list[JobReport]:
+        """Wait until jobs have ended, well or not.
+
+        Raises:
+            WaitTimeout: Time is over; the work goes on.
+        """
+        ids = [job_ids] if isinstance(job_ids, UUID) else list(job_ids)
+        return await self._run(calls.wait_for_jobs(ids, timeout=timeout))
+
+    async def submission(self, submission_id: UUID) -> SubmissionStatus:
+        """How far a submission is.
+
+        Raises:
+            SubmissionNotFound: You have none with this id.
+        """
+        return await self._run(calls.submission(submission_id))
+
+    async def wait_for_submission(
+        self, submission_id: UUID, *, timeout: float | None = None
+    ) -> SubmissionStatus:
+        """Wait until a submission has ended, and its manifests lie in storage.
+
+        Raises:
+            WaitTimeout: Time is over; the work goes on.
+        """
+        return await self._run(calls.wait_for_submission(submission_id, timeout=timeout))
+
+    async def as_completed(self, work: Submission | Sequence[UUID]) -> AsyncIterator[JobReport]:
+        """Jobs as they end, each once. It goes on over lost connections where it was.
+
+        Args:
+            work: A submission, or ids.
+        """
+        left = dict.fromkeys(work.job_ids if isinstance(work, Submission) else work)
+        cursor: str | None = None
+        while left:
+            stream = Stream(cursor)
+            try:
+                async with self._followed([], cursor) as lines:
+                    async for line in lines:
+                        for job in await self._just_ended(stream.read(line), line, left):
+                            del left[job.id]
+                            yield job
+                        if not left:
+                            return
+            except Behind:
+                cursor = None
+            else:
+                cursor = stream.cursor
+
+    async def events(
+        self,
+        *,
+        submission: UUID | None = None,
+        job: UUID | None = None,
+        after: str | None = None,
+    ) -> AsyncIterator[EventReport]:
+        """What happens to your jobs, from now on or since an event; it ends with the connection.
+
+        Args:
+            submission: Only to this one's.
+            job: Only to this one.
+            after: The `position` of the last event that you had.
+
+        Raises:
+            Behind: More came than the service keeps for you.
+        """
+        stream = Stream(after)
+        async with self._followed(query(submission, job), after) as lines:
+            async for line in lines:
+                event = stream.read(line)
+                if event is not None:
+                    yield event
+
+    async def map(
+        self,
+        items: Iterable[Mapping[str, Any]],
+        *,
+        window: int = 1000,
+        ordered: bool = False,
+    ) -> AsyncIterator[JobReport]:
+        """Submit items and give their jobs as they end: no more than a window's at once.
+
+        Args:
+            items: The fields of `JobBody`, each; taken as there is room.
+            window: How many jobs are under way at most.
+            ordered: In the order of the items, not of their ends.
+
+        Raises:
+            SubmitError: An item was not accepted; those before it go on.
+        """
+        before: Submission | None = None
+        rest = iter(items)
+        while chunk := list(islice(rest, max(1, window // 2))):
+            # While one half is done, the other waits for its turn: the queue does not run dry.
+            submission = await self.submit_many(chunk)
+            calls.refuse_faults(submission)
+            if before is not None:
+                async for job in self._all_of(before, ordered=ordered):
+                    yield job
+            before = submission
+        if before is not None:
+            async for job in self._all_of(before, ordered=ordered):
+                yield job
+
+    async def attempts(self, job_id: UUID) -> list[Attempt]:
+        """How a job's claims ended, oldest first."""
+        return await self._run(calls.attempts(job_id))
+
+    async def cancel(self, job_id: UUID) -> Cancelled:
+        """Call a job off: at once while it waits, when its worker confirms while it runs."""
+        return await self._run(calls.cancel(job_id))
+
+    async def retry(
+        self,
+        job_id: UUID,
+        *,
+        start_by: datetime | None = None,
+        finish_by: datetime | None = None,
+    ) -> JobReport:
+        """Give a failed or expired job a new generation.
+
+        Raises:
+            JobNotRetryable: It has neither failed nor expired.
+        """
+        return await self._run(calls.retry(job_id, start_by=start_by, finish_by=finish_by))
+
+    async def result(self, job_id: UUID) -> bytes:
+        """The file of a job's result.
+
+        Raises:
+            ResultNotReady: It has not succeeded.
+        """
+        return await self._run(calls.result(job_id))
+
+    async def cancel_where(
+        self, where: JobFilter, *, reason: str, dry_run: bool = False
+    ) -> OperationReport:
+        """Have all jobs called off that match; with `dry_run` only count them."""
+        return await self._operate(OperationKind.CANCEL, where, reason, dry_run=dry_run)
+
+    async def retry_where(
+        self, where: JobFilter, *, reason: str, dry_run: bool = False
+    ) -> OperationReport:
+        """Have all failed and expired jobs retried that match; with `dry_run` only count them."""
+        return await self._operate(OperationKind.RETRY, where, reason, dry_run=dry_run)
+
+    async def operation(self, operation_id: UUID) -> OperationReport:
+        """How far an operation is."""
+        return await self._run(calls.operation(operation_id))
+
+    async def stop_operation(self, operation_id: UUID) -> OperationReport:
+        """End an operation before it is done; what it has done stays."""
+        return await self._run(calls.stop_operation(operation_id))
+
+    async def queues(self) -> list[QueueReport]:
+        """How many of your jobs are in which state, by class."""
+        return await self._run(calls.queues())
+
+    async def pause(self, *, reason: str, job_class: JobClass | None = None) -> None:
+        """Let no more of your jobs be claimed, of a class or of all."""
+        await self._run(calls.pause("pause", job_class, reason))
+
+    async def resume(self, *, reason: str, job_class: JobClass | None = None) -> None:
+        """End such a pause."""
+        await self._run(calls.pause("resume", job_class, reason))
+
+    async def workers(self) -> list[WorkerReport]:
+        """Who works."""
+        return await self._run(calls.workers())
+
+    async def autoscale(self, *, drain_seconds: float = 300.0) -> Autoscale:
+        """What waits for GPUs."""
+        return await self._run(calls.autoscale(drain_seconds))
+
+    async def close(self) -> None:
+        """Let connections go."""
+        if self._owns:
+            await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def _operate(
+        self, kind: OperationKind, where: JobFilter, reason: str, *, dry_run: bool
+    ) -> OperationReport:
+        flow = calls.operate(kind, where, reason=reason, dry_run=dry_run, expected=None)
+        return await self._run(flow)
+
+    async def _uploaded(self, source: str | Path | bytes) -> str:
+        if isinstance(source, str) and "://" in source:
+            return source
+        data = source if isinstance(source, bytes) else connecting.read(source)
+        link = await self._run(calls.upload(connecting.media_type(data)))
+        return await self._run(calls.put(link, data))
+
+    async def _all_of(self, submission: Submission, *, ordered: bool) -> AsyncIterator[JobReport]:
+        if not ordered:
+            async for job in self.as_completed(submission):
+                yield job
+            return
+        ended = {job.id: job async for job in self.as_completed(submission)}
+        for job_id in submission.job_ids:
+            yield ended[job_id]
+
+    async def _just_ended(
+        self, event: EventReport | None, line: str, left: Mapping[UUID, None]
+    ) -> list[JobReport]:
+        """Those that have ended, as an event says, or as a look at all of them does now and then.
+
+        The service sends a comment when it begins to follow, and while nothing happens.
+        """
+        if line.startswith(":"):
+            asked = list(left)
+        elif event is not None and event.state.is_final and event.job_id in left:
+            asked = [event.job_id]
+        else:
+            return []
+        found = await self._run(calls.get_many(asked))
+        return [job for job in found if job.done]
+
+    async def _run(self, flow: Flow[Value]) -> Value:
+        """Carry a flow's calls out."""
+        try:
+            call = next(flow)
+            while True:
+                call = flow.send(await self._answer(call))
+        except StopIteration as end:
+            value: Value = end.value
+            return value
+
+    async def _answer(self, call: Call) -> Answer:
+        tries = Tries(self._service.max_retries)
+        while True:
+            answer, lost = None, None
+            try:
+                answer = await self._ask(call)
+                if answer.is_good:
+                    return answer
+            except httpx2.TransportError as error:
+                lost = error
+            pause = tries.pause_after(answer, repeatable=call.repeatable)
+            if pause is None:
+                raise answer.error() if answer else connecting.unreachable(lost)
+            await asyncio.sleep(pause)
+
+    async def _ask(self, call: Call) -> Answer:
+        asked = self._service.request(call)
+        if call.content is not None and not isinstance(call.content, bytes):
+            asked["content"] = _blocks(call.content)
+        request = self._http.build_request(**asked)
+        response = await self._http.send(request, stream=True)
+        try:
+            lines = call.on_line if response.status_code < 400 else None
+            if lines is None:
+                await response.aread()
+                return connecting.answer(response)
+            async for line in response.aiter_lines():
+                lines(line)
+            return Answer(response.status_code, dict(response.headers), b"")
+        finally:
+            await response.aclose()
+
+    @asynccontextmanager
+    async def _followed(
+        self, asked: Sequence[tuple[str, str]], after: str | None
+    ) -> AsyncIterator[AsyncIterator[str]]:
+        """The lines of the stream of events; they end with the connection."""
+        call = calls.events(asked, after)
+        tries = Tries(self._service.max_retries)
+        while True:
+            request = self._http.build_request(**self._service.request(call))
+            answer, lost = None, None
+            try:
+                response = await self._http.send(request, stream=True)
+                if response.status_code < 400:
+                    break
+                await response.aread()
+                answer = connecting.answer(response)
+            except httpx2.TransportError as error:
+                lost = error
+            pause = tries.pause_after(answer, repeatable=True)
+            if pause is None:
+                raise answer.error() if answer else connecting.unreachable(lost)
+            await asyncio.sleep(pause)
+        try:
+            yield _until_lost(response)
+        finally:
+            await response.aclose()
+
+
+async def _until_lost(response: httpx2.Response) -> AsyncIterator[str]:
+    try:
+        async for line in response.aiter_lines():
+            yield line
+    except httpx2.TransportError:
+        # As if it had ended well: who follows goes on from the last event.
+        return
+
+
+async def _blocks(file: BinaryIO) -> AsyncIterator[bytes]:
+    while block := await asyncio.to_thread(file.read, _BLOCK_BYTES):
+        yield block

@@ -1,0 +1,294 @@
+"""The clients: what the service does, from Python, over lost answers and restarts."""
+
+import asyncio
+import inspect
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import uuid4
+
+import httpx2
+import pytest
+from tests.api.conftest import Issue, Served, serving
+from tests.factories import begun, claimed, new_job, result_of, submitted
+from tests.house import House, eventually
+from tests.pictures import encoded
+
+from twofold_producer.client import AsyncClient, Client
+from twofold_schema.errors import (
+    ApiUnreachable,
+    ConfigError,
+    JobNotFound,
+    KeyReused,
+    QueueFull,
+    SourceUnreadable,
+    TwofoldError,
+    WaitTimeout,
+)
+from twofold_schema.ledger import outcomes, rights
+from twofold_schema.operation import JobFilter
+from twofold_schema.states import JobState
+
+
+def _source(served: Served, number: int = 0) -> str:
+    bucket = served.house.environment["TWOFOLD_RESULTS"].split("/")[2]
+    return f"s3://{bucket}/{number}.png"
+
+
+def _run(served: Served, limit: int = 100) -> int:
+    engine = served.house.engine
+    run_id = begun(engine)
+    taken = claimed(engine, run_id, limit=limit, started=True)
+    if taken:
+        with engine.begin() as connection:
+            outcomes.complete(connection, run_id, {claim: result_of(claim) for claim in taken})
+    return len(taken)
+
+
+class _Cutting(httpx2.BaseTransport):
+    """Loses the first answers: what was asked is done, and nobody hears of it."""
+
+    def __init__(self, times: int, *, of: Callable[[httpx2.Request], bool] = lambda _: True) -> None:
+        self._inner = httpx2.HTTPTransport()
+        self._left = times
+        self._of = of
+        self.keys: list[str | None] = []
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        answer = self._inner.handle_request(request)
+        if self._of(request):
+            self.keys.append(request.headers.get("Idempotency-Key"))
+            if self._left:
+                self._left -= 1
+                answer.read()
+                answer.close()
+                raise httpx2.ReadError("cut off")
+        return answer
+
+
+class TestSubmitting:
+    def test_a_file_in_memory_is_uploaded_first(self, served: Served) -> None:
+        with served.client() as client:
+            job = client.submit(encoded(16, 8), key="cat", metadata={"order": "42"})
+            assert client.get_by_key("cat").id == job.id
+            assert [one.id for one in client.jobs(metadata={"order": "42"})] == [job.id]
+            with pytest.raises(SourceUnreadable):
+                client.submit(b"no picture")
+        assert "/tenants/" in job.source
+        assert job.source.startswith(served.house.environment["TWOFOLD_UPLOADS"])
+
+    def test_a_lost_answer_is_asked_for_again_under_the_same_key(self, served: Served) -> None:
+        cutting = _Cutting(2)
+        with (
+            httpx2.Client(transport=cutting) as http,
+            served.client(http_client=http) as client,
+        ):
+            client.submit(_source(served))
+        assert len(cutting.keys) == 3
+        assert len(set(cutting.keys)) == 1
+        assert len(served.house.rows("SELECT FROM jobs")) == 1
+
+    def test_many_are_sent_again_whole_and_written_once(self, served: Served) -> None:
+        cutting = _Cutting(1)
+        items = ({"source": _source(served, n)} for n in range(7000))
+        with (
+            httpx2.Client(transport=cutting) as http,
+            served.client(http_client=http) as client,
+        ):
+            submission = client.submit_many(items)
+        assert (submission.created, submission.existing) == (0, 7000)
+        assert len(set(submission.job_ids)) == 7000
+        assert served.house.rows("SELECT count(*) AS n FROM jobs")[0]["n"] == 7000
+
+    def test_says_of_each_item_what_came_of_it(self, served: Served) -> None:
+        items = [{"source": _source(served)}, {"source": "cat.png", "key": "b"}]
+        with served.client() as client:
+            submission = client.submit_many(items)
+        assert (submission.created, submission.invalid) == (1, 1)
+        (fault,) = submission.faults
+        assert (fault.position, fault.key, fault.code) == (1, "b", "invalid_parameter")
+
+    def test_a_manifest_here(self, served: Served, tmp_path: Any) -> None:
+        path = tmp_path / "in.jsonl"
+        path.write_text(json.dumps({"source": _source(served)}) + "\n")
+        with served.client() as client:
+            assert client.submit_manifest(path, key="album").created == 1
+            assert client.submit_manifest(path, key="album").existing == 1
+
+
+class TestErrors:
+    def test_are_those_of_the_ledger_by_their_codes(self, served: Served) -> None:
+        with served.client() as client:
+            client.submit(_source(served), key="cat")
+            with pytest.raises(KeyReused) as reused:
+                client.submit(_source(served, 1), key="cat")
+            with pytest.raises(JobNotFound):
+                client.get(uuid4())
+        assert reused.value.members["status"] == 422
+        assert reused.value.members["request_id"]
+
+    def test_nobody_there(self) -> None:
+        with (
+            Client("http://127.0.0.1:9", "tfk_x", max_retries=1) as client,
+            pytest.raises(ApiUnreachable, match="TWOFOLD_URL"),
+        ):
+            client.get(uuid4())
+
+    def test_a_page_of_somebody_elses(self, served: Served) -> None:
+        page = httpx2.MockTransport(lambda _: httpx2.Response(403, html="<h1>Forbidden</h1>"))
+        with (
+            httpx2.Client(transport=page) as http,
+            served.client(http_client=http) as client,
+            pytest.raises(TwofoldError, match="The answer was 403"),
+        ):
+            client.get(uuid4())
+
+    def test_nothing_is_said_of_where_or_who(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("TWOFOLD_URL", "TWOFOLD_API_KEY"):
+            monkeypatch.delenv(name, raising=False)
+        with pytest.raises(ConfigError, match="TWOFOLD_URL"):
+            Client()
+        with pytest.raises(ConfigError, match="https://host"):
+            Client("localhost:8080", "tfk_x")
+
+    def test_a_queue_that_is_full_is_not_asked_for_ever(self, served: Served) -> None:
+        with served.house.engine.begin() as connection:
+            rights.set_rights(connection, "acme", max_queued=0, reason="x", who="x")
+        with served.client("acme", max_retries=1) as client, pytest.raises(QueueFull):
+            client.submit(_source(served))
+
+    def test_the_key_is_in_no_repr_and_goes_nowhere_else(self, served: Served) -> None:
+        secret = served.issue()
+        seen: list[str | None] = []
+
+        class Noting(httpx2.BaseTransport):
+            def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+                if request.url.port != httpx2.URL(served.url).port:
+                    seen.append(request.headers.get("Authorization"))
+                return httpx2.HTTPTransport().handle_request(request)
+
+        with (
+            httpx2.Client(transport=Noting()) as http,
+            Client(served.url, secret, http_client=http) as client,
+        ):
+            client.submit(encoded(16, 8))
+            assert secret not in repr(vars(client))
+        assert seen == [None]
+
+
+class TestWaiting:
+    def test_is_over_when_time_is_and_the_work_goes_on(self, served: Served) -> None:
+        with served.client() as client:
+            job = client.submit(_source(served))
+            with pytest.raises(WaitTimeout, match="they go on"):
+                client.wait(job.id, timeout=0.2)
+            _run(served)
+            (ended,) = client.wait(job.id, timeout=30)
+        assert ended.state is JobState.SUCCEEDED
+
+    def test_jobs_come_as_they_end_those_that_have_first(self, served: Served) -> None:
+        with served.client() as client:
+            submission = client.submit_many({"source": _source(served, n)} for n in range(6))
+            assert _run(served, 2) == 2
+            ended = client.as_completed(submission)
+            first = [next(ended).id for _ in range(2)]
+            while _run(served, 2):
+                first += [next(ended).id for _ in range(2)]
+            assert list(ended) == []
+        assert sorted(first) == sorted(submission.job_ids)
+
+    def test_goes_on_where_it_was_after_the_service_was_away(
+        self, house: House, issue: Issue
+    ) -> None:
+        """One process ends and another takes its place at the same address."""
+        ids = submitted(house.engine, *[new_job()] * 4)
+        with serving(house.environment) as url, Client(url, issue(), max_retries=20) as client:
+            served = Served(url, house, issue)
+            ended = client.as_completed(ids)
+            _run(served, 1)
+            told = [next(ended).id]
+            for connection in (client._http,):
+                connection._transport.close()
+            _run(served, 3)
+            told += [job.id for job in ended]
+        assert sorted(told) == sorted(ids)
+
+    @pytest.mark.parametrize("ordered", [False, True])
+    def test_map_has_no_more_under_way_than_its_window(
+        self, served: Served, *, ordered: bool
+    ) -> None:
+        taken = 0
+
+        def items() -> Iterator[dict[str, str]]:
+            nonlocal taken
+            for number in range(12):
+                taken += 1
+                yield {"source": _source(served, number)}
+
+        with served.client() as client:
+            results = client.map(items(), window=4, ordered=ordered)
+            sources = []
+            for count in range(12):
+                import threading
+
+                worker = threading.Thread(target=lambda: eventually(lambda: _run(served) or True))
+                worker.start()
+                sources.append(next(results).source)
+                worker.join()
+                assert taken <= count + 1 + 4
+        expected = [_source(served, number) for number in range(12)]
+        assert sorted(sources) == sorted(expected)
+        if ordered:
+            assert sources == expected
+
+
+class TestOperating:
+    def test_counts_cancels_pauses_and_resumes(self, served: Served) -> None:
+        house = served.house
+        submitted(house.engine, *[new_job()] * 3)
+        where = JobFilter(states=(JobState.QUEUED,))
+        with served.client() as client:
+            dry = client.cancel_where(where, reason="x", dry_run=True)
+            assert dry.expected == 3
+            client.pause(reason="maintenance")
+            assert client.queues()[1].pauses[0].reason == "maintenance"
+            client.resume(reason="over")
+            begun_ = client.cancel_where(where, reason="x")
+            assert begun_.id is not None
+            house.keeper()
+            eventually(lambda: client.operation(begun_.id).finished_at)  # type: ignore[arg-type]
+            assert client.operation(begun_.id).counts == {"cancelled": 3}
+        with served.client(None) as client:
+            assert client.workers() == []
+            scale = client.autoscale()
+        assert (scale.queued_jobs, scale.queued_gpu_seconds, scale.wanted_workers) == (0, 0, 0)
+
+
+def test_both_clients_have_the_same_face() -> None:
+    def face(kind: type) -> dict[str, list[str]]:
+        return {
+            name: list(inspect.signature(member).parameters)
+            for name, member in inspect.getmembers(kind, inspect.isfunction)
+            if not name.startswith("_")
+        }
+
+    assert face(Client) == face(AsyncClient)
+
+
+def test_the_asynchronous_one_does_the_same(served: Served) -> None:
+    async def work() -> None:
+        async with AsyncClient(served.url, served.issue()) as client:
+            job = await client.submit(encoded(16, 8), key="cat")
+            submission = await client.submit_many({"source": _source(served, n)} for n in range(4))
+            ended = client.as_completed([job.id, *submission.job_ids])
+            await asyncio.to_thread(_run, served, 100)
+            await asyncio.to_thread(_run, served, 100)
+            told = [one.id async for one in ended]
+            assert sorted(told) == sorted([job.id, *submission.job_ids])
+            assert [one.id async for one in client.jobs(states=[JobState.QUEUED])] == []
+            with pytest.raises(JobNotFound):
+                await client.get(uuid4())
+            several = [client.get(job.id) for _ in range(20)]
+            assert {one.id for one in await asyncio.gather(*several)} == {job.id}
+
+    asyncio.run(work())

@@ -1,0 +1,129 @@
+"""`/v1/events`: nothing is missed, nothing comes twice, and nobody sees another's."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx2
+import pytest
+from tests.api.conftest import Served
+from tests.factories import begun, claimed, new_job, result_of, submitted
+
+from twofold_producer.api import follower
+from twofold_schema.ledger import outcomes
+
+
+@contextmanager
+def _following(
+    http: httpx2.Client, after: str | None = None, **query: str
+) -> Iterator[Iterator[dict[str, Any]]]:
+    """Events as they come; nothing is missed from here on."""
+    headers = {"Last-Event-ID": after} if after else {}
+    with http.stream("GET", "/v1/events", params=query, headers=headers) as answer:
+        assert answer.status_code == 200, answer.read()
+        assert answer.headers["Content-Type"].startswith("text/event-stream")
+        lines = answer.iter_lines()
+        assert next(lines).startswith(":")
+        yield _events(lines)
+
+
+def _events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+    event: dict[str, Any] = {}
+    for line in lines:
+        if line and not line.startswith(":"):
+            name, _, value = line.partition(": ")
+            event[name] = json.loads(value) if name == "data" else value
+        elif event:
+            yield event
+            event = {}
+
+
+def _run(served: Served) -> None:
+    engine = served.house.engine
+    run_id = begun(engine)
+    taken = claimed(engine, run_id, started=True)
+    with engine.begin() as connection:
+        outcomes.complete(connection, run_id, {claim: result_of(claim) for claim in taken})
+
+
+def test_tells_of_every_change_as_it_comes(served: Served) -> None:
+    with served.http() as http, _following(http) as events:
+        (job_id,) = submitted(served.house.engine)
+        _run(served)
+        told = [next(events) for _ in range(3)]
+    assert {event["event"] for event in told} == {"job"}
+    assert [event["data"]["state"] for event in told] == ["queued", "running", "succeeded"]
+    assert {event["data"]["job_id"] for event in told} == {str(job_id)}
+    assert [event["id"] for event in told] == [event["data"]["position"] for event in told]
+
+
+def test_who_comes_back_gets_what_was_missed_and_no_more(served: Served) -> None:
+    with served.http() as http:
+        with _following(http) as events:
+            submitted(served.house.engine)
+            last = next(events)["id"]
+        missed = submitted(served.house.engine, *[new_job()] * 3)
+        with _following(http, last) as events:
+            again = [next(events)["data"]["job_id"] for _ in range(3)]
+            (new,) = submitted(served.house.engine)
+            assert next(events)["data"]["job_id"] == str(new)
+    assert sorted(again) == sorted(str(job_id) for job_id in missed)
+
+
+def test_what_was_missed_and_what_comes_meanwhile_join(served: Served) -> None:
+    """Whatever is submitted while the past is told comes once."""
+    with served.http() as http:
+        with _following(http) as events:
+            submitted(served.house.engine)
+            last = next(events)["id"]
+        before = submitted(served.house.engine, *[new_job()] * 1500)
+        after: list[Any] = []
+        writer = threading.Thread(
+            target=lambda: after.extend(
+                job_id for _ in range(50) for job_id in submitted(served.house.engine)
+            )
+        )
+        with _following(http, last) as events:
+            writer.start()
+            told = [next(events)["data"]["job_id"] for _ in range(1550)]
+            writer.join()
+    assert sorted(told) == sorted(str(job_id) for job_id in [*before, *after])
+
+
+def test_tells_a_tenant_of_its_own(served: Served) -> None:
+    with served.http("mine") as http, _following(http) as events:
+        submitted(served.house.engine, new_job(tenant="theirs"))
+        (mine,) = submitted(served.house.engine, new_job(tenant="mine"))
+        assert next(events)["data"]["job_id"] == str(mine)
+
+
+def test_filters_by_job(served: Served) -> None:
+    one, _ = submitted(served.house.engine, *[new_job()] * 2)
+    with served.http() as http, _following(http, job=str(one)) as events:
+        _run(served)
+        told = [next(events)["data"] for _ in range(2)]
+    assert [(event["job_id"], event["state"]) for event in told] == [
+        (str(one), "running"),
+        (str(one), "succeeded"),
+    ]
+
+
+def test_who_missed_too_much_begins_anew(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follower, "REPLAY", 1500)
+    with served.http() as http:
+        with _following(http) as events:
+            submitted(served.house.engine)
+            last = next(events)["id"]
+        submitted(served.house.engine, *[new_job()] * 2500)
+        with _following(http, last) as events:
+            told = list(events)
+    assert told[-1]["event"] == "behind"
+    assert len(told) <= 2001
+
+
+def test_a_place_that_is_none_is_refused_before_anything_is_sent(served: Served) -> None:
+    with served.http() as http:
+        answer = http.get("/v1/events", headers={"Last-Event-ID": "yesterday"})
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_position")

@@ -1,0 +1,172 @@
+"""Nobody gets at what is not theirs: every route, with another tenant's ids and lesser keys."""
+
+from uuid import UUID, uuid4
+
+import pytest
+from starlette.routing import Route
+from tests.api.conftest import Served
+from tests.factories import new_job, submitted
+
+from twofold_producer.api import app
+from twofold_schema.ledger import operations, submissions
+from twofold_schema.operation import JobFilter, OperationKind
+
+#: What each route needs: one of these scopes, or nothing.
+_SCOPES = {
+    ("POST", "/v1/jobs"): {"submit"},
+    ("GET", "/v1/jobs"): {"read"},
+    ("GET", "/v1/jobs/{job_id}"): {"read"},
+    ("GET", "/v1/jobs/{job_id}/attempts"): {"read"},
+    ("GET", "/v1/jobs/{job_id}/result"): {"read"},
+    ("POST", "/v1/jobs/{job_id}/cancel"): {"submit", "operate"},
+    ("POST", "/v1/jobs/{job_id}/retry"): {"submit", "operate"},
+    ("POST", "/v1/submissions"): {"submit"},
+    ("GET", "/v1/submissions/{submission_id}"): {"read"},
+    ("GET", "/v1/events"): {"read"},
+    ("GET", "/v1/queues"): {"read"},
+    ("POST", "/v1/queues/pause"): {"operate"},
+    ("POST", "/v1/queues/resume"): {"operate"},
+    ("POST", "/v1/operations"): {"operate"},
+    ("GET", "/v1/operations"): {"read"},
+    ("GET", "/v1/operations/{operation_id}"): {"read"},
+    ("POST", "/v1/operations/{operation_id}/stop"): {"operate"},
+    ("GET", "/v1/workers"): {"read"},
+    ("GET", "/v1/autoscale"): {"read"},
+    ("POST", "/v1/uploads"): {"submit"},
+    ("GET", "/livez"): set[str](),
+    ("GET", "/readyz"): set[str](),
+    ("GET", "/v1/openapi.json"): set[str](),
+}
+_EVERYBODYS = {"/v1/workers", "/v1/autoscale"}
+_BODIES = {
+    "/v1/jobs": {"source": "s3://twofold/a.png", "key": "x"},
+    "/v1/submissions": {"items": []},
+    "/v1/queues/pause": {"reason": "x"},
+    "/v1/queues/resume": {"reason": "x"},
+    "/v1/operations": {"kind": "cancel", "where": {"error": "x"}, "reason": "x"},
+    "/v1/uploads": {"content_type": "image/png"},
+}
+
+
+def _routes() -> set[tuple[str, str]]:
+    found = set()
+    for route in app.describe().routes:
+        assert isinstance(route, Route)
+        found |= {(method, route.path) for method in route.methods or ()}
+    return {(method, path) for method, path in found if method != "HEAD"}
+
+
+def test_every_route_is_listed_here() -> None:
+    assert _routes() == set(_SCOPES)
+
+
+@pytest.mark.parametrize(("method", "path"), sorted(key for key, need in _SCOPES.items() if need))
+def test_a_key_without_the_scope_gets_nothing(served: Served, method: str, path: str) -> None:
+    """Nor does nobody, nor a key that is no key."""
+    needed = _SCOPES[method, path]
+    asked = path.format(
+        job_id=uuid4(), submission_id=uuid4(), operation_id=uuid4()
+    )
+    body = _BODIES.get(path) if method == "POST" else None
+    lesser = {"submit", "read", "operate"} - needed
+    with served.http("acme", *lesser) as http:
+        refused = http.request(method, asked, json=body)
+        http.headers["Authorization"] = "Bearer tfk_00000000_" + 64 * "0"
+        unknown = http.request(method, asked, json=body)
+        del http.headers["Authorization"]
+        nobody = http.request(method, asked, json=body)
+    assert (refused.status_code, refused.json()["code"]) == (403, "scope_missing")
+    assert (unknown.status_code, unknown.json()["code"]) == (401, "invalid_api_key")
+    assert (nobody.status_code, nobody.json()["code"]) == (401, "invalid_api_key")
+    assert nobody.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+@pytest.mark.parametrize("path", sorted(_EVERYBODYS))
+def test_a_tenants_key_sees_nothing_of_the_fleet(served: Served, path: str) -> None:
+    with served.http("acme") as http:
+        refused = http.get(path)
+    with served.http(None) as http:
+        answered = http.get(path)
+    assert (refused.status_code, answered.status_code) == (403, 200)
+
+
+class TestAnotherTenant:
+    """With a key for everything, of a tenant whose these are not."""
+
+    @pytest.fixture
+    def ids(self, served: Served) -> dict[str, UUID]:
+        engine = served.house.engine
+        (job_id,) = submitted(engine, new_job(tenant="theirs", key="cat", metadata={"a": "b"}))
+        with engine.begin() as connection:
+            submission = submissions.begin(connection, tenant="theirs")
+            operation = operations.begin(
+                connection,
+                OperationKind.CANCEL,
+                JobFilter(tenant="theirs"),
+                reason="theirs",
+                who="them",
+            )
+        return {"job_id": job_id, "submission_id": submission, "operation_id": operation.id}
+
+    @pytest.mark.parametrize(
+        ("method", "path"), sorted(key for key in _SCOPES if "{" in key[1])
+    )
+    def test_does_not_find_them(
+        self, served: Served, ids: dict[str, UUID], method: str, path: str
+    ) -> None:
+        """The answer is that for an id that nobody has."""
+        with served.http("mine") as http:
+            theirs = http.request(method, path.format(**ids))
+            nobodys = http.request(method, path.format(**dict.fromkeys(ids, uuid4())))
+        assert (theirs.status_code, theirs.json()["code"]) == (404, nobodys.json()["code"])
+        (job,) = served.house.rows("SELECT state, cancel_requested_at FROM jobs")
+        (operation,) = served.house.rows("SELECT finished_at FROM operations")
+        assert (job["state"], job["cancel_requested_at"]) == ("queued", None)
+        assert operation["finished_at"] is None
+
+    def test_does_not_see_them_in_lists(self, served: Served, ids: dict[str, UUID]) -> None:
+        with served.http("mine") as http:
+            lists = [
+                http.get("/v1/jobs", params=query).json()["items"]
+                for query in (
+                    {},
+                    {"key": "cat"},
+                    {"id": str(ids["job_id"])},
+                    {"metadata": "a=b"},
+                    {"submission": str(ids["submission_id"])},
+                )
+            ]
+            queues = http.get("/v1/queues").json()
+            listed = http.get("/v1/operations").json()
+        assert lists == [[]] * 5
+        assert [queue["states"] for queue in queues] == [{}] * 3
+        assert listed == []
+
+    def test_cannot_name_them_in_an_operation(self, served: Served, ids: dict[str, UUID]) -> None:
+        wanted = {"kind": "cancel", "reason": "x", "dry_run": True}
+        with served.http("mine") as http:
+            named = http.post("/v1/operations", json={**wanted, "where": {"tenant": "theirs"}})
+            by_submission = http.post(
+                "/v1/operations",
+                json={**wanted, "where": {"states": ["queued"]}},
+            )
+            nothing = http.post("/v1/operations", json={**wanted, "where": {}})
+        assert named.status_code == 403
+        assert by_submission.json()["counts"] in ({}, {"cancelled": 0})
+        assert (nothing.status_code, nothing.json()["code"]) == (422, "invalid_operation")
+
+    def test_pauses_only_its_own(self, served: Served) -> None:
+        with served.http("mine") as http:
+            assert http.post("/v1/queues/pause", json={"reason": "x"}).status_code == 204
+            (pause,) = http.get("/v1/queues").json()[0]["pauses"]
+        assert (pause["tenant"], pause["job_class"]) == ("mine", None)
+        with served.http("theirs") as http:
+            assert http.get("/v1/queues").json()[0]["pauses"] == []
+            http.post("/v1/queues/resume", json={"reason": "x"})
+        assert served.house.rows("SELECT FROM pauses WHERE resumed_at IS NOT NULL") == []
+
+
+def test_everybodys_key_sees_everybodys_jobs(served: Served) -> None:
+    submitted(served.house.engine, new_job(tenant="a"), new_job(tenant="b"))
+    with served.http(None) as http:
+        assert {job["tenant"] for job in http.get("/v1/jobs").json()["items"]} == {"a", "b"}
