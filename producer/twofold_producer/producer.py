@@ -286,9 +286,7 @@ class Producer:
         """
         ids = _as_list(job_ids)
         with self._transaction(None) as (connection, ring):
-            requests.retry(
-                connection, ids, tenant=tenant, start_by=start_by, finish_by=finish_by
-            )
+            requests.retry(connection, ids, tenant=tenant, start_by=start_by, finish_by=finish_by)
             ring(len(ids))
 
     def cancel_where(

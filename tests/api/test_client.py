@@ -48,7 +48,9 @@ def _run(served: Served, limit: int = 100) -> int:
 class _Cutting(httpx2.BaseTransport):
     """Loses the first answers: what was asked is done, and nobody hears of it."""
 
-    def __init__(self, times: int, *, of: Callable[[httpx2.Request], bool] = lambda _: True) -> None:
+    def __init__(
+        self, times: int, *, of: Callable[[httpx2.Request], bool] = lambda _: True
+    ) -> None:
         self._inner = httpx2.HTTPTransport()
         self._left = times
         self._of = of

@@ -61,9 +61,7 @@ class TestSubmitting:
                 "/v1/jobs", json=_body(served, key="a"), headers={"Idempotency-Key": "b"}
             )
             in_body = http.post("/v1/jobs", json=_body(served, key="a"))
-            quoted = http.post(
-                "/v1/jobs", json=_body(served), headers={"Idempotency-Key": '"a"'}
-            )
+            quoted = http.post("/v1/jobs", json=_body(served), headers={"Idempotency-Key": '"a"'})
         assert (none.status_code, none.json()["code"]) == (400, "idempotency_key_missing")
         assert (two.status_code, two.json()["code"]) == (400, "bad_request")
         assert in_body.json()["id"] == quoted.json()["id"]
@@ -72,9 +70,7 @@ class TestSubmitting:
         engine = served.house.engine
         with served.http() as http, engine.connect() as slow:
             submit.insert_jobs(slow, [new_job(key="cat")])
-            answer = http.post(
-                "/v1/jobs", json=_body(served), headers={"Idempotency-Key": "cat"}
-            )
+            answer = http.post("/v1/jobs", json=_body(served), headers={"Idempotency-Key": "cat"})
             slow.rollback()
         assert (answer.status_code, answer.json()["code"]) == (409, "request_in_progress")
         assert answer.json()["retryable"]

@@ -64,9 +64,7 @@ def test_every_route_is_listed_here() -> None:
 def test_a_key_without_the_scope_gets_nothing(served: Served, method: str, path: str) -> None:
     """Nor does nobody, nor a key that is no key."""
     needed = _SCOPES[method, path]
-    asked = path.format(
-        job_id=uuid4(), submission_id=uuid4(), operation_id=uuid4()
-    )
+    asked = path.format(job_id=uuid4(), submission_id=uuid4(), operation_id=uuid4())
     body = _BODIES.get(path) if method == "POST" else None
     lesser = {"submit", "read", "operate"} - needed
     with served.http("acme", *lesser) as http:
@@ -108,9 +106,7 @@ class TestAnotherTenant:
             )
         return {"job_id": job_id, "submission_id": submission, "operation_id": operation.id}
 
-    @pytest.mark.parametrize(
-        ("method", "path"), sorted(key for key in _SCOPES if "{" in key[1])
-    )
+    @pytest.mark.parametrize(("method", "path"), sorted(key for key in _SCOPES if "{" in key[1]))
     def test_does_not_find_them(
         self, served: Served, ids: dict[str, UUID], method: str, path: str
     ) -> None:

@@ -55,6 +55,7 @@ async def submit(
     caller: Submitter,
     parts: Parts,
     response: Response,
+    *,
     idempotency_key: IdempotencyKey = None,
     prefer: Annotated[str | None, Header()] = None,
 ) -> JobReport:
@@ -128,6 +129,7 @@ async def get(
     caller: Reader,
     parts: Parts,
     response: Response,
+    *,
     wait: WaitQuery = 0.0,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
@@ -217,9 +219,7 @@ def result(job_id: UUID, caller: Reader, parts: Parts, response: Response) -> Re
     )
 
 
-async def _ended(
-    parts: Service, job: Job, seconds: float, *, tenant: str | None = None
-) -> Job:
+async def _ended(parts: Service, job: Job, seconds: float, *, tenant: str | None = None) -> Job:
     """The job once it has ended, or as it is after so long."""
     until = time.monotonic() + seconds
     while not job.state.is_final and (left := until - time.monotonic()) > 0:

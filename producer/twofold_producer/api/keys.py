@@ -1,4 +1,4 @@
-"""`Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header-07): the key of what is submitted."""
+"""`Idempotency-Key`, the key of what is submitted: draft-ietf-httpapi-idempotency-key-header-07."""
 
 from typing import Annotated, TypeAlias
 

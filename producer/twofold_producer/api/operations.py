@@ -85,9 +85,7 @@ def get(operation_id: UUID, caller: Reader, parts: Parts) -> OperationReport:
 def stop(operation_id: UUID, caller: Operator, parts: Parts) -> OperationReport:
     """End it before it is done; what it has done stays."""
     with parts.writing() as connection:
-        stopped = ledger.stop(
-            connection, operation_id, who=caller.name, tenant=caller.tenant
-        )
+        stopped = ledger.stop(connection, operation_id, who=caller.name, tenant=caller.tenant)
     return OperationReport.of(stopped)
 
 

@@ -14,7 +14,6 @@ from twofold_schema.wire import PauseBody, PauseReport, QueueReport
 router = APIRouter(prefix="/v1/queues", tags=["queues"])
 
 
-
 @router.get("")
 def overview(caller: Reader, parts: Parts) -> list[QueueReport]:
     """How many jobs are in which state, by class in the order in which they are served."""
@@ -66,8 +65,6 @@ def _queue(one: JobClass, found: list[Tally], paused: list[pauses.Pause]) -> Que
         gpu_seconds=sum(tally.gpu_seconds for tally in queued),
         unmeasured=sum(tally.unmeasured for tally in queued),
         pauses=[
-            PauseReport.model_validate(pause)
-            for pause in paused
-            if pause.job_class in {None, one}
+            PauseReport.model_validate(pause) for pause in paused if pause.job_class in {None, one}
         ],
     )

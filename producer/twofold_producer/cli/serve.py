@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import sys
-
 from typing import Annotated
 
 import typer

@@ -40,7 +40,7 @@ _BLOCK_BYTES: Final = 2**20
 
 
 class AsyncClient:
-    """Submits jobs over HTTP and follows them. Threads may share one; close it, or use it in `with`.
+    """Submits jobs over HTTP and follows them. Tasks may share one; close it, or use `async with`.
 
     Errors are those of the Python door, by their codes; `members` has the request's id.
 

@@ -152,9 +152,7 @@ class _Came:
 def upload(content_type: str) -> Flow[UploadLink]:
     """A place for a source."""
     body = json.dumps({"content_type": content_type}).encode()
-    return UploadLink.model_validate_json(
-        (yield _post("/v1/uploads", body, {})).body
-    )
+    return UploadLink.model_validate_json((yield _post("/v1/uploads", body, {})).body)
 
 
 def put(link: UploadLink, data: bytes) -> Flow[str]:
@@ -222,9 +220,7 @@ def submission(submission_id: UUID, *, wait: float = 0.0) -> Flow[SubmissionStat
     return SubmissionStatus.model_validate_json(answer.body)
 
 
-def wait_for_submission(
-    submission_id: UUID, *, timeout: float | None
-) -> Flow[SubmissionStatus]:
+def wait_for_submission(submission_id: UUID, *, timeout: float | None) -> Flow[SubmissionStatus]:
     """A submission once it has ended."""
     deadline = None if timeout is None else time.monotonic() + timeout
     while True:

@@ -38,7 +38,7 @@ Value = TypeVar("Value")
 
 
 class Client:
-    """Submits jobs over HTTP and follows them. Threads may share one; close it, or use it in `with`.
+    """Submits jobs over HTTP and follows them. Threads may share one; close it, or use `with`.
 
     Errors are those of the Python door, by their codes; `members` has the request's id.
 
@@ -101,9 +101,7 @@ class Client:
             lines.writelines(calls.as_lines(items))
             return self._run(calls.submit_lines(lines, key=key))
 
-    def submit_manifest(
-        self, place: str | PathLike[str], *, key: str | None = None
-    ) -> Submission:
+    def submit_manifest(self, place: str | PathLike[str], *, key: str | None = None) -> Submission:
         """Submit the lines of a JSONL manifest: of a file here, or at a URI."""
         if isinstance(place, str) and "://" in place:
             return self._run(calls.submit_manifest(place, key=key))
