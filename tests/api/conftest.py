@@ -9,10 +9,10 @@ import httpx2
 import pytest
 from sqlalchemy import Engine
 from tests.house import House, eventually
-from twofold_schema.api_key import Scope
 
 from twofold_producer.api import app
 from twofold_producer.client import Client
+from twofold_schema.api_key import Scope
 from twofold_schema.ledger import api_keys
 from twofold_schema.settings import (
     ApiSettings,

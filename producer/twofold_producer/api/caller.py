@@ -12,8 +12,8 @@ from typing import Annotated, Final, TypeVar
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy import Engine
-from twofold_schema.api_key import ApiKey, Scope
 
+from twofold_schema.api_key import ApiKey, Scope
 from twofold_schema.errors import InvalidApiKey, RateLimited, ScopeMissing
 from twofold_schema.job import DEFAULT_TENANT
 from twofold_schema.ledger import api_keys, rights

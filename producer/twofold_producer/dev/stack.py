@@ -14,14 +14,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from twofold_schema.api_key import Scope
-
 from twofold_producer.dev import STAND_IN
 from twofold_producer.dev.files import FileServer
 from twofold_producer.dev.lifeline import Lifeline
 from twofold_producer.dev.postgres import Postgres
 from twofold_producer.dev.redis import Redis
 from twofold_schema import database
+from twofold_schema.api_key import Scope
 from twofold_schema.artifacts import ArtifactUri
 from twofold_schema.environment import PREFIX
 from twofold_schema.errors import ConfigError
