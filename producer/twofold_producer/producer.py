@@ -93,6 +93,7 @@ class Producer:
         *,
         tenant: str = DEFAULT_TENANT,
         session: Session | None = None,
+        patience: float | None = None,
         **options: Any,  # noqa: ANN401 - checked by JobRequest, field by field
     ) -> Accepted:
         """Submit one job.
@@ -102,6 +103,8 @@ class Producer:
             tenant: Whose job it is.
             session: Write inside this session's transaction: the job is there if, and only if,
                 the session commits. Pending changes are flushed first.
+            patience: How long to wait for another transaction that holds the job's key, in
+                seconds; None for as long as a statement may take.
             options: The fields of `JobRequest`, when only a source is given.
 
         Raises:
@@ -110,6 +113,8 @@ class Producer:
         """
         new_job = self._acceptance.accept(JobRequest.of(request, options), tenant=tenant)
         with self._transaction(session) as (connection, ring):
+            if patience is not None:
+                database.bound_waits(connection, seconds=patience)
             (accepted,) = submit.insert_jobs(connection, [new_job], remember_keys=self._remember)
             ring(int(accepted.created))
         return accepted

@@ -120,6 +120,12 @@ def read_in_order(connection: Connection) -> None:
     connection.execute(_IN_ORDER)
 
 
+def bound_waits(connection: Connection, *, seconds: float) -> None:
+    """Let no lock be waited for longer, until this transaction ends."""
+    milliseconds = max(1, int(1000 * seconds))
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = {milliseconds}")
+
+
 def is_transient(error: DBAPIError) -> bool:
     """Whether the same call may succeed later: connection gone, deadlock, shutdown, timeout."""
     state = getattr(error.orig, "sqlstate", None)

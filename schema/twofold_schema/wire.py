@@ -94,8 +94,9 @@ class JobReport(BaseModel):
     def of(cls, job: Job) -> Self:
         """What is said of a job."""
         # Not every mapping is one to pydantic.
-        given = {name: getattr(job, name) for name in cls.model_fields}
-        return cls.model_validate(given | {"metadata": dict(job.metadata)})
+        given = {name: getattr(job, name) for name in cls.model_fields if name != "done"}
+        said = {"done": job.state.is_final, "metadata": dict(job.metadata)}
+        return cls.model_validate(given | said)
 
 
 class JobPage(BaseModel):

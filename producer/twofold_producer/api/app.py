@@ -1,7 +1,9 @@
 """The service: its parts, and what every request goes through."""
 
 import asyncio
+import json
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
@@ -156,3 +158,7 @@ def server(app: FastAPI, settings: ApiSettings) -> Server:
 def openapi() -> dict[str, Any]:
     """What the service takes and answers, as OpenAPI 3.1."""
     return describe().openapi()
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(openapi(), indent=1) + "\n")

@@ -23,7 +23,8 @@ from twofold_schema.ledger import api_keys, rights
 REMEMBER_SECONDS: Final = 5.0
 _MOST_REMEMBERED: Final = 10_000
 
-Name, Held = TypeVar("Name"), TypeVar("Held")
+Name = TypeVar("Name")
+Held = TypeVar("Held")
 
 _bearer = HTTPBearer(auto_error=False, description="An API key: `twofold keys create`.")
 

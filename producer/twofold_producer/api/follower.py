@@ -181,7 +181,7 @@ class Follower:
         self._listeners.add(listener)
         self._notice()
         try:
-            end = self._position or await self._in_thread(self._end)
+            end = await self._in_thread(self._end)
             # Meanwhile another may have begun; from where that is, this one is told as well.
             begin = self._position = self._position or end
             if after is not None:

@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 
 from twofold_producer.api.caller import Owner, Reader, Submitter
 from twofold_producer.api.keys import IdempotencyKey, required
-from twofold_producer.api.service import Parts, Service
+from twofold_producer.api.service import PATIENCE_SECONDS, Parts, Service
 from twofold_producer.submit.request import JobRequest
 from twofold_schema.artifacts import ArtifactUri
 from twofold_schema.errors import InvalidRequest, ResultNotReady
@@ -75,7 +75,7 @@ async def submit(
 
 def _submit(parts: Service, tenant: str, body: JobBody, key: str) -> Job:
     request = JobRequest.of_fields(body.model_dump(exclude_unset=True) | {"key": key})
-    accepted = parts.producer.submit(request, tenant=tenant)
+    accepted = parts.producer.submit(request, tenant=tenant, patience=PATIENCE_SECONDS)
     return parts.job(accepted.job_id, tenant)
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
-from uuid import UUID
 
 import structlog
 from fastapi import FastAPI, Request
@@ -117,8 +116,8 @@ def answer(
 async def _on_ours(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, TwofoldError)  # noqa: S101 - registered for it
     more: dict[str, Any] = dict(getattr(error, "members", {}))
-    if isinstance(job_id := request.path_params.get("job_id"), UUID):
-        more["job_id"] = job_id
+    if "job_id" in request.path_params:
+        more["job_id"] = request.path_params["job_id"]
     return answer(_id_of(request), error, **more)
 
 

@@ -1,6 +1,7 @@
 """`/v1/queues`: what waits, by class, and what is not claimed from for a while."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 from fastapi import APIRouter, Response, status
 
@@ -54,7 +55,7 @@ def resume(body: PauseBody, caller: Operator, parts: Parts) -> Response:
     return Response(status_code=status.HTTP_204_NO_CONTENT)
 
 
-def _queue(one: JobClass, found: list[Tally], paused: list[pauses.Pause]) -> QueueReport:
+def _queue(one: JobClass, found: list[Tally], paused: Sequence[pauses.Pause]) -> QueueReport:
     states: dict[JobState, int] = {}
     for tally in found:
         states[tally.state] = states.get(tally.state, 0) + tally.jobs

@@ -8,18 +8,18 @@ from uuid import UUID
 
 import anyio
 from fastapi import Depends, Request
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine
 
 from twofold_producer.api.caller import Gate
 from twofold_producer.api.follower import Follower
 from twofold_producer.producer import Producer
+from twofold_schema import database
 from twofold_schema.job import Job
 from twofold_schema.ledger import reads
 from twofold_schema.settings import ApiSettings, StorageSettings
 
-#: So long a request waits for another that holds its key.
-_PATIENCE_MILLISECONDS: Final = 2000
-_BE_PATIENT = text(f"SET LOCAL lock_timeout = {_PATIENCE_MILLISECONDS}")
+#: So long a request waits for another that holds its key, or its job.
+PATIENCE_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class Service:
     def writing(self) -> Iterator[Connection]:
         """A transaction that waits no longer for another than its caller would."""
         with self.engine.begin() as connection:
-            connection.execute(_BE_PATIENT)
+            database.bound_waits(connection, seconds=PATIENCE_SECONDS)
             yield connection
 
     def job(self, job_id: UUID, tenant: str | None) -> Job:

@@ -73,7 +73,7 @@ async def submit(
     key = required(idempotency_key)
     if request.headers.get("content-type", "").startswith(JSON_LINES):
         blocks = _blocks(request.stream())
-        items = (Line(line.number, line.text, f"{key}/{line.number}") for line in lines(blocks))
+        items = _keyed(lines(blocks), key)
     else:
         asked = _asked(await request.body())
         items = _items(asked, parts, caller.submits_for, key)
@@ -122,12 +122,15 @@ def _asked(body: bytes) -> Submit:
 
 
 def _items(asked: Submit, parts: Service, tenant: str, key: str) -> Iterator[Line]:
-    """The lines that are asked for, each with a key, read where they are submitted."""
+    """The lines that are asked for, read where they are submitted."""
     if asked.manifest is not None:
-        for line in parts.producer.manifest(asked.manifest, tenant=tenant):
-            yield Line(line.number, line.text, f"{key}/{line.number}")
-    for number, item in enumerate(asked.items or [], 1):
-        yield Line(number, json.dumps(item).encode(), f"{key}/{number}")
+        yield from _keyed(parts.producer.manifest(asked.manifest, tenant=tenant), key)
+    stated = enumerate(asked.items or [], 1)
+    yield from _keyed((Line(number, json.dumps(item).encode()) for number, item in stated), key)
+
+
+def _keyed(found: Iterable[Line], key: str) -> Iterator[Line]:
+    return (Line(line.number, line.text, f"{key}/{line.number}") for line in found)
 
 
 def _blocks(stream: AsyncIterator[bytes]) -> Iterator[bytes]:

@@ -28,7 +28,7 @@ def lines_of(data: bytes, sizes: list[int]) -> list[Line]:
             yield left[:size]
             left, number = left[size:], number + 1
 
-    return list(manifest._lines(blocks()))
+    return list(manifest.lines(blocks()))
 
 
 @given(st.lists(Text), st.lists(st.integers(1, 9), min_size=1))
