@@ -18,6 +18,7 @@ from twofold_schema.ledger import claims, reads, submit, sweeps
 from twofold_schema.ledger import runs as ledger_runs
 from twofold_schema.ledger.new_jobs import NewJob, Terms
 from twofold_schema.states import JobClass, JobState
+from twofold_schema.tenant_places import TenantPlaces
 
 PREFIX = "s3://twofold/results"
 REVISION = "revision-1"
@@ -83,8 +84,10 @@ def held_job(**changes: Any) -> Job:
 
 def claimed_job(**changes: Any) -> ClaimedJob:
     """The same as its run is told of it; `changes` replace fields."""
+    places = TenantPlaces(tenant="default")
     job = held_job(**changes)
-    return ClaimedJob(**{name: getattr(job, name) for name in ClaimedJob.__dataclass_fields__})
+    names = [name for name in ClaimedJob.__dataclass_fields__ if name != "places"]
+    return ClaimedJob(**{name: getattr(job, name) for name in names}, places=places)
 
 
 def new_run(**changes: Any) -> ledger_runs.Run:

@@ -3,7 +3,8 @@
     TwofoldError
     ├─ ConfigError               the process stops at start
     ├─ LedgerError               the caller of the ledger is told at once
-    │   ├─ JobNotFound, SubmissionNotFound, OperationNotFound
+    │   ├─ JobNotFound, SubmissionNotFound, OperationNotFound, ApiKeyNotFound
+    │   ├─ InvalidApiKey           unknown, revoked or expired: the log says which
     │   ├─ JobNotRetryable
     │   ├─ InvalidOperation
     │   ├─ InvalidPosition
@@ -11,9 +12,10 @@
     ├─ DatabaseUnavailable       nothing was done
     ├─ WaitTimeout               the work goes on
     ├─ SubmitError               the job was not accepted; nothing was written
-    │   ├─ InvalidUri, PlaceNotAllowed, InvalidParameter, SourceUnreadable
-    │   ├─ TooLarge, InvalidLatents  (also a job's error when only the worker could know)
+    │   ├─ InvalidUri, InvalidParameter, SourceUnreadable
+    │   ├─ PlaceNotAllowed, TooLarge, InvalidLatents  (also a job's error, found by the worker)
     │   ├─ KeyReused, SubmissionSealed
+    │   ├─ QueueFull               it may be accepted later
     │   └─ UnsupportedSession
     └─ JobError                  the outcome of an attempt, written to the job
         ├─ SourceNotFound, SourceDenied, SourceTooLarge, SourceChanged
@@ -75,6 +77,18 @@ class OperationNotFound(LedgerError):
     code = "operation_not_found"
 
 
+class ApiKeyNotFound(LedgerError):
+    """No API key has this id; `twofold keys list` shows those there are."""
+
+    code = "api_key_not_found"
+
+
+class InvalidApiKey(LedgerError):
+    """This is no API key that is in force; ask the operator for a new one."""
+
+    code = "invalid_api_key"
+
+
 class JobNotRetryable(LedgerError):
     """Only a failed or expired job can be retried; submit a cancelled or finished one anew."""
 
@@ -124,12 +138,6 @@ class InvalidUri(SubmitError):
     code = "invalid_uri"
 
 
-class PlaceNotAllowed(SubmitError):
-    """This place is not open to Twofold; add its bucket to TWOFOLD_BUCKETS or use another."""
-
-    code = "place_not_allowed"
-
-
 class InvalidParameter(SubmitError):
     """A parameter of the job is out of its range."""
 
@@ -154,6 +162,13 @@ class SubmissionSealed(SubmitError):
     code = "submission_sealed"
 
 
+class QueueFull(SubmitError):
+    """The tenant has as many jobs waiting as it may; submit again when some of them have begun."""
+
+    code = "queue_full"
+    retryable = True
+
+
 class UnsupportedSession(SubmitError):
     """Pass a synchronous SQLAlchemy Session whose engine is `postgresql+psycopg` (psycopg 3)."""
 
@@ -164,6 +179,12 @@ class JobError(TwofoldError):
     """The attempt ended in an error."""
 
     code = "job_error"
+
+
+class PlaceNotAllowed(SubmitError, JobError):
+    """This place is not open to Twofold, or not to this tenant; use another, or have it opened."""
+
+    code = "place_not_allowed"
 
 
 class TooLarge(SubmitError, JobError):

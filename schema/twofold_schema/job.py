@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
-from typing import Annotated, Any, Final, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -12,6 +12,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from twofold_schema.errors import TooLarge
 from twofold_schema.formats import ResultFormat
 from twofold_schema.states import JobClass, JobState
+
+if TYPE_CHECKING:
+    # It knows URIs, and these know jobs.
+    from twofold_schema.tenant_places import TenantPlaces
 
 
 def encodable(text: str) -> str:
@@ -155,7 +159,11 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedJob:
-    """What a run is told of a job when it claims it; the names are `Job`'s."""
+    """What a run is told of a job when it claims it; the names are `Job`'s.
+
+    Attributes:
+        places: What its tenant's jobs may name, as it was when it was claimed.
+    """
 
     id: UUID
     fence: int
@@ -168,6 +176,7 @@ class ClaimedJob:
     width: int | None
     height: int | None
     lane: str | None
+    places: "TenantPlaces"
 
     @property
     def claim(self) -> Claim:

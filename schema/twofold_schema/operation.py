@@ -26,6 +26,14 @@ class OperationKind(StrEnum):
     RESUME = "resume"
     #: Say what a tenant is due.
     SHARE = "share"
+    #: Say what a tenant may do.
+    RIGHTS = "rights"
+    #: Make an API key.
+    CREATE_KEY = "create_key"
+    #: Let another API key take one's place.
+    ROTATE_KEY = "rotate_key"
+    #: End an API key.
+    REVOKE_KEY = "revoke_key"
 
 
 class JobFilter(BaseModel):
@@ -61,8 +69,8 @@ class Operation:
     """An operation as its row had it when it was read. Times are the database's.
 
     Attributes:
-        filter: Whose jobs; of a pause, a resume and a share, their scope.
-        change: What a share was set to.
+        filter: Whose jobs; of all but a cancel and a retry, their scope.
+        change: What a share or rights were set to, or which API key it was.
         who: Asked for it.
         reason: Why, for people.
         expected: How many jobs matched when they were counted before it; None if nobody did.

@@ -14,6 +14,7 @@ from twofold_schema.artifacts import ArtifactUri, Places
 from twofold_schema.environment import Settings
 from twofold_schema.errors import InvalidUri, TooLarge
 from twofold_schema.lanes import LATTICE, SizeLimits, lattice_pixels
+from twofold_schema.tenant_places import OwnPlaces
 
 #: From here on Pillow has doubts of its own.
 _PILLOW_MAX_PIXELS = 89_478_485
@@ -234,6 +235,11 @@ class StorageSettings(Settings):
     def uploads_uri(self) -> ArtifactUri:
         """Where the producer puts pictures that it was handed."""
         return ArtifactUri.parse(self.uploads)
+
+    @property
+    def own(self) -> OwnPlaces:
+        """The places that Twofold itself chooses."""
+        return OwnPlaces(uploads=self.uploads_uri, results=self.results_uri)
 
     @property
     def places(self) -> Places:

@@ -19,6 +19,8 @@ of their ids first, or skips those that others hold, so that no two of them wait
     reads      get, find, count_states, ...             everybody
     shares     set_share, fold                          whose turn it is
     pauses     pause, resume, in_force                  what is not claimed from for a while
+    rights     set_rights, get, every_right             what tenants may do
+    api_keys   create, authenticate, rotate, revoke     who asks over HTTP
     events     read, end                                what happened, in an order that stays
     tallies    overview, backlog, fold, correct         how many there are; with `shares` it keeps
                                                         one of the `journals`

@@ -14,6 +14,7 @@ from twofold_schema.ledger.low_water import LowWater, Range
 from twofold_schema.ledger.shares import FIRST_GUESS, STANDINGS
 from twofold_schema.ledger.tallies import WAITING
 from twofold_schema.states import JobClass
+from twofold_schema.tenant_places import TenantPlaces
 
 # What both the head and its mates must be.
 _CLAIMABLE = """
@@ -54,6 +55,9 @@ _CLASSES: Final = tuple(JobClass)
 # Both begin where the caller's marks say, and else at a range's start. Isolated mates may lie
 # before the mark of their lane, which was raised by claims that stepped over them.
 #
+# What a tenant's jobs may name comes along with them, as it is now, so that whoever fetches and
+# stores need not ask.
+#
 # Isolated jobs share a process only with jobs of their own mark. A run that holds one takes nothing
 # more. A run that holds other work does not step over an isolated head either, but takes nothing
 # until it is done: if every busy run stepped over it, it would wait for as long as there is work.
@@ -77,7 +81,7 @@ _CLAIM = text(f"""
         SELECT row_number() OVER (
                    ORDER BY job_class, greatest(standings.vtime, clocks.now), tenant) AS place,
                job_class, tenant, coalesce(greatest(standings.vtime, clocks.now), 0) AS start,
-               coalesce(tenants.weight, 1) AS weight,
+               coalesce(tenants.weight, 1) AS weight, tenants.may_read, tenants.may_write,
                coalesce(clocks.usual, :first_guess) AS usual,
                coalesce(marks.id, :first_id) AS mark
         FROM ({WAITING}) AS waiting
@@ -163,7 +167,8 @@ _CLAIM = text(f"""
         GROUP BY tenant, job_class, start, weight
     )
     SELECT id, fence, job_class, source, output_prefix, CAST(output AS text) AS output,
-           CAST(parameters AS text) AS parameters, width, height, lane, tenant, isolation
+           CAST(parameters AS text) AS parameters, width, height, lane, tenant, isolation,
+           may_read, may_write
     FROM taken JOIN turns USING (tenant, job_class)
     ORDER BY place, id
 """)  # noqa: S608 - built from constants of this package
@@ -269,8 +274,28 @@ def claim(
             width=width,
             height=height,
             lane=lane,
+            places=TenantPlaces(
+                tenant=tenant,
+                may_read=None if may_read is None else tuple(may_read),
+                may_write=None if may_write is None else tuple(may_write),
+            ),
         )
-        for job_id, fence, rank, source, prefix, output, wanted, width, height, lane, *_ in rows
+        for (
+            job_id,
+            fence,
+            rank,
+            source,
+            prefix,
+            output,
+            wanted,
+            width,
+            height,
+            lane,
+            tenant,
+            _,
+            may_read,
+            may_write,
+        ) in rows
     ]
 
 

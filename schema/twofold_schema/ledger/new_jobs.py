@@ -14,6 +14,9 @@ from twofold_schema.job import Output, Parameters
 from twofold_schema.lanes import Measure
 from twofold_schema.states import JobClass
 
+#: Whose jobs are that name no tenant.
+DEFAULT_TENANT = "default"
+
 _canonical = json.JSONEncoder(sort_keys=True, default=str).encode
 #: What a payload has where the parts of one job belong: no text of a job holds a NUL.
 _GAP = re.compile(r'"\\u0000"')
@@ -37,7 +40,7 @@ class Terms:
     max_attempts: int
     output: Output = field(default_factory=Output)
     job_class: JobClass = JobClass.STANDARD
-    tenant: str = "default"
+    tenant: str = DEFAULT_TENANT
     start_at: datetime | None = None
     start_by: datetime | None = None
     finish_by: datetime | None = None

@@ -1,7 +1,8 @@
 """What was asked for that concerns many jobs: who, why, and how far it is.
 
-A cancel or a retry by filter is a row that a keeper carries out; see `batches`. Pauses and shares
-are done at once and leave a row as well, so that there is one place that says who did what.
+A cancel or a retry by filter is a row that a keeper carries out; see `batches`. Pauses, shares,
+rights and API keys are done at once and leave a row as well, so that there is one place that says
+who did what.
 """
 
 import json
@@ -106,11 +107,11 @@ def note(
 
     Args:
         connection: In whose transaction it was done.
-        kind: Pause, resume or share.
+        kind: Any but cancel and retry.
         where: Its scope.
         reason: Why, for people.
         who: Did it.
-        change: What a share was set to.
+        change: What a share or rights were set to, or which API key it was.
     """
     _insert(connection, kind, where, reason=reason, who=who, change=change)
 

@@ -14,6 +14,7 @@ from twofold_schema.errors import SubmissionNotFound
 from twofold_schema.ids import new_id
 from twofold_schema.job import JOB_COLUMNS, Job
 from twofold_schema.ledger.history import ALL_JOBS
+from twofold_schema.ledger.new_jobs import DEFAULT_TENANT
 from twofold_schema.states import JobState
 from twofold_schema.submission import SubmissionReport
 
@@ -161,7 +162,7 @@ def begin(
     connection: Connection,
     *,
     submission_id: UUID | None = None,
-    tenant: str = "default",
+    tenant: str = DEFAULT_TENANT,
     key: str | None = None,
     remember_key: timedelta = timedelta(days=30),
 ) -> UUID:

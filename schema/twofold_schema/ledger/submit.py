@@ -1,5 +1,6 @@
 """Writes new jobs: one or thousands, each once per key."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TypeAlias
@@ -7,16 +8,20 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from twofold_schema.errors import KeyReused, SubmissionSealed
+from twofold_schema.errors import KeyReused, QueueFull, SubmissionSealed
 from twofold_schema.ids import new_id
-from twofold_schema.ledger import copying, keys
+from twofold_schema.ledger import copying, keys, tallies
 from twofold_schema.ledger.new_jobs import Accepted, NewJob
 
 #: What comes of one job of several.
 Answer: TypeAlias = Accepted | KeyReused
 
-# By whose clock jobs are queued and keys forgotten.
-_CLOCK = text("SELECT clock_timestamp() AS now, clock_timestamp() + :remember AS expires_at")
+# By whose clock jobs are queued and keys forgotten, and which of the tenants have a quota.
+_CLOCK = text("""
+    SELECT clock_timestamp() AS now, clock_timestamp() + :remember AS expires_at,
+           (SELECT jsonb_object_agg(tenant, max_queued) FROM tenants
+            WHERE tenant = ANY(CAST(:tenants AS text[])) AND max_queued IS NOT NULL) AS quotas
+""")
 
 # Whether any of these jobs was written.
 _WRITTEN = text("SELECT EXISTS (SELECT FROM jobs WHERE id = ANY(CAST(:ids AS uuid[])))")
@@ -42,6 +47,7 @@ def insert_jobs(
 
     Raises:
         KeyReused: A key belongs to a job with another payload; the caller must roll back.
+        QueueFull: As of `insert_each`.
     """
     answers = insert_each(
         connection,
@@ -86,6 +92,8 @@ def insert_each(
 
     Raises:
         SubmissionSealed: One of the jobs is new, and the submission is sealed.
+        QueueFull: With those that are new a tenant would have more jobs waiting than it may; the
+            caller must roll back. What others submit at this moment is not counted.
     """
     digests = (b"" if new_job.key is None else new_job.fingerprint() for new_job in new_jobs)
     proposals = list(zip(job_ids, new_jobs, digests, strict=True))
@@ -103,7 +111,8 @@ def insert_each(
                 "submit them under another key, or under none."
             )
         return _answers(proposals, held)
-    clock = connection.execute(_CLOCK, {"remember": remember_keys}).one()
+    tenants = list({new_job.terms.tenant for new_job in new_jobs})
+    clock = connection.execute(_CLOCK, {"remember": remember_keys, "tenants": tenants}).one()
     held = keys.hold(connection, first, expires_at=clock.expires_at, likely_free=likely_new)
     answers = _answers(proposals, held)
     created = [
@@ -112,8 +121,23 @@ def insert_each(
         if isinstance(answer, Accepted) and answer.created
     ]
     if created:
+        if clock.quotas:
+            new = Counter(new_job.terms.tenant for _, new_job in created)
+            _check_room(new, clock.quotas, tallies.waiting(connection, clock.quotas))
         copying.copy_jobs(connection, created, submission_id=submission_id, now=clock.now)
     return answers
+
+
+def _check_room(
+    new: Mapping[str, int], quotas: Mapping[str, int], waiting: Mapping[str, int]
+) -> None:
+    for tenant, jobs in new.items():
+        most, there = quotas.get(tenant), waiting.get(tenant, 0)
+        if most is not None and there + jobs > most:
+            raise QueueFull(
+                f"The tenant {tenant} has {there} jobs waiting and may have {most}; {jobs} more do "
+                "not fit. Submit them when some have begun, or fewer at once."
+            )
 
 
 def _answers(

@@ -5,7 +5,7 @@ touches, so that no writer waits for another. The keeper folds these rows into `
 is, is both together, at one moment.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -79,6 +79,13 @@ WAITING = f"""
     GROUP BY tenant, job_class
     HAVING sum(jobs) FILTER (WHERE state = 'queued') > 0
 """  # noqa: S608 - built from a constant of this module
+
+# How many jobs of some tenants wait, for a run or for their time.
+_WAITING_OF = text(f"""
+    SELECT tenant, CAST(sum(jobs) AS bigint) AS jobs FROM ({_EVERYTHING}) AS everything
+    WHERE state IN ('queued', 'scheduled') AND tenant = ANY(CAST(:tenants AS text[]))
+    GROUP BY tenant
+""")  # noqa: S608 - built from a constant of this module
 
 # What there is.
 _OVERVIEW = text(f"""
@@ -191,6 +198,12 @@ def taking_away(table: str) -> str:
 def overview(connection: Connection) -> Sequence[Tally]:
     """How many jobs there are, by tenant, class and state; without those that are none."""
     return [_tally(row) for row in connection.execute(_OVERVIEW)]
+
+
+def waiting(connection: Connection, tenants: Collection[str]) -> Mapping[str, int]:
+    """How many jobs of these tenants are queued or scheduled; those without any are left out."""
+    rows = connection.execute(_WAITING_OF, {"tenants": list(tenants)})
+    return {row.tenant: row.jobs for row in rows}
 
 
 def backlog(connection: Connection) -> Sequence[Backlog]:

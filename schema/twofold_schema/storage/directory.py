@@ -20,7 +20,7 @@ from twofold_schema.errors import (
     SourceTooLarge,
 )
 from twofold_schema.storage.directory_errors import reading, writing
-from twofold_schema.storage.folders import files_below, is_hidden
+from twofold_schema.storage.folders import files_below, is_hidden, real
 from twofold_schema.storage.parts import version_of, whole
 from twofold_schema.storage.port import OVERWRITTEN, Capabilities, Content, Entry
 from twofold_schema.storage.sidecars import Sidecar, Sidecars
@@ -203,7 +203,7 @@ class DirectoryStorage:
         with writing(uri):
             path = self._inside(uri)
             # A link goes itself; what it leads to stays, with its sidecar.
-            own = Path(os.path.realpath(uri.path.parent)) / uri.path.name
+            own = real(uri.path.parent) / uri.path.name
             if own.is_dir() and not own.is_symlink():
                 return
             if not own.is_symlink():
@@ -231,8 +231,7 @@ class DirectoryStorage:
         return self._route.sign("PUT", path.as_posix(), expires=expires, content_type=content_type)
 
     def _inside(self, uri: ArtifactUri) -> Path:
-        # Not Path.resolve: before Python 3.13 it raises RuntimeError on a loop of links.
-        path = Path(os.path.realpath(uri.path))
+        path = real(uri.path)
         if not path.is_relative_to(self.root) or is_hidden(path, self.root):
             raise PermissionError
         return path

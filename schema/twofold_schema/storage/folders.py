@@ -8,6 +8,12 @@ from twofold_schema.storage.parts import PART
 from twofold_schema.storage.sidecars import FOLDER
 
 
+def real(path: Path) -> Path:
+    """Where a path leads once every link on it is followed, whether or not something lies there."""
+    # Not Path.resolve: before Python 3.13 it raises RuntimeError on a loop of links.
+    return Path(os.path.realpath(path))
+
+
 def is_hidden(path: Path, root: Path) -> bool:
     """Whether a path below the root is the store's own: of sidecars, or a file in the making."""
     parts = path.relative_to(root).parts
@@ -70,7 +76,7 @@ def _is_behind(name: str, after: str) -> bool:
 def _stat(path: Path, root: Path) -> os.stat_result | None:
     """What is known of a file; None for one that is gone, no file, or not of this store."""
     try:
-        target = Path(os.path.realpath(path))
+        target = real(path)
         if not target.is_file() or not target.is_relative_to(root) or is_hidden(target, root):
             return None
         return target.stat()

@@ -1,4 +1,4 @@
-"""What tenants are due, what they have had, and what is paused."""
+"""What tenants are due and may do, what they have had, and what is paused."""
 
 from sqlalchemy import (
     BigInteger,
@@ -14,18 +14,30 @@ from sqlalchemy import (
     Uuid,
     text,
 )
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from twofold_schema.tables.base import metadata, time, xid
 
-#: What tenants are due and may have at once. One that has no row weighs 1 and has no cap.
+#: What tenants are due, may have at once, and may do. One that has no row weighs 1, has no cap and
+#: may do all that is open to Twofold.
 tenants = Table(
     "tenants",
     metadata,
     Column("tenant", Text, primary_key=True),
     Column("weight", Double, nullable=False, server_default="1"),
     Column("max_running", Integer),
+    # NULL for any; see `tenant_places`.
+    Column("may_read", ARRAY(Text)),
+    Column("may_write", ARRAY(Text)),
+    Column("max_queued", BigInteger),
+    # Requests per second, and at once.
+    Column("rate", Double),
+    Column("burst", Integer),
     CheckConstraint("weight > 0", "weight_positive"),
     CheckConstraint("max_running >= 0", "max_running_counts"),
+    CheckConstraint("max_queued >= 0", "max_queued_counts"),
+    CheckConstraint("rate > 0", "rate_positive"),
+    CheckConstraint("burst > 0", "burst_positive"),
 )
 
 #: What is not claimed from: a tenant, a class, a tenant's class, or, where neither is named, all.

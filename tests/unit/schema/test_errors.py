@@ -16,6 +16,8 @@ CODES = {
     "JobNotFound": "job_not_found",
     "SubmissionNotFound": "submission_not_found",
     "OperationNotFound": "operation_not_found",
+    "ApiKeyNotFound": "api_key_not_found",
+    "InvalidApiKey": "invalid_api_key",
     "JobNotRetryable": "job_not_retryable",
     "InvalidOperation": "invalid_operation",
     "InvalidPosition": "invalid_position",
@@ -29,6 +31,7 @@ CODES = {
     "SourceUnreadable": "source_unreadable",
     "KeyReused": "key_reused",
     "SubmissionSealed": "submission_sealed",
+    "QueueFull": "queue_full",
     "UnsupportedSession": "unsupported_session",
     "JobError": "job_error",
     "TooLarge": "too_large",
@@ -52,6 +55,7 @@ CODES = {
     "RunDeadlineExceeded": "run_deadline_exceeded",
 }
 RETRYABLE = {
+    "queue_full",
     "database_unavailable",
     "mismeasured",
     "storage_unavailable",
@@ -96,7 +100,7 @@ def test_the_tree_in_the_module_docstring_is_the_tree_of_classes() -> None:
 def test_what_is_found_at_submit_or_by_the_worker_is_an_error_of_both() -> None:
     both = {error for error in ALL if {SubmitError, JobError} < set(error.__mro__)}
 
-    assert both == {errors.TooLarge, errors.InvalidLatents}
+    assert both == {errors.PlaceNotAllowed, errors.TooLarge, errors.InvalidLatents}
 
 
 def test_a_wait_that_ended_is_a_timeout_to_everybody() -> None:
