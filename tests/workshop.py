@@ -92,6 +92,7 @@ class Workshop:
             run_id=self.run_id,
             engine=self.engine,
             storage=self.storage,
+            own=settings.own,
             upscaler=self.upscaler,
             capacity=self.capacity,
             worker=WorkerSettings(

@@ -18,16 +18,27 @@ from twofold_producer.broker import Bell
 from twofold_producer.submit.acceptance import Acceptance
 from twofold_producer.submit.bulk import Tally, in_turn, overlapping
 from twofold_producer.submit.chunks import CHUNK_ITEMS, Chunk, Item, gather
+from twofold_producer.submit.known_places import KnownPlaces
 from twofold_producer.submit.manifest import Line, read_manifest
-from twofold_producer.submit.request import JobRequest, Source, check_key
+from twofold_producer.submit.request import JobRequest, Source, check_key, is_uri
 from twofold_producer.submit.submission import OnAnswers, Submission
 from twofold_producer.submit.transaction import after_commit, connection_of
 from twofold_producer.submit.writing import Writing
 from twofold_schema import database
+from twofold_schema.artifacts import ArtifactUri
 from twofold_schema.errors import InvalidParameter, WaitTimeout
 from twofold_schema.job import Job
-from twofold_schema.ledger import batches, operations, reads, requests, runs, submissions, submit
-from twofold_schema.ledger.new_jobs import Accepted
+from twofold_schema.ledger import (
+    batches,
+    operations,
+    reads,
+    requests,
+    rights,
+    runs,
+    submissions,
+    submit,
+)
+from twofold_schema.ledger.new_jobs import DEFAULT_TENANT, Accepted
 from twofold_schema.ledger.requests import CancelAnswer
 from twofold_schema.ledger.submit import Answer
 from twofold_schema.operation import JobFilter, Operation, OperationKind
@@ -39,12 +50,14 @@ from twofold_schema.settings import (
 )
 from twofold_schema.storage.places import OpenPlaces
 from twofold_schema.submission import SubmissionReport
+from twofold_schema.tenant_places import TenantPlaces
 
 #: Told how many of how many jobs have ended.
 OnProgress: TypeAlias = Callable[[int, int], None]
 
 _FIRST_LOOK, _LONGEST_LOOK = 0.05, 1.0
-#: A chunk whose commit may have failed is written again after each of these, in seconds.
+#: A chunk whose commit may have failed is written again after each of these, in seconds; so long is
+#: asked what a tenant may name.
 _PAUSES = (0.1, 0.5, 2.0)
 
 
@@ -70,12 +83,15 @@ class Producer:
         places = storage or StorageSettings.load()
         self._limits = limits or LimitSettings.load()
         self.storage = OpenPlaces(places)
-        self._acceptance = Acceptance(self.storage, places, self._limits)
+        self._own = places.own
+        self._places = KnownPlaces(self._read_places)
+        self._acceptance = Acceptance(self.storage, places, self._limits, self._places.of)
 
     def submit(
         self,
         request: JobRequest | Source,
         *,
+        tenant: str = DEFAULT_TENANT,
         session: Session | None = None,
         **options: Any,  # noqa: ANN401 - checked by JobRequest, field by field
     ) -> Accepted:
@@ -83,6 +99,7 @@ class Producer:
 
         Args:
             request: A whole request, or its source.
+            tenant: Whose job it is.
             session: Write inside this session's transaction: the job is there if, and only if,
                 the session commits. Pending changes are flushed first.
             options: The fields of `JobRequest`, when only a source is given.
@@ -91,7 +108,7 @@ class Producer:
             SubmitError: The job was not accepted; nothing was written.
             JobError: The picture could not be uploaded; nothing was written.
         """
-        new_job = self._acceptance.accept(JobRequest.of(request, options))
+        new_job = self._acceptance.accept(JobRequest.of(request, options), tenant=tenant)
         with self._transaction(session) as (connection, ring):
             (accepted,) = submit.insert_jobs(connection, [new_job], remember_keys=self._remember)
             ring(int(accepted.created))
@@ -101,6 +118,7 @@ class Producer:
         self,
         items: Iterable[Item],
         *,
+        tenant: str = DEFAULT_TENANT,
         key: str | None = None,
         strict: bool = False,
         session: Session | None = None,
@@ -116,6 +134,7 @@ class Producer:
         Args:
             items: Requests, their fields, sources alone, or a manifest's lines; of any number,
                 taken one by one, in the thread that calls.
+            tenant: Whose jobs they are.
             key: Your own name for the submission. While it is remembered, another call with it
                 adds to the same submission, until that is sealed, and seals it.
             strict: Raise at the first item that is not accepted. What earlier chunks wrote stays,
@@ -133,6 +152,8 @@ class Producer:
         Raises:
             InvalidParameter: The key is no key.
             SubmissionSealed: Some of the items are new, but the submission of this key is sealed.
+            QueueFull: The tenant would have more jobs waiting than it may. What earlier chunks
+                wrote stays, and the submission stays open.
             SubmitError: One of the items was not accepted, and `strict`.
             JobError: Storage is away, so that a picture could not be uploaded.
         """
@@ -143,8 +164,9 @@ class Producer:
             )
         if key is not None:
             check_key(key)
-        writing = Writing(key, remember=self._remember, strict=strict)
-        chunks = gather(items, self._acceptance.accept, strict=strict, most=chunk)
+        writing = Writing(key, tenant=tenant, remember=self._remember, strict=strict)
+        accept = partial(self._acceptance.accept, tenant=tenant)
+        chunks = gather(items, accept, strict=strict, most=chunk)
         tally = Tally(on_answers)
         if session is None:
             overlapping(chunks, partial(self._write_alone, writing), tally)
@@ -171,16 +193,21 @@ class Producer:
             again = True
             time.sleep(pause)
 
-    def manifest(self, place: str | PathLike[str]) -> Iterator[Line]:
+    def manifest(
+        self, place: str | PathLike[str], *, tenant: str = DEFAULT_TENANT
+    ) -> Iterator[Line]:
         """The lines of a JSONL manifest, for `submit_many`: one request a line.
 
         Args:
             place: A URI in storage, or the path of a local file.
+            tenant: Who has to be allowed to read a URI.
 
         Raises:
             SubmitError: The place is no good, or the file cannot be read.
             JobError: Storage does not have it, or is away; also while it is read.
         """
+        if is_uri(place):
+            self._places.of(tenant).check_source(ArtifactUri.parse(place), self._own)
         return read_manifest(place, self.storage)
 
     def submission(self, submission_id: UUID) -> SubmissionReport:
@@ -363,6 +390,18 @@ class Producer:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _read_places(self, tenant: str) -> TenantPlaces:
+        pauses = iter(_PAUSES)
+        while True:
+            try:
+                with self._engine.connect() as connection:
+                    return rights.get(connection, tenant).places
+            except DBAPIError as error:
+                pause = next(pauses, None)
+                if pause is None or not database.is_transient(error):
+                    raise
+            time.sleep(pause)
 
     def _require(self, ids: Sequence[UUID]) -> None:
         with self._engine.connect() as connection:

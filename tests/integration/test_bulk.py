@@ -43,6 +43,7 @@ from twofold_schema.settings import (
     StorageSettings,
 )
 from twofold_schema.storage.places import OpenPlaces
+from twofold_schema.tenant_places import TenantPlaces
 
 _ROWS_OF = text("""
     SELECT right(key, 1) AS key, (parameters ->> 'steps')::integer AS steps
@@ -447,6 +448,10 @@ Payloads = st.sampled_from([1, 2, 3, 0, 500])
 Items = st.lists(st.tuples(Keys, Payloads), max_size=12)
 
 
+def anywhere(tenant: str) -> TenantPlaces:
+    return TenantPlaces(tenant=tenant)
+
+
 def submitted_alone(engine: Engine, acceptance: Acceptance, item: dict[str, Any]) -> str:
     """What came of an item that was submitted alone."""
     try:
@@ -473,11 +478,11 @@ def test_any_mix_over_any_chunks_is_the_same_as_one_at_a_time(
     overlap: bool,
 ) -> None:
     places = StorageSettings()
-    acceptance = Acceptance(OpenPlaces(places), places, LimitSettings(max_steps=100))
+    acceptance = Acceptance(OpenPlaces(places), places, LimitSettings(max_steps=100), anywhere)
 
     def together(asked: list[dict[str, Any]]) -> list[str]:
         answers: list[Answer] = []
-        writing = Writing(None, remember=timedelta(days=1), strict=False)
+        writing = Writing(None, tenant="default", remember=timedelta(days=1), strict=False)
 
         def write(one: Chunk) -> Sequence[submit.Answer]:
             with engine.begin() as connection:

@@ -114,7 +114,7 @@ class Process:
         watch = self._cold_start.watching(watch)
         worker, database_settings = WorkerSettings.load(), DatabaseSettings.load()
         self._broker = BrokerSettings.load()
-        storage = OpenPlaces(StorageSettings.load())
+        places = StorageSettings.load()
         limits = LimitSettings.load()
         if upscaler is None:
             upscaler, capacity = load(worker, limits, self._cold_start)
@@ -137,7 +137,8 @@ class Process:
         pipeline = Pipeline(
             run_id=self._run.id,
             engine=self._engine,
-            storage=storage,
+            storage=OpenPlaces(places),
+            own=places.own,
             upscaler=upscaler,
             capacity=capacity,
             worker=worker,

@@ -35,6 +35,7 @@ from twofold_schema.ledger.low_water import LowWater
 from twofold_schema.settings import LimitSettings, WorkerSettings
 from twofold_schema.states import JobClass
 from twofold_schema.storage.port import Content, Storage
+from twofold_schema.tenant_places import OwnPlaces
 from twofold_worker.capacity import Capacity
 from twofold_worker.codec import latents, result, source
 from twofold_worker.holdings import Holdings
@@ -56,6 +57,7 @@ class Pipeline:
     run_id: UUID
     engine: Engine
     storage: Storage
+    own: OwnPlaces
     upscaler: Upscaler
     capacity: Capacity
     worker: WorkerSettings
@@ -94,9 +96,9 @@ class Pipeline:
 
         Raises:
             JobError: The source is not there, neither a picture nor latents, or too large; or too
-                long to look for its size beyond the first bytes.
+                long to look for its size beyond the first bytes; or its tenant may not name it.
         """
-        place, length = ArtifactUri.parse(job.source), HEAD_BYTES
+        place, length = self._allowed_source(job), HEAD_BYTES
         with self.progress.step("measure", silence=self._silence) as advance:
             while True:
                 head = self.storage.read_head(place, length=length)
@@ -151,12 +153,13 @@ class Pipeline:
         """Read the source.
 
         Raises:
-            JobError: It is not there, may not be read, or is too long.
+            JobError: It is not there, may not be read, or is too long; or its tenant may not name
+                it, or the place of its result, which is known before the device works for it.
         """
+        place = self._allowed_source(job)
+        self._check_result(job)
         with self.progress.step("fetch", silence=self._silence):
-            content = self.storage.read(
-                ArtifactUri.parse(job.source), max_bytes=self.limits.max_source_bytes
-            )
+            content = self.storage.read(place, max_bytes=self.limits.max_source_bytes)
         self.watch("fetch", job.id)
         return content
 
@@ -237,10 +240,11 @@ class Pipeline:
         """Put the result, and before it the preview, where only this claim writes.
 
         Raises:
-            JobError: They may not be written there, or storage is away.
+            JobError: They may not be written there, or not by its tenant, or storage is away.
         """
         prepared = encoded.upscaled.prepared
         job, (width, height) = prepared.job, prepared.decoded.size
+        self._check_result(job)
         place, preview = result_place(job, job.claim), preview_place(job, job.claim)
         stored = Result(
             uri=str(place),
@@ -303,6 +307,16 @@ class Pipeline:
             # They wait again, before jobs that came later.
             self.low_water.forget()
         self.holdings.drop(outcome.claim for outcome in ended)
+
+    def _allowed_source(self, job: ClaimedJob) -> ArtifactUri:
+        place = ArtifactUri.parse(job.source)
+        job.places.check_source(place, self.own)
+        return place
+
+    def _check_result(self, job: ClaimedJob) -> None:
+        job.places.check_result(
+            result_place(job, job.claim), prefix=ArtifactUri.parse(job.output_prefix), own=self.own
+        )
 
     @property
     def _silence(self) -> float:

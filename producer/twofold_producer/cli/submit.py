@@ -13,10 +13,11 @@ from twofold_producer.cli.jobs import Output, OutputOption, show, wait_for
 from twofold_producer.producer import Producer
 from twofold_producer.submit.submission import Answer, Submission
 from twofold_schema.formats import ResultFormat
+from twofold_schema.ledger.new_jobs import DEFAULT_TENANT
 from twofold_schema.states import JobClass
 
 #: What goes with a manifest; all else is said by its lines.
-_WITH_MANIFEST = {"manifest", "submission_key", "output"}
+_WITH_MANIFEST = {"manifest", "submission_key", "tenant", "output"}
 
 
 def submit(
@@ -34,6 +35,7 @@ def submit(
         str | None,
         typer.Option(help="Your name for all of them together: run it again, and it goes on."),
     ] = None,
+    tenant: Annotated[str, typer.Option(help="Whose jobs they are.")] = DEFAULT_TENANT,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the results.")] = False,
     timeout: Annotated[float | None, typer.Option(help="Seconds to wait.")] = None,
     steps: Annotated[int, typer.Option(help="Sampling steps.")] = 20,
@@ -70,7 +72,7 @@ def submit(
         }
         if given - _WITH_MANIFEST:
             raise typer.BadParameter("with --manifest its lines say what is asked; give no more")
-        _submit_manifest(manifest, submission_key, output)
+        _submit_manifest(manifest, submission_key, tenant, output)
         return
     if not sources:
         raise typer.BadParameter("give a source, or --manifest")
@@ -93,6 +95,7 @@ def submit(
     with Producer() as producer:
         submission = producer.submit_many(
             ({"source": source, **asked} for source in sources),
+            tenant=tenant,
             key=submission_key,
             strict=len(sources) == 1,
         )
@@ -107,10 +110,13 @@ def submit(
         raise typer.Exit(EXIT_NOT_ACCEPTED)
 
 
-def _submit_manifest(place: str, submission_key: str | None, output: Output) -> None:
+def _submit_manifest(place: str, submission_key: str | None, tenant: str, output: Output) -> None:
     with Producer() as producer:
         submission = producer.submit_many(
-            producer.manifest(place), key=submission_key, on_answers=partial(_tell, output)
+            producer.manifest(place, tenant=tenant),
+            tenant=tenant,
+            key=submission_key,
+            on_answers=partial(_tell, output),
         )
     if output is Output.JSON:
         counts = {name: getattr(submission, name) for name in ("created", "existing", "invalid")}

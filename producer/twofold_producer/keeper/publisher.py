@@ -17,9 +17,10 @@ from sqlalchemy.exc import DBAPIError
 
 from twofold_schema.artifacts import ArtifactUri, publish_place
 from twofold_schema.database import persevere
-from twofold_schema.errors import JobError
+from twofold_schema.errors import InvalidUri, JobError
 from twofold_schema.job import Job
-from twofold_schema.ledger import objects
+from twofold_schema.ledger import objects, rights
+from twofold_schema.ledger.rights import Rights
 from twofold_schema.storage.port import Storage
 
 log = structlog.get_logger(__name__)
@@ -53,15 +54,19 @@ class Publisher:
         paused = [job_id for job_id, (until, _) in self._pauses.items() if until > now]
         with self._engine.connect() as connection:
             jobs = objects.unpublished(connection, limit=_JOBS_PER_LOOK, but=paused)
+            limited = rights.of_each(connection, {job.tenant for job in jobs}) if jobs else {}
         if not jobs:
             return 0
         with ThreadPoolExecutor(_THREADS, "publish") as pool:
-            return sum(pool.map(self._attempt, jobs))
+            return sum(pool.map(lambda job: self._attempt(job, limited.get(job.tenant)), jobs))
 
-    def _attempt(self, job: Job) -> bool:
+    def _attempt(self, job: Job, limits: Rights | None) -> bool:
         try:
+            if limits is not None and (name := publish_place(job)) is not None:
+                # A tenant may have lost the place since it asked for it.
+                limits.places.check_name(name)
             copied = self._bring_up_to_date(job)
-        except JobError as error:
+        except (JobError, InvalidUri) as error:
             _, pause = self._pauses.get(job.id, (0.0, _FIRST_PAUSE / 2))
             pause = min(2 * pause, _LONGEST_PAUSE)
             self._pauses[job.id] = (time.monotonic() + pause, pause)

@@ -17,6 +17,7 @@ class Writing:
 
     Args:
         key: The caller's own name for the submission.
+        tenant: Whose submission it is.
         remember: How long keys are held.
         strict: Raise at the first job whose key belongs to another payload.
 
@@ -24,9 +25,10 @@ class Writing:
         submission_id: Of the submission, once a chunk was written.
     """
 
-    def __init__(self, key: str | None, *, remember: timedelta, strict: bool) -> None:
+    def __init__(self, key: str | None, *, tenant: str, remember: timedelta, strict: bool) -> None:
         self.submission_id: UUID = new_id()
         self._key = key
+        self._tenant = tenant
         self._remember = remember
         self._strict = strict
         # A script that is run again finds long stretches of keys that are held.
@@ -46,11 +48,13 @@ class Writing:
         Raises:
             SubmissionSealed: Some of its jobs are new, but the submission takes no more.
             KeyReused: One of its keys belongs to another payload, and `strict`.
+            QueueFull: Its tenant would have more jobs waiting than it may.
         """
         if chunk.is_first:
             self.submission_id = submissions.begin(
                 connection,
                 submission_id=self.submission_id,
+                tenant=self._tenant,
                 key=self._key,
                 remember_key=self._remember,
             )
