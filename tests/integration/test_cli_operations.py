@@ -80,22 +80,59 @@ class TestTenants:
         assert (said.returncode, said.stdout) == (0, "zoo: weight 2, 64 running at once\n")
         rows = json.loads(twofold("tenants", "list", "-o", "json").stdout)
         assert [list(row.values()) for row in rows] == [
-            ["acme", 1.0, None, 2, 1],
-            ["zoo", 2.0, 64, 0, 0],
+            ["acme", 1.0, None, 2, 1, *[None] * 5],
+            ["zoo", 2.0, 64, 0, 0, *[None] * 5],
         ]
         table = twofold("tenants", "list").stdout.splitlines()
-        assert table[1].split() == ["acme", "1", "any", "2", "1"]
+        assert table[1].split() == ["acme", "1", "any", "2", "1", *["any"] * 5]
 
         again = twofold("tenants", "set", "zoo", "--any-number", "--reason", "why not")
         assert again.stdout == "zoo: weight 2, any number running at once\n"
 
     @pytest.mark.parametrize(
         "said",
-        [[], ["--weight", "0"], ["--weight", "nan"], ["--any-number", "--max-running", "1"]],
+        [
+            [],
+            ["--weight", "0"],
+            ["--weight", "nan"],
+            ["--any-number", "--max-running", "1"],
+            ["--may-read", "http://elsewhere/"],
+            ["--may-write", "any", "--may-write", "s3://zoo"],
+            ["--max-queued", "-1"],
+            ["--max-queued", "many"],
+            ["--rate", "0"],
+            ["--burst", "0"],
+        ],
     )
-    def test_a_share_that_is_none_ends_with_2(self, twofold: Shell, said: list[str]) -> None:
+    def test_what_is_no_share_or_right_ends_with_2(self, twofold: Shell, said: list[str]) -> None:
         ended = twofold("tenants", "set", "zoo", *said, "--reason", "why")
         assert (ended.returncode, "Traceback" in ended.stderr) == (2, False)
+
+    def test_may_do_what_was_said_and_what_was_not_said_stays(self, twofold: Shell) -> None:
+        said = twofold(
+            *("tenants", "set", "zoo", "--may-read", "s3://zoo/in/", "--may-read", "s3://shared"),
+            *("--may-write", "none", "--max-queued", "500", "--rate", "2.5", "--burst", "10"),
+            *("--weight", "2", "--reason", "contract 7"),
+        )
+        again = twofold(
+            *("tenants", "set", "zoo", "--max-queued", "any", "--may-write", "s3://zoo/out"),
+            *("--reason", "contract 8"),
+        )
+
+        assert said.stdout == (
+            "zoo: weight 2, any number running at once, reads s3://zoo/in s3://shared, writes "
+            "nowhere, 500 waiting, 2.5 requests per second, 10 at once\n"
+        ), said.stderr
+        assert again.returncode == 0, again.stderr
+        (row,) = json.loads(twofold("tenants", "list", "-o", "json").stdout)
+        assert list(row.values()) == [
+            *("zoo", 2.0, None, 0, 0, None, 2.5, 10),
+            *(["s3://zoo/in", "s3://shared"], ["s3://zoo/out"]),
+        ]
+        assert "s3://zoo/in s3://shared" in twofold("tenants", "list").stdout
+        noted = json.loads(twofold("operations", "list", "--kind", "rights", "-o", "json").stdout)
+        assert [one["reason"] for one in noted] == ["contract 8", "contract 7"]
+        assert noted[1]["change"]["may_write"] == []
 
 
 class TestByFilter:

@@ -9,6 +9,7 @@ from twofold_producer.cli import (
     config,
     course,
     jobs,
+    keys,
     local,
     operations,
     pauses,
@@ -32,7 +33,8 @@ jobs.app.command()(course.retry)
 app.add_typer(jobs.app, name="jobs", help="Look at jobs and change their course.")
 app.add_typer(submissions.app, name="submissions", help="Look at what was submitted together.")
 app.add_typer(operations.app, name="operations", help="What was asked for by filter, and by whom.")
-app.add_typer(tenants.app, name="tenants", help="What tenants are due, and what they have.")
+app.add_typer(tenants.app, name="tenants", help="What tenants are due, may do, and have.")
+app.add_typer(keys.app, name="keys", help="API keys: who may ask over HTTP.")
 app.add_typer(serve.database_app, name="db", help="The job table.")
 app.add_typer(config.app, name="config", help="The settings.")
 for command in (

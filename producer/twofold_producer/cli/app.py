@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from twofold_schema.errors import (
+    ApiKeyNotFound,
     ConfigError,
     InvalidOperation,
     JobNotFound,
@@ -30,6 +31,7 @@ EXIT_CODES = (
     (ConfigError, 2),
     (SubmitError, EXIT_NOT_ACCEPTED),
     (InvalidOperation, 2),
+    (ApiKeyNotFound, EXIT_NOT_FOUND),
     (JobNotFound, EXIT_NOT_FOUND),
     (OperationNotFound, EXIT_NOT_FOUND),
     (SubmissionNotFound, EXIT_NOT_FOUND),

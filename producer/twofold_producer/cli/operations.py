@@ -1,4 +1,4 @@
-"""`twofold operations …`: what was asked for by filter, who paused, who set a share."""
+"""`twofold operations …`: what was asked for by filter; who paused, set shares, made keys."""
 
 import json
 import sys
@@ -42,7 +42,7 @@ def list_(
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List what was asked for, newest first: cancels, retries, pauses, shares."""
+    """List what was asked for, newest first: cancels, retries, pauses, shares, rights, keys."""
     engine = database.connect(DatabaseSettings.load())
     with engine.connect() as connection:
         found = operations.find(
