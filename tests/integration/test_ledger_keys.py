@@ -250,7 +250,8 @@ class TestRotate:
         left = authenticated(engine, old.secret)
         assert left.rotated_to == new.key.id
         assert left.expires_at is not None
-        assert timedelta(0) < left.expires_at - new.key.created_at <= timedelta(hours=1)
+        overlap = left.expires_at - new.key.created_at
+        assert abs(overlap - timedelta(hours=1)) < timedelta(seconds=1)
         expired(engine, old)
         with pytest.raises(InvalidApiKey):
             authenticated(engine, old.secret)

@@ -108,7 +108,10 @@ class TestSubmit:
     ) -> None:
         allowed(house.engine, may_read=[f"s3://{bucket}/in"], may_write=[f"s3://{bucket}/out"])
         inside = f"s3://{bucket}/in/cat.png"
-        named = {"output_prefix": f"s3://{bucket}/out/deep", "publish_as": "big/{stem}"}
+        named: dict[str, Any] = {
+            "output_prefix": f"s3://{bucket}/out/deep",
+            "publish_as": "big/{stem}",
+        }
         uploaded = producer.submit(encoded(), tenant="acme").job_id
         again = job_of(house.engine, uploaded).source
 

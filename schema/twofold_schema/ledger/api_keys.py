@@ -283,4 +283,4 @@ def _note(
 
 
 def _moment(time: datetime | None) -> str | None:
-    return time and time.isoformat()
+    return None if time is None else time.isoformat()

@@ -14,6 +14,9 @@ from twofold_schema.job import DEFAULT_TENANT, Output, Parameters
 from twofold_schema.lanes import Measure
 from twofold_schema.states import JobClass
 
+#: Whose jobs are that name no tenant.
+DEFAULT_TENANT = "default"
+
 _canonical = json.JSONEncoder(sort_keys=True, default=str).encode
 #: What a payload has where the parts of one job belong: no text of a job holds a NUL.
 _GAP = re.compile(r'"\\u0000"')

@@ -14,6 +14,7 @@ from twofold_schema.errors import SubmissionNotFound
 from twofold_schema.ids import new_id
 from twofold_schema.job import DEFAULT_TENANT, JOB_COLUMNS, Job
 from twofold_schema.ledger.history import ALL_JOBS
+from twofold_schema.ledger.new_jobs import DEFAULT_TENANT
 from twofold_schema.states import JobState
 from twofold_schema.submission import SubmissionReport
 

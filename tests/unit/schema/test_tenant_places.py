@@ -132,6 +132,8 @@ class TestHolds:
             "s3://bucket/team/..%2fother",
             "s3://bucket/team/x%2f..%2f..%2fother",
             "s3://bucket/team%2fx",
+            "s3://bucket/team/x%2fy",
+            "s3://bucket/team/x%255cy",
             "s3://bucket/team/..\\other",
             "s3://bucket/team/%00",
             "s3://bucket/team/%c0%ae%c0%ae/x",

@@ -1,5 +1,7 @@
 """Who may do what: API keys, and the rights of tenants."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
@@ -12,7 +14,7 @@ depends_on = None
 _OLD_KINDS = "'cancel', 'retry', 'pause', 'resume', 'share'"
 _NEW_KINDS = "'rights', 'create_key', 'rotate_key', 'revoke_key'"
 
-_RIGHTS = {
+_RIGHTS: dict[str, sa.types.TypeEngine[Any]] = {
     "may_read": postgresql.ARRAY(sa.Text()),
     "may_write": postgresql.ARRAY(sa.Text()),
     "max_queued": sa.BigInteger(),
