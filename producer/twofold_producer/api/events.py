@@ -39,10 +39,12 @@ async def follow(
     kept for you, and is the last: list the jobs anew, and begin again without `Last-Event-ID`.
     """
     listener = Listener(tenant=caller.tenant, submission_id=submission, job_id=job)
-    # At once, so that whoever follows knows that nothing is missed from here on.
-    yield ServerSentEvent(comment="following")
     try:
         async for event in parts.follower.listen(listener, after):
+            if event is None:
+                # So that whoever follows knows that nothing is missed from here on.
+                yield ServerSentEvent(comment="following")
+                continue
             report = EventReport.of(event)
             yield ServerSentEvent(
                 event="job", id=report.position, raw_data=report.model_dump_json()

@@ -168,8 +168,10 @@ class Follower:
                 await asyncio.wait_for(ended.wait(), seconds)
         self._notice()
 
-    async def listen(self, listener: Listener, after: Position | None) -> AsyncIterator[Event]:
-        """Events as they come.
+    async def listen(
+        self, listener: Listener, after: Position | None
+    ) -> AsyncIterator[Event | None]:
+        """Events as they come; first None, once nothing is missed from then on.
 
         Args:
             listener: Of whom.
@@ -184,6 +186,7 @@ class Follower:
             end = await self._in_thread(self._end)
             # Meanwhile another may have begun; from where that is, this one is told as well.
             begin = self._position = self._position or end
+            yield None
             if after is not None:
                 async for event in self._replay(listener, after, begin):
                     yield event
@@ -214,7 +217,9 @@ class Follower:
     async def _read_on(self) -> bool:
         """Tell of the next events; whether there may be more already."""
         if self._position is None:
-            self._position = await self._in_thread(self._end)
+            end = await self._in_thread(self._end)
+            # Unless somebody who listens has begun meanwhile, and somewhere before.
+            self._position = self._position or end
             return True
         page = await self._in_thread(self._page, self._position)
         for event in page:
