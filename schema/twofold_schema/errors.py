@@ -4,10 +4,12 @@
     ├─ ConfigError               the process stops at start
     ├─ LedgerError               the caller of the ledger is told at once
     │   ├─ JobNotFound, SubmissionNotFound, OperationNotFound
+    │   ├─ WebhookNotFound, DeliveryNotFound
     │   ├─ JobNotRetryable
-    │   ├─ InvalidOperation
+    │   ├─ InvalidOperation, InvalidWebhook
     │   ├─ InvalidPosition
     │   └─ RunLost               this run may touch nothing any more
+    ├─ AddressRefused            nothing was sent
     ├─ DatabaseUnavailable       nothing was done
     ├─ WaitTimeout               the work goes on
     ├─ SubmitError               the job was not accepted; nothing was written
@@ -75,6 +77,18 @@ class OperationNotFound(LedgerError):
     code = "operation_not_found"
 
 
+class WebhookNotFound(LedgerError):
+    """No webhook endpoint has this id; check the id and the database it was made in."""
+
+    code = "webhook_not_found"
+
+
+class DeliveryNotFound(LedgerError):
+    """No delivery has this id, or it was forgotten after TWOFOLD_WEBHOOK_DAYS; check the id."""
+
+    code = "delivery_not_found"
+
+
 class JobNotRetryable(LedgerError):
     """Only a failed or expired job can be retried; submit a cancelled or finished one anew."""
 
@@ -87,6 +101,12 @@ class InvalidOperation(LedgerError):
     code = "invalid_operation"
 
 
+class InvalidWebhook(LedgerError):
+    """This can be no webhook endpoint; mend what the message names."""
+
+    code = "invalid_webhook"
+
+
 class InvalidPosition(LedgerError):
     """This names no place in the stream of events; pass one that an event gave, or begin anew."""
 
@@ -97,6 +117,12 @@ class RunLost(LedgerError):
     """This run's lease is gone and its jobs were given to others; start a new run."""
 
     code = "run_lost"
+
+
+class AddressRefused(TwofoldError):
+    """The receiver's address is not public; use another, or allow it by TWOFOLD_WEBHOOK_ALLOW."""
+
+    code = "address_refused"
 
 
 class DatabaseUnavailable(TwofoldError):
