@@ -26,6 +26,8 @@ class OperationKind(StrEnum):
     RESUME = "resume"
     #: Say what a tenant is due.
     SHARE = "share"
+    #: Make or change a webhook endpoint.
+    WEBHOOK = "webhook"
 
 
 class JobFilter(BaseModel):
@@ -62,7 +64,7 @@ class Operation:
 
     Attributes:
         filter: Whose jobs; of a pause, a resume and a share, their scope.
-        change: What a share was set to.
+        change: What a share was set to, or what was done to a webhook endpoint.
         who: Asked for it.
         reason: Why, for people.
         expected: How many jobs matched when they were counted before it; None if nobody did.

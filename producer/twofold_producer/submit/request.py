@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeAlias, TypeGuard
+from uuid import UUID
 
 from PIL import Image
 from pydantic import (
@@ -83,6 +84,8 @@ class JobRequest(Parameters):
         start_by: Expire unless a worker took it by then.
         finish_by: Expire unless it is finished by then.
         max_attempts: 1 to 20; None for TWOFOLD_MAX_ATTEMPTS.
+        webhook: The id of a webhook endpoint that is told of the job's end, besides those that
+            are told of everything.
     """
 
     model_config = ConfigDict(
@@ -108,6 +111,7 @@ class JobRequest(Parameters):
     start_by: AwareDatetime | None = None
     finish_by: AwareDatetime | None = None
     max_attempts: Annotated[int, Field(ge=1, le=20)] | None = None
+    webhook: UUID | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

@@ -20,6 +20,8 @@ of their ids first, or skips those that others hold, so that no two of them wait
     shares     set_share, fold                          whose turn it is
     pauses     pause, resume, in_force                  what is not claimed from for a while
     events     read, end                                what happened, in an order that stays
+    webhooks   create, rotate, disable, enable          who is told what happened
+    deliveries  lease, record, redeliver, ...           what is told, and how far that is
     tallies    overview, backlog, fold, correct         how many there are; with `shares` it keeps
                                                         one of the `journals`
     rollups    roll_up, read, forget                    events by the minute, for charts

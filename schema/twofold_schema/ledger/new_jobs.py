@@ -30,6 +30,7 @@ class Terms:
         start_at: Not before this time.
         start_by: Expire unless claimed by then.
         finish_by: Expire unless finished by then.
+        webhook: The tenant's endpoint that is told of the end, whatever else is.
     """
 
     output_prefix: str
@@ -41,6 +42,7 @@ class Terms:
     start_at: datetime | None = None
     start_by: datetime | None = None
     finish_by: datetime | None = None
+    webhook: UUID | None = None
 
     @cached_property
     def unpublished(self) -> list[str]:
@@ -66,6 +68,7 @@ class Terms:
             "start_at": self.start_at,
             "start_by": self.start_by,
             "finish_by": self.finish_by,
+            **({} if self.webhook is None else {"webhook": self.webhook}),
         }
 
 

@@ -7,13 +7,13 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from twofold_schema.errors import KeyReused, SubmissionSealed
+from twofold_schema.errors import InvalidParameter, KeyReused, SubmissionSealed, SubmitError
 from twofold_schema.ids import new_id
-from twofold_schema.ledger import copying, keys
+from twofold_schema.ledger import copying, keys, webhooks
 from twofold_schema.ledger.new_jobs import Accepted, NewJob
 
 #: What comes of one job of several.
-Answer: TypeAlias = Accepted | KeyReused
+Answer: TypeAlias = Accepted | KeyReused | InvalidParameter
 
 # By whose clock jobs are queued and keys forgotten.
 _CLOCK = text("SELECT clock_timestamp() AS now, clock_timestamp() + :remember AS expires_at")
@@ -42,6 +42,7 @@ def insert_jobs(
 
     Raises:
         KeyReused: A key belongs to a job with another payload; the caller must roll back.
+        InvalidParameter: A job names an endpoint that its tenant does not have; the same.
     """
     answers = insert_each(
         connection,
@@ -52,7 +53,7 @@ def insert_jobs(
     )
     accepted = []
     for answer in answers:
-        if isinstance(answer, KeyReused):
+        if isinstance(answer, SubmitError):
             raise answer
         accepted.append(answer)
     return accepted
@@ -69,7 +70,9 @@ def insert_each(
     likely_new: bool = False,
     again: bool = False,
 ) -> list[Answer]:
-    """Write jobs, each once per key; one whose key is taken does not stop the others.
+    """Write jobs, each once per key; one that cannot be written does not stop the others.
+
+    That is one whose key is taken, or that names an endpoint which its tenant does not have.
 
     Args:
         connection: In a transaction.
@@ -87,6 +90,21 @@ def insert_each(
     Raises:
         SubmissionSealed: One of the jobs is new, and the submission is sealed.
     """
+    strays = _strays(connection, new_jobs)
+    if strays:
+        good = [at for at in range(len(new_jobs)) if at not in strays]
+        written = insert_each(
+            connection,
+            [new_jobs[at] for at in good],
+            job_ids=[job_ids[at] for at in good],
+            submission_id=submission_id,
+            remember_keys=remember_keys,
+            sealed=sealed,
+            likely_new=likely_new,
+            again=again,
+        )
+        by_place: dict[int, Answer] = {**strays, **dict(zip(good, written, strict=True))}
+        return [by_place[at] for at in range(len(new_jobs))]
     digests = (b"" if new_job.key is None else new_job.fingerprint() for new_job in new_jobs)
     proposals = list(zip(job_ids, new_jobs, digests, strict=True))
     first: dict[keys.TenantKey, keys.Holder] = {}
@@ -114,6 +132,19 @@ def insert_each(
     if created:
         copying.copy_jobs(connection, created, submission_id=submission_id, now=clock.now)
     return answers
+
+
+def _strays(connection: Connection, new_jobs: Sequence[NewJob]) -> dict[int, InvalidParameter]:
+    """What is wrong with jobs that name another tenant's endpoint or none that is, by place."""
+    named = {webhook for new_job in new_jobs if (webhook := new_job.terms.webhook)}
+    if not named:
+        return {}
+    tenants = webhooks.tenants(connection, named)
+    return {
+        at: webhooks.unknown(terms.tenant, terms.webhook)
+        for at, terms in enumerate(new_job.terms for new_job in new_jobs)
+        if terms.webhook and tenants.get(terms.webhook) != terms.tenant
+    }
 
 
 def _answers(

@@ -1,6 +1,6 @@
 """The tables, a module for each part of the ledger."""
 
-from twofold_schema.tables import counts, fleet, jobs, operations, shares, submissions
+from twofold_schema.tables import counts, fleet, jobs, operations, shares, submissions, webhooks
 from twofold_schema.tables.base import is_in_code, metadata
 
 __all__ = [
@@ -12,4 +12,5 @@ __all__ = [
     "operations",
     "shares",
     "submissions",
+    "webhooks",
 ]
