@@ -17,6 +17,7 @@ from twofold_schema.settings import (
     LimitSettings,
     LogSettings,
     StorageSettings,
+    WebhookSettings,
 )
 
 database_app = typer.Typer(no_args_is_help=True)
@@ -30,7 +31,7 @@ def migrate() -> None:
 
 
 def keeper() -> None:
-    """Promote, expire, rescue, ring, operate, add up, publish, collect, until SIGTERM.
+    """Promote, expire, rescue, ring, operate, add up, publish, collect, tell, until SIGTERM.
 
     Run one or more.
     """
@@ -41,6 +42,7 @@ def keeper() -> None:
         BrokerSettings.load(),
         StorageSettings.load(),
         LimitSettings.load(),
+        webhooks=WebhookSettings.load(),
     )
 
 
