@@ -15,6 +15,7 @@ from twofold_producer.cli import (
     serve,
     submissions,
     tenants,
+    webhooks,
 )
 from twofold_producer.cli.app import EXIT_CODES, app, err
 from twofold_producer.cli.check import check
@@ -33,6 +34,7 @@ app.add_typer(jobs.app, name="jobs", help="Look at jobs and change their course.
 app.add_typer(submissions.app, name="submissions", help="Look at what was submitted together.")
 app.add_typer(operations.app, name="operations", help="What was asked for by filter, and by whom.")
 app.add_typer(tenants.app, name="tenants", help="What tenants are due, and what they have.")
+app.add_typer(webhooks.app, name="webhooks", help="Who is told what happened, and what arrives.")
 app.add_typer(serve.database_app, name="db", help="The job table.")
 app.add_typer(config.app, name="config", help="The settings.")
 for command in (

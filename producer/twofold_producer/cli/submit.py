@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any
+from uuid import UUID
 
 import typer
 
@@ -57,6 +58,9 @@ def submit(
         str | None,
         typer.Option(help="Copy each result to this name, e.g. 'big/{stem}'; {key}, {job} too."),
     ] = None,
+    webhook: Annotated[
+        UUID | None, typer.Option(help="Id of an endpoint that is told of each job's end.")
+    ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Submit pictures; print the jobs, or with --wait the places of their results.
@@ -89,6 +93,7 @@ def submit(
         "output_format": output_format,
         "output_quality": output_quality,
         "publish_as": publish_as,
+        "webhook": webhook,
     }
     with Producer() as producer:
         submission = producer.submit_many(
