@@ -37,9 +37,25 @@ _ENDPOINT_PAUSE, _LONGEST_ENDPOINT_PAUSE = 5.0, 300.0
 _LOGGED, _MAX_ERROR = 20, 300
 _FORGET_ROWS = 5000
 
-# Takes what is due, of each endpoint no more than it has room for, of those that fail no more than
-# so many together, and of all endpoints by lot.
-_LEASE = text("""
+
+def _due(which: str, limit: str) -> str:
+    """What is due of endpoints, these by lot: no more is locked than is wanted."""
+    return f"""
+        SELECT one.id, lot.url, lot.failing
+        FROM (SELECT * FROM room WHERE tries > 0 AND {which} ORDER BY random()) AS lot
+        CROSS JOIN LATERAL (
+            SELECT id FROM deliveries
+            WHERE webhook_id = lot.id AND state = 'pending'
+              AND next_try_at <= (SELECT clock_timestamp())
+            ORDER BY next_try_at LIMIT lot.tries FOR UPDATE SKIP LOCKED
+        ) AS one
+        LIMIT :{limit}
+    """  # noqa: S608 - built from constants of this module
+
+
+# Takes what is due, of each endpoint no more than it has room for, and of those that fail no more
+# than so many together.
+_LEASE = text(f"""
     WITH room AS (
         SELECT webhooks.id, url, failing_since IS NOT NULL AS failing,
                CASE WHEN failing_since IS NULL THEN :each ELSE 1 END
@@ -49,23 +65,17 @@ _LEASE = text("""
                AS busy (id, tries) USING (id)
         WHERE disabled_at IS NULL
           AND (retry_at IS NULL OR retry_at <= (SELECT clock_timestamp()))
-    ), due AS (
-        SELECT one.id, room.url, room.failing,
-               row_number() OVER (PARTITION BY room.failing ORDER BY random()) AS lot
-        FROM room CROSS JOIN LATERAL (
-            SELECT id FROM deliveries
-            WHERE webhook_id = room.id AND state = 'pending'
-              AND next_try_at <= (SELECT clock_timestamp())
-            ORDER BY next_try_at LIMIT greatest(room.tries, 0) FOR UPDATE SKIP LOCKED
-        ) AS one
     ), taken AS (
-        SELECT * FROM due WHERE NOT failing OR lot <= :failing_rows ORDER BY random() LIMIT :rows
+        SELECT * FROM (
+            ({_due("NOT failing", "rows")}) UNION ALL ({_due("failing", "failing_rows")})
+        ) AS due
+        ORDER BY random() LIMIT :rows
     )
     UPDATE deliveries SET next_try_at = clock_timestamp() + :lease
     FROM taken WHERE deliveries.id = taken.id
     RETURNING deliveries.id, webhook_id, url, failing, body, next_try_at AS until,
               clock_timestamp() AS began_at
-""")
+""")  # noqa: S608 - built from constants of this module
 
 # What signs for these endpoints, the newest first.
 _SECRETS = text("""
