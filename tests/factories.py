@@ -9,16 +9,19 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from pydantic import SecretStr
 from sqlalchemy import Connection, Engine, text
 
 from twofold_schema import lanes
+from twofold_schema.egress import Egress, networks, ports
 from twofold_schema.ids import new_id
 from twofold_schema.job import Claim, ClaimedJob, Job, Output, Parameters, Result
-from twofold_schema.ledger import claims, reads, submit, sweeps
+from twofold_schema.ledger import claims, deliveries, reads, submit, sweeps, webhooks
 from twofold_schema.ledger import runs as ledger_runs
 from twofold_schema.ledger.new_jobs import NewJob, Terms
 from twofold_schema.states import JobClass, JobState
 from twofold_schema.tenant_places import TenantPlaces
+from twofold_schema.webhook import Delivery, Webhook
 
 PREFIX = "s3://twofold/results"
 REVISION = "revision-1"
@@ -27,6 +30,9 @@ REVISION = "revision-1"
 AMPLE = timedelta(hours=1)
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
 FUTURE = datetime(2100, 1, 1, tzinfo=UTC)
+
+#: Open to everything, as no operator would have it: receivers of tests are on loopback.
+WHEREVER = Egress(networks=networks("0.0.0.0/0,::/0"), ports=ports("1-65535"), plain=True)
 
 _SILENCE = text("""
     UPDATE runs SET lease_expires_at = '2020-01-01Z', lease_seconds = 0 WHERE id = :id
@@ -127,6 +133,20 @@ def submitted(engine: Engine, *new_jobs: NewJob) -> list[UUID]:
     with engine.begin() as connection:
         answers = submit.insert_jobs(connection, new_jobs or [new_job()])
     return [answer.job_id for answer in answers]
+
+
+def endpoint(
+    engine: Engine, url: str = "https://receiver.example/hook", **options: Any
+) -> tuple[Webhook, SecretStr]:
+    """An endpoint that was made and committed, wherever it is, and its secret."""
+    with engine.begin() as connection:
+        return webhooks.create(connection, url, egress=WHEREVER, who="ann", **options)
+
+
+def outbox_of(engine: Engine) -> list[Delivery]:
+    """What is in the outbox, or was, the oldest first."""
+    with engine.connect() as connection:
+        return list(deliveries.find(connection, limit=1000))[::-1]
 
 
 def begun(engine: Engine, **changes: Any) -> UUID:

@@ -126,6 +126,7 @@ class Producer:
         tenant: str = DEFAULT_TENANT,
         key: str | None = None,
         strict: bool = False,
+        webhook: UUID | None = None,
         session: Session | None = None,
         on_answers: OnAnswers | None = None,
         chunk: int = CHUNK_ITEMS,
@@ -144,6 +145,8 @@ class Producer:
                 adds to the same submission, until that is sealed, and seals it.
             strict: Raise at the first item that is not accepted. What earlier chunks wrote stays,
                 and the submission stays open.
+            webhook: The id of a webhook endpoint that is told of the submission's end, besides
+                those that are told of everything; its jobs name their own.
             session: Write all of it inside this session's transaction: the jobs are there if,
                 and only if, the session commits. Pending changes are flushed first. After an error
                 the transaction is as it was before.
@@ -155,7 +158,7 @@ class Producer:
             The submission, sealed: it takes no more jobs.
 
         Raises:
-            InvalidParameter: The key is no key.
+            InvalidParameter: The key is no key, or there is no such endpoint.
             SubmissionSealed: Some of the items are new, but the submission of this key is sealed.
             QueueFull: The tenant would have more jobs waiting than it may. What earlier chunks
                 wrote stays, and the submission stays open.
@@ -169,7 +172,9 @@ class Producer:
             )
         if key is not None:
             check_key(key)
-        writing = Writing(key, tenant=tenant, remember=self._remember, strict=strict)
+        writing = Writing(
+            key, tenant=tenant, remember=self._remember, strict=strict, webhook=webhook
+        )
         accept = partial(self._acceptance.accept, tenant=tenant)
         chunks = gather(items, accept, strict=strict, most=chunk)
         tally = Tally(on_answers)

@@ -5,10 +5,12 @@
     ├─ LedgerError               the caller of the ledger is told at once
     │   ├─ JobNotFound, SubmissionNotFound, OperationNotFound, ApiKeyNotFound
     │   ├─ InvalidApiKey           unknown, revoked or expired: the log says which
+    │   ├─ WebhookNotFound, DeliveryNotFound
     │   ├─ JobNotRetryable
-    │   ├─ InvalidOperation
+    │   ├─ InvalidOperation, InvalidWebhook
     │   ├─ InvalidPosition
     │   └─ RunLost               this run may touch nothing any more
+    ├─ AddressRefused            nothing was sent
     ├─ DatabaseUnavailable       nothing was done
     ├─ ApiUnreachable            nobody knows whether it was done
     ├─ WaitTimeout               the work goes on
@@ -98,6 +100,18 @@ class InvalidApiKey(LedgerError):
     code = "invalid_api_key"
 
 
+class WebhookNotFound(LedgerError):
+    """No webhook endpoint has this id; check the id and the database it was made in."""
+
+    code = "webhook_not_found"
+
+
+class DeliveryNotFound(LedgerError):
+    """No delivery has this id, or it was forgotten after TWOFOLD_WEBHOOK_DAYS; check the id."""
+
+    code = "delivery_not_found"
+
+
 class JobNotRetryable(LedgerError):
     """Only a failed or expired job can be retried; submit a cancelled or finished one anew."""
 
@@ -110,6 +124,12 @@ class InvalidOperation(LedgerError):
     code = "invalid_operation"
 
 
+class InvalidWebhook(LedgerError):
+    """This can be no webhook endpoint; mend what the message names."""
+
+    code = "invalid_webhook"
+
+
 class InvalidPosition(LedgerError):
     """This names no place in the stream of events; pass one that an event gave, or begin anew."""
 
@@ -120,6 +140,12 @@ class RunLost(LedgerError):
     """This run's lease is gone and its jobs were given to others; start a new run."""
 
     code = "run_lost"
+
+
+class AddressRefused(TwofoldError):
+    """The receiver's address is not public; use another, or allow it by TWOFOLD_WEBHOOK_ALLOW."""
+
+    code = "address_refused"
 
 
 class DatabaseUnavailable(TwofoldError):

@@ -215,6 +215,7 @@ class Job:
     job_class: JobClass
     key: str | None
     submission_id: UUID | None
+    webhook_id: UUID | None
     state: JobState
     generation: int
     fence: int

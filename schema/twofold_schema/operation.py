@@ -34,6 +34,8 @@ class OperationKind(StrEnum):
     ROTATE_KEY = "rotate_key"
     #: End an API key.
     REVOKE_KEY = "revoke_key"
+    #: Make or change a webhook endpoint.
+    WEBHOOK = "webhook"
 
 
 class JobFilter(BaseModel):
@@ -70,7 +72,8 @@ class Operation:
 
     Attributes:
         filter: Whose jobs; of all but a cancel and a retry, their scope.
-        change: What a share or rights were set to, or which API key it was.
+        change: What a share or rights were set to, which API key it was, or what was done to an
+            endpoint.
         who: Asked for it.
         reason: Why, for people.
         expected: How many jobs matched when they were counted before it; None if nobody did.

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Annotated, Self, TypeAlias
+from uuid import UUID
 
 from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, model_validator
 
@@ -48,6 +49,8 @@ class JobFields(Parameters):
         start_by: Expire unless a worker took it by then.
         finish_by: Expire unless it is finished by then.
         max_attempts: 1 to 20; None for TWOFOLD_MAX_ATTEMPTS.
+        webhook: The id of a webhook endpoint that is told of the job's end, besides those that
+            are told of everything.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -70,6 +73,7 @@ class JobFields(Parameters):
     start_by: AwareDatetime | None = None
     finish_by: AwareDatetime | None = None
     max_attempts: Annotated[int, Field(ge=1, le=20)] | None = None
+    webhook: UUID | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

@@ -10,7 +10,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator
 
+from twofold_schema import egress
 from twofold_schema.artifacts import ArtifactUri, Places
+from twofold_schema.egress import Egress
 from twofold_schema.environment import Settings
 from twofold_schema.errors import InvalidUri, TooLarge
 from twofold_schema.lanes import LATTICE, SizeLimits, lattice_pixels
@@ -457,6 +459,36 @@ class ClientSettings(Settings):
         return url and url.rstrip("/")
 
 
+class WebhookSettings(Settings):
+    """Webhooks: where they may go, and how they are sent.
+
+    Attributes:
+        webhook_allow: Networks, comma-separated, such as `10.1.0.0/16`, in which receivers may be
+            though their addresses are not the world's.
+        webhook_http: Whether a receiver may be reached without TLS.
+        webhook_ports: Ports that receivers may have, `443,8000-8999`.
+        webhook_timeout_seconds: What one try may take in all, up to the answer's end.
+        webhook_threads: Tries that one keeper has under way at once.
+        webhook_days: How long a delivery is kept after its end, with the log of its tries.
+    """
+
+    webhook_allow: Annotated[str, _readable(egress.networks)] = ""
+    webhook_http: bool = False
+    webhook_ports: Annotated[str, _readable(egress.ports)] = "443,8443"
+    webhook_timeout_seconds: Annotated[float, Field(gt=0, le=30)] = 15.0
+    webhook_threads: Annotated[int, Field(ge=2, le=200)] = 32
+    webhook_days: Annotated[float, Field(gt=0, le=3650)] = 7.0
+
+    @property
+    def egress(self) -> Egress:
+        """What is open to webhooks."""
+        return Egress(
+            networks=egress.networks(self.webhook_allow),
+            ports=egress.ports(self.webhook_ports),
+            plain=self.webhook_http,
+        )
+
+
 class LogSettings(Settings):
     """What a process writes to standard error.
 
@@ -478,5 +510,6 @@ PARTS: tuple[type[Settings], ...] = (
     KeeperSettings,
     ApiSettings,
     ClientSettings,
+    WebhookSettings,
     LogSettings,
 )

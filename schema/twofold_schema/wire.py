@@ -69,6 +69,7 @@ class JobReport(BaseModel):
     output_prefix: str
     output: Output
     publish_to: str | None
+    webhook_id: UUID | None
     width: int | None
     height: int | None
     parameters: Parameters

@@ -5,12 +5,14 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import IO, Annotated, Any, Final
 from uuid import UUID
 
 import anyio
 import anyio.from_thread
 import anyio.to_thread
+import structlog
 from fastapi import APIRouter, Header, Query, Request, Response, status
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -24,11 +26,13 @@ from twofold_producer.api.service import Parts, Service
 from twofold_producer.submit.manifest import Line, lines
 from twofold_producer.submit.submission import Answer, Submission
 from twofold_schema.database import is_transient
-from twofold_schema.errors import BadRequest, DatabaseUnavailable, TwofoldError
+from twofold_schema.errors import ApiFailed, BadRequest, DatabaseUnavailable, TwofoldError
 from twofold_schema.ledger import submissions as ledger
 from twofold_schema.settings import LONGEST_WAIT_SECONDS
 from twofold_schema.submission import SubmissionReport
 from twofold_schema.wire import Fault, SubmissionStatus, Submit, Submitted
+
+log = structlog.get_logger(__name__)
 
 router = APIRouter(prefix="/v1/submissions", tags=["submissions"])
 
@@ -51,6 +55,15 @@ _BODY: Final[dict[str, Any]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class _Bulk:
+    """What jobs have in common that are submitted together."""
+
+    tenant: str
+    key: str
+    webhook: UUID | None
+
+
 @router.post(
     "",
     status_code=status.HTTP_202_ACCEPTED,
@@ -62,6 +75,8 @@ async def submit(
     request: Request,
     caller: Submitter,
     parts: Parts,
+    *,
+    webhook: Annotated[UUID | None, Query(description="The endpoint told of its end.")] = None,
     idempotency_key: IdempotencyKey = None,
     accept: Annotated[str | None, Header()] = None,
 ) -> Response:
@@ -77,14 +92,15 @@ async def submit(
     else:
         asked = _asked(await request.body())
         items = _items(asked, parts, caller.submits_for, key)
+    bulk = _Bulk(caller.submits_for, key, webhook)
     if JSON_LINES not in (accept or ""):
-        submission = await _in_thread(parts, caller.submits_for, key, items, None)
+        submission = await _in_thread(parts, bulk, items, None)
         body = Submitted.model_validate(_summed(submission))
         return JSONResponse(
             body.model_dump(mode="json"), status.HTTP_202_ACCEPTED, headers=_at(submission)
         )
     answers = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES)  # noqa: SIM115 - closed when sent
-    submission = await _in_thread(parts, caller.submits_for, key, items, answers)
+    submission = await _in_thread(parts, bulk, items, answers)
     return StreamingResponse(
         _sent(answers), status.HTTP_202_ACCEPTED, headers=_at(submission), media_type=JSON_LINES
     )
@@ -155,15 +171,13 @@ def _blocks(stream: AsyncIterator[bytes]) -> Iterator[bytes]:
 
 
 async def _in_thread(
-    parts: Service, tenant: str, key: str, items: Iterable[Line], answers: IO[bytes] | None
+    parts: Service, bulk: _Bulk, items: Iterable[Line], answers: IO[bytes] | None
 ) -> Submission:
-    return await anyio.to_thread.run_sync(
-        _submit, parts, tenant, key, items, answers, limiter=parts.bulks
-    )
+    return await anyio.to_thread.run_sync(_submit, parts, bulk, items, answers, limiter=parts.bulks)
 
 
 def _submit(
-    parts: Service, tenant: str, key: str, items: Iterable[Line], answers: IO[bytes] | None
+    parts: Service, bulk: _Bulk, items: Iterable[Line], answers: IO[bytes] | None
 ) -> Submission:
     came = Counter[str]()
 
@@ -175,16 +189,21 @@ def _submit(
 
     try:
         submission = parts.producer.submit_many(
-            items, tenant=tenant, key=key, on_answers=on_answers
+            items,
+            tenant=bulk.tenant,
+            key=bulk.key,
+            webhook=bulk.webhook,
+            on_answers=on_answers,
         )
     except TwofoldError as error:
         raise _with_report(error, came) from error
     except DBAPIError as error:
-        if not is_transient(error):
-            raise
-        away = DatabaseUnavailable(
+        away: TwofoldError = DatabaseUnavailable(
             "The database went away half way; send all of it again with the same Idempotency-Key."
         )
+        if not is_transient(error):
+            log.exception("submission_failed")
+            away = ApiFailed()
         raise _with_report(away, came) from error
     if answers is not None:
         answers.write(Submitted.model_validate(_summed(submission)).model_dump_json().encode())

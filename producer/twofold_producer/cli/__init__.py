@@ -16,6 +16,7 @@ from twofold_producer.cli import (
     serve,
     submissions,
     tenants,
+    webhooks,
 )
 from twofold_producer.cli.app import EXIT_CODES, app, err
 from twofold_producer.cli.check import check
@@ -35,6 +36,7 @@ app.add_typer(submissions.app, name="submissions", help="Look at what was submit
 app.add_typer(operations.app, name="operations", help="What was asked for by filter, and by whom.")
 app.add_typer(tenants.app, name="tenants", help="What tenants are due, may do, and have.")
 app.add_typer(keys.app, name="keys", help="API keys: who may ask over HTTP.")
+app.add_typer(webhooks.app, name="webhooks", help="Who is told what happened, and what arrives.")
 app.add_typer(serve.database_app, name="db", help="The job table.")
 app.add_typer(config.app, name="config", help="The settings.")
 for command in (

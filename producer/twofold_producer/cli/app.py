@@ -12,12 +12,15 @@ from rich.console import Console
 from twofold_schema.errors import (
     ApiKeyNotFound,
     ConfigError,
+    DeliveryNotFound,
     InvalidOperation,
+    InvalidWebhook,
     JobNotFound,
     OperationNotFound,
     SubmissionNotFound,
     SubmitError,
     WaitTimeout,
+    WebhookNotFound,
 )
 
 #: Something that was to be submitted was not accepted.
@@ -33,9 +36,12 @@ EXIT_CODES = (
     (SubmitError, EXIT_NOT_ACCEPTED),
     (InvalidOperation, 2),
     (ApiKeyNotFound, EXIT_NOT_FOUND),
+    (InvalidWebhook, 2),
     (JobNotFound, EXIT_NOT_FOUND),
     (OperationNotFound, EXIT_NOT_FOUND),
     (SubmissionNotFound, EXIT_NOT_FOUND),
+    (WebhookNotFound, EXIT_NOT_FOUND),
+    (DeliveryNotFound, EXIT_NOT_FOUND),
     (WaitTimeout, 124),
 )
 

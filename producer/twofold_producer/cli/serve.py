@@ -19,6 +19,7 @@ from twofold_schema.settings import (
     LimitSettings,
     LogSettings,
     StorageSettings,
+    WebhookSettings,
 )
 
 database_app = typer.Typer(no_args_is_help=True)
@@ -32,7 +33,7 @@ def migrate() -> None:
 
 
 def keeper() -> None:
-    """Promote, expire, rescue, ring, operate, add up, publish, collect, until SIGTERM.
+    """Promote, expire, rescue, ring, operate, add up, publish, collect, tell, until SIGTERM.
 
     Run one or more.
     """
@@ -43,6 +44,7 @@ def keeper() -> None:
         BrokerSettings.load(),
         StorageSettings.load(),
         LimitSettings.load(),
+        webhooks=WebhookSettings.load(),
     )
 
 

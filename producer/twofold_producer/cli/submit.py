@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any
+from uuid import UUID
 
 import typer
 
@@ -63,6 +64,9 @@ def submit(
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="A pair of your own, to find the jobs by."),
     ] = None,
+    webhook: Annotated[
+        UUID | None, typer.Option(help="Id of an endpoint that is told of each job's end.")
+    ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Submit pictures; print the jobs, or with --wait the places of their results.
@@ -96,6 +100,7 @@ def submit(
         "output_quality": output_quality,
         "publish_as": publish_as,
         "metadata": pairs(metadata or []),
+        "webhook": webhook,
     }
     with Producer() as producer:
         submission = producer.submit_many(

@@ -20,11 +20,13 @@ from twofold_producer.keeper.garbage import Collector
 from twofold_producer.keeper.operations import carry_out
 from twofold_producer.keeper.publisher import Publisher
 from twofold_producer.keeper.reporter import Reporter
+from twofold_producer.keeper.webhooks import Outbox
 from twofold_schema.artifacts import ArtifactUri
 from twofold_schema.database import is_transient
 from twofold_schema.errors import JobError
 from twofold_schema.ledger import (
     capacity,
+    deliveries,
     history,
     reads,
     retention,
@@ -35,7 +37,7 @@ from twofold_schema.ledger import (
     sweeps,
     tallies,
 )
-from twofold_schema.settings import KeeperSettings
+from twofold_schema.settings import KeeperSettings, WebhookSettings
 from twofold_schema.storage.port import Storage
 
 log = structlog.get_logger(__name__)
@@ -277,6 +279,21 @@ def operation_duties(engine: Engine, bell: Bell) -> list[Duty]:
         bell: Rung for jobs that were retried.
     """
     return [Duty("operate", lambda: carry_out(engine, bell))]
+
+
+def webhook_duties(engine: Engine, outbox: Outbox, settings: WebhookSettings) -> list[Duty]:
+    """What tells endpoints what happened: apart, because receivers may take their time.
+
+    Args:
+        engine: Of the database.
+        outbox: Sends.
+        settings: Of webhooks.
+    """
+
+    def forget(connection: Connection) -> int:
+        return deliveries.forget(connection, older_than=timedelta(days=settings.webhook_days))
+
+    return [Duty("deliver", outbox.deliver), _duty(engine, "forget_deliveries", forget)]
 
 
 def _duty(engine: Engine, name: str, do: Callable[[Connection], int]) -> Duty:

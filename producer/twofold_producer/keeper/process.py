@@ -19,7 +19,9 @@ from twofold_producer.keeper.duties import (
     operation_duties,
     reporting_duties,
     storage_duties,
+    webhook_duties,
 )
+from twofold_producer.keeper.webhooks import Outbox
 from twofold_schema import database
 from twofold_schema.settings import (
     BrokerSettings,
@@ -27,6 +29,7 @@ from twofold_schema.settings import (
     KeeperSettings,
     LimitSettings,
     StorageSettings,
+    WebhookSettings,
 )
 from twofold_schema.storage.places import OpenPlaces
 
@@ -42,8 +45,13 @@ def run(
     broker: BrokerSettings,
     places: StorageSettings,
     limits: LimitSettings,
+    *,
+    webhooks: WebhookSettings,
 ) -> None:
     """Keep until SIGTERM or SIGINT; raises what no waiting mends."""
+    # Who only wants to know what `twofold` can do shall not pay for an HTTP client.
+    from twofold_producer.keeper.posting import Poster
+
     # Two pools: what waits for storage with a connection in its hands leaves none for rescue.
     engine, for_storage = database.connect(wanted), database.connect(wanted)
     bell = Bell(broker)
@@ -67,13 +75,21 @@ def run(
         storage_duties(for_storage, storage, results, settings), every_seconds=every
     )
     of_submissions = Keeper(reporting_duties(for_storage, storage, results), every_seconds=every)
+    threads = webhooks.webhook_threads
+    poster = Poster(webhooks.egress, seconds=webhooks.webhook_timeout_seconds, threads=threads)
+    outbox = Outbox(engine, poster.send, threads=threads)
+    of_webhooks = Keeper(webhook_duties(engine, outbox, webhooks), every_seconds=every)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     together = Together(stop, patience_seconds=wanted.database_timeout_seconds + _FAREWELL_SECONDS)
     try:
-        together.run(of_rows.run, of_operations.run, of_storage.run, of_submissions.run)
+        together.run(
+            of_rows.run, of_operations.run, of_storage.run, of_submissions.run, of_webhooks.run
+        )
+        outbox.close()
     finally:
+        poster.close()
         bell.close()
         engine.dispose()
         for_storage.dispose()

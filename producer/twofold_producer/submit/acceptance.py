@@ -24,7 +24,7 @@ _SEEDS_AT_ONCE = 512
 
 _PARAMETERS = tuple(Parameters.model_fields)
 _OUTPUT = ("output_format", "output_quality", "output_name")
-_TERMS = ("job_class", "start_at", "start_by", "finish_by")
+_TERMS = ("job_class", "start_at", "start_by", "finish_by", "webhook")
 _others_share = attrgetter(*_PARAMETERS, *_OUTPUT, *_TERMS, "output_prefix", "max_attempts")
 
 
@@ -103,7 +103,7 @@ class Acceptance:
         count = len(_PARAMETERS)
         parameters = Parameters(**dict(zip(_PARAMETERS, shared, strict=False)))
         form, quality, name = shared[count : count + len(_OUTPUT)]
-        *times, output_prefix, max_attempts = shared[count + len(_OUTPUT) :]
+        *rest, output_prefix, max_attempts = shared[count + len(_OUTPUT) :]
         if parameters.steps > self._limits.max_steps:
             raise InvalidParameter(
                 f"steps: at most {self._limits.max_steps} are allowed, not {parameters.steps} "
@@ -118,7 +118,7 @@ class Acceptance:
             max_attempts=max_attempts or self._limits.max_attempts,
             output=Output(format=form, quality=quality, name=name),
             tenant=tenant,
-            **dict(zip(_TERMS, times, strict=True)),
+            **dict(zip(_TERMS, rest, strict=True)),
         )
         return terms, prefix
 

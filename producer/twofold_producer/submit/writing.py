@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from twofold_producer.submit.chunks import Chunk
-from twofold_schema.errors import KeyReused
+from twofold_schema.errors import SubmitError
 from twofold_schema.ids import new_id
 from twofold_schema.ledger import submissions, submit
 
@@ -19,18 +19,28 @@ class Writing:
         key: The caller's own name for the submission.
         tenant: Whose submission it is.
         remember: How long keys are held.
-        strict: Raise at the first job whose key belongs to another payload.
+        strict: Raise at the first job that cannot be written.
+        webhook: The endpoint that is told of the submission's end, whatever else is.
 
     Attributes:
         submission_id: Of the submission, once a chunk was written.
     """
 
-    def __init__(self, key: str | None, *, tenant: str, remember: timedelta, strict: bool) -> None:
+    def __init__(
+        self,
+        key: str | None,
+        *,
+        tenant: str,
+        remember: timedelta,
+        strict: bool,
+        webhook: UUID | None = None,
+    ) -> None:
         self.submission_id: UUID = new_id()
         self._key = key
         self._tenant = tenant
         self._remember = remember
         self._strict = strict
+        self._webhook = webhook
         # A script that is run again finds long stretches of keys that are held.
         self._likely_new = True
 
@@ -49,6 +59,8 @@ class Writing:
             SubmissionSealed: Some of its jobs are new, but the submission takes no more.
             KeyReused: One of its keys belongs to another payload, and `strict`.
             QueueFull: Its tenant would have more jobs waiting than it may.
+            InvalidParameter: The tenant has no such endpoint as the submission names, or as one of
+                its jobs does, and `strict`.
         """
         if chunk.is_first:
             self.submission_id = submissions.begin(
@@ -56,6 +68,7 @@ class Writing:
                 submission_id=self.submission_id,
                 tenant=self._tenant,
                 key=self._key,
+                webhook=self._webhook,
                 remember_key=self._remember,
             )
         takes_more = submissions.join(
@@ -81,6 +94,6 @@ class Writing:
 
 def _raise_first(chunk: Chunk, answers: Sequence[submit.Answer]) -> None:
     for (position, _), answer in zip(chunk.places, answers, strict=True):
-        if isinstance(answer, KeyReused):
+        if isinstance(answer, SubmitError):
             answer.add_note(f"It is item {position}.")
             raise answer

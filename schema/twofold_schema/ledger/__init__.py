@@ -22,6 +22,8 @@ of their ids first, or skips those that others hold, so that no two of them wait
     rights     set_rights, get, every_right             what tenants may do
     api_keys   create, authenticate, rotate, revoke     who asks over HTTP
     events     read, end                                what happened, in an order that stays
+    webhooks   create, rotate, disable, enable          who is told what happened
+    deliveries  lease, record, redeliver, ...           what is told, and how far that is
     tallies    overview, backlog, fold, correct         how many there are; with `shares` it keeps
                                                         one of the `journals`
     rollups    roll_up, read, forget                    events by the minute, for charts

@@ -20,7 +20,8 @@ from twofold_schema.ledger.new_jobs import NewJob, Terms
 _JOB_COLUMNS = (
     "id, key, source, publish_to, metadata, width, height, lane, pixels, lattice_pixels,"
     " est_gpu_seconds, parameters, model_revision, tenant, job_class, submission_id, state,"
-    " max_attempts, output_prefix, output, created_at, queued_at, scheduled_at, start_by, finish_by"
+    " max_attempts, output_prefix, output, created_at, queued_at, scheduled_at, start_by,"
+    " finish_by, webhook_id"
 )
 
 # New jobs.
@@ -151,6 +152,7 @@ def _shared(terms: Terms, submission: str | None, now: str) -> str:
         now,
         queued_at,
         *(None if time is None else time.isoformat() for time in times),
+        None if terms.webhook is None else str(terms.webhook),
     )
     return "\t".join(map(_optional, columns)) + "\n"
 

@@ -14,9 +14,6 @@ from twofold_schema.job import DEFAULT_TENANT, Output, Parameters
 from twofold_schema.lanes import Measure
 from twofold_schema.states import JobClass
 
-#: Whose jobs are that name no tenant.
-DEFAULT_TENANT = "default"
-
 _canonical = json.JSONEncoder(sort_keys=True, default=str).encode
 #: What a payload has where the parts of one job belong: no text of a job holds a NUL.
 _GAP = re.compile(r'"\\u0000"')
@@ -33,6 +30,7 @@ class Terms:
         start_at: Not before this time.
         start_by: Expire unless claimed by then.
         finish_by: Expire unless finished by then.
+        webhook: The tenant's endpoint that is told of the end, whatever else is.
     """
 
     output_prefix: str
@@ -44,6 +42,7 @@ class Terms:
     start_at: datetime | None = None
     start_by: datetime | None = None
     finish_by: datetime | None = None
+    webhook: UUID | None = None
 
     @cached_property
     def unpublished(self) -> list[str]:
@@ -69,6 +68,7 @@ class Terms:
             "start_at": self.start_at,
             "start_by": self.start_by,
             "finish_by": self.finish_by,
+            **({} if self.webhook is None else {"webhook": self.webhook}),
         }
 
 

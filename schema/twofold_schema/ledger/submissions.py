@@ -13,8 +13,8 @@ from twofold_schema.database import read_in_order
 from twofold_schema.errors import SubmissionNotFound
 from twofold_schema.ids import new_id
 from twofold_schema.job import DEFAULT_TENANT, JOB_COLUMNS, Job
+from twofold_schema.ledger import webhooks
 from twofold_schema.ledger.history import ALL_JOBS
-from twofold_schema.ledger.new_jobs import DEFAULT_TENANT
 from twofold_schema.states import JobState
 from twofold_schema.submission import SubmissionReport
 
@@ -36,7 +36,7 @@ _KEY_HOLDER = text("""
 
 # Begins a submission, unless the same call did so before.
 _BEGIN = text("""
-    INSERT INTO submissions (id, tenant, key) VALUES (:id, :tenant, :key)
+    INSERT INTO submissions (id, tenant, key, webhook_id) VALUES (:id, :tenant, :key, :webhook)
     ON CONFLICT (id) DO NOTHING
 """)
 
@@ -111,12 +111,36 @@ _HOLD_END = text("""
            set_config('idle_in_transaction_session_timeout', :milliseconds, true)
 """)
 
-# Ends a generation whose jobs have all ended. A retry since then would have begun another one.
+# Ends a generation whose jobs have all ended, and notes down for the endpoints of its tenant that
+# it has. A retry since then would have begun another one.
 _FINISH = text("""
-    UPDATE submissions
-    SET finished_at = clock_timestamp(), results = :results, errors = :errors,
-        counts = CAST(:counts AS jsonb)
-    WHERE id = :id AND generation = :generation AND sealed_at IS NOT NULL AND finished_at IS NULL
+    WITH ended AS (
+        UPDATE submissions
+        SET finished_at = clock_timestamp(), results = :results, errors = :errors,
+            counts = CAST(:counts AS jsonb)
+        WHERE id = :id AND generation = :generation
+          AND sealed_at IS NOT NULL AND finished_at IS NULL
+        RETURNING id, tenant, key, generation, webhook_id, finished_at, counts, results, errors
+    ), told AS (
+        INSERT INTO deliveries (webhook_id, tenant, type, submission_id, body)
+        SELECT webhooks.id, ended.tenant, 'submission.finished', ended.id,
+               CAST(json_build_object(
+                   'type', 'submission.finished',
+                   'timestamp', to_char(finished_at AT TIME ZONE 'UTC',
+                                        'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+                   'data', json_build_object(
+                       'submission_id', ended.id,
+                       'generation', generation,
+                       'tenant', ended.tenant,
+                       'key', key,
+                       'counts', counts,
+                       'results_uri', results,
+                       'errors_uri', errors)) AS text)
+        FROM ended JOIN webhooks ON webhooks.tenant = ended.tenant
+        WHERE disabled_at IS NULL AND (everything OR webhooks.id = ended.webhook_id)
+          AND (events IS NULL OR 'submission.finished' = ANY(events))
+    )
+    SELECT EXISTS (SELECT FROM ended)
 """)
 
 # Leaves a generation whose manifests' names are taken by something else.
@@ -169,6 +193,7 @@ def begin(
     submission_id: UUID | None = None,
     tenant: str = DEFAULT_TENANT,
     key: str | None = None,
+    webhook: UUID | None = None,
     remember_key: timedelta = timedelta(days=30),
 ) -> UUID:
     """Begin a submission, or go on with the one that has this key; it takes jobs until sealed.
@@ -178,13 +203,19 @@ def begin(
         submission_id: A fresh one: the same call repeated begins nothing twice.
         tenant: Whose it is.
         key: The caller's own name for it.
+        webhook: The tenant's endpoint that is told of its end, whatever else is.
         remember_key: How long that is held.
 
     Returns:
-        The submission's id, which is another one where the key is held.
+        The submission's id, which is another one where the key is held; that keeps its endpoint.
+
+    Raises:
+        InvalidParameter: The tenant has no such endpoint.
     """
+    if webhook is not None and webhooks.tenants(connection, [webhook]).get(webhook) != tenant:
+        raise webhooks.unknown(tenant, webhook)
     submission_id = submission_id or new_id()
-    named = {"id": submission_id, "tenant": tenant, "key": key}
+    named = {"id": submission_id, "tenant": tenant, "key": key, "webhook": webhook}
     if key is not None:
         connection.execute(_RESERVE_KEY, named | {"remember": remember_key})
         holder: UUID = connection.execute(_KEY_HOLDER, named).scalar_one()
@@ -301,7 +332,7 @@ def finish(
         "errors": errors,
         "counts": json.dumps(counts),
     }
-    return connection.execute(_FINISH, parameters).rowcount == 1
+    return bool(connection.execute(_FINISH, parameters).scalar_one())
 
 
 def skip_generation(connection: Connection, generation: Sealed) -> None:

@@ -8,13 +8,19 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from twofold_schema.errors import KeyReused, QueueFull, SubmissionSealed
+from twofold_schema.errors import (
+    InvalidParameter,
+    KeyReused,
+    QueueFull,
+    SubmissionSealed,
+    SubmitError,
+)
 from twofold_schema.ids import new_id
-from twofold_schema.ledger import copying, keys, tallies
+from twofold_schema.ledger import copying, keys, tallies, webhooks
 from twofold_schema.ledger.new_jobs import Accepted, NewJob
 
 #: What comes of one job of several.
-Answer: TypeAlias = Accepted | KeyReused
+Answer: TypeAlias = Accepted | KeyReused | InvalidParameter
 
 # By whose clock jobs are queued and keys forgotten, and which of the tenants have a quota.
 _CLOCK = text("""
@@ -48,6 +54,7 @@ def insert_jobs(
     Raises:
         KeyReused: A key belongs to a job with another payload; the caller must roll back.
         QueueFull: As of `insert_each`.
+        InvalidParameter: A job names an endpoint that its tenant does not have; the same.
     """
     answers = insert_each(
         connection,
@@ -58,7 +65,7 @@ def insert_jobs(
     )
     accepted = []
     for answer in answers:
-        if isinstance(answer, KeyReused):
+        if isinstance(answer, SubmitError):
             raise answer
         accepted.append(answer)
     return accepted
@@ -75,7 +82,9 @@ def insert_each(
     likely_new: bool = False,
     again: bool = False,
 ) -> list[Answer]:
-    """Write jobs, each once per key; one whose key is taken does not stop the others.
+    """Write jobs, each once per key; one that cannot be written does not stop the others.
+
+    That is one whose key is taken, or that names an endpoint which its tenant does not have.
 
     Args:
         connection: In a transaction.
@@ -95,6 +104,21 @@ def insert_each(
         QueueFull: With those that are new a tenant would have more jobs waiting than it may; the
             caller must roll back. What others submit at this moment is not counted.
     """
+    strays = _strays(connection, new_jobs)
+    if strays:
+        good = [at for at in range(len(new_jobs)) if at not in strays]
+        written = insert_each(
+            connection,
+            [new_jobs[at] for at in good],
+            job_ids=[job_ids[at] for at in good],
+            submission_id=submission_id,
+            remember_keys=remember_keys,
+            sealed=sealed,
+            likely_new=likely_new,
+            again=again,
+        )
+        by_place: dict[int, Answer] = {**strays, **dict(zip(good, written, strict=True))}
+        return [by_place[at] for at in range(len(new_jobs))]
     digests = (b"" if new_job.key is None else new_job.fingerprint() for new_job in new_jobs)
     proposals = list(zip(job_ids, new_jobs, digests, strict=True))
     first: dict[keys.TenantKey, keys.Holder] = {}
@@ -138,6 +162,19 @@ def _check_room(
                 f"The tenant {tenant} has {there} jobs waiting and may have {most}; {jobs} more do "
                 "not fit. Submit them when some have begun, or fewer at once."
             )
+
+
+def _strays(connection: Connection, new_jobs: Sequence[NewJob]) -> dict[int, InvalidParameter]:
+    """What is wrong with jobs that name another tenant's endpoint or none that is, by place."""
+    named = {webhook for new_job in new_jobs if (webhook := new_job.terms.webhook)}
+    if not named:
+        return {}
+    tenants = webhooks.tenants(connection, named)
+    return {
+        at: webhooks.unknown(terms.tenant, terms.webhook)
+        for at, terms in enumerate(new_job.terms for new_job in new_jobs)
+        if terms.webhook and tenants.get(terms.webhook) != terms.tenant
+    }
 
 
 def _answers(

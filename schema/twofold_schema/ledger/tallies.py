@@ -212,12 +212,6 @@ def waiting(connection: Connection, tenants: Collection[str]) -> Mapping[str, in
     return {row.tenant: row.jobs for row in rows}
 
 
-def waiting(connection: Connection, tenants: Collection[str]) -> Mapping[str, int]:
-    """How many jobs of these tenants are queued or scheduled; those without any are left out."""
-    rows = connection.execute(_WAITING_OF, {"tenants": list(tenants)})
-    return {row.tenant: row.jobs for row in rows}
-
-
 def backlog(connection: Connection) -> Sequence[Backlog]:
     """What is queued, for every class in the order in which they are served."""
     rows = connection.execute(_BACKLOG, {"classes": len(JobClass), "among": _OLDEST_AMONG})

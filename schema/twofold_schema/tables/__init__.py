@@ -1,6 +1,15 @@
 """The tables, a module for each part of the ledger."""
 
-from twofold_schema.tables import api_keys, counts, fleet, jobs, operations, shares, submissions
+from twofold_schema.tables import (
+    api_keys,
+    counts,
+    fleet,
+    jobs,
+    operations,
+    shares,
+    submissions,
+    webhooks,
+)
 from twofold_schema.tables.base import is_in_code, metadata
 
 __all__ = [
@@ -13,4 +22,5 @@ __all__ = [
     "operations",
     "shares",
     "submissions",
+    "webhooks",
 ]

@@ -80,6 +80,8 @@ jobs = Table(
     time("cancel_requested_at"),
     time("finished_at"),
     time("published_at"),
+    # The endpoint that is told of its end, besides those that are told of everything.
+    Column("webhook_id", Uuid),
     CheckConstraint(one_of("state", tuple(JobState)), "state_known"),
     CheckConstraint(f"({_FINAL}) = (finished_at IS NOT NULL)", "final_has_time"),
     CheckConstraint("(state = 'succeeded') = (result IS NOT NULL)", "succeeded_has_result"),

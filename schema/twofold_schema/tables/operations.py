@@ -13,7 +13,7 @@ operations = Table(
     Column("id", Uuid, primary_key=True),
     Column("kind", Text, nullable=False),
     Column("filter", JSONB, nullable=False),
-    # What a share or rights were set to, or which API key it was.
+    # What a share or rights were set to, which API key it was, or what was done to an endpoint.
     Column("change", JSONB(none_as_null=True)),
     Column("who", Text, nullable=False),
     Column("reason", Text, nullable=False),

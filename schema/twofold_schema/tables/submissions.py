@@ -19,6 +19,7 @@ submissions = Table(
     time("created_at", required=True),
     time("sealed_at"),
     time("finished_at"),
+    Column("webhook_id", Uuid),
     CheckConstraint(
         "finished_at IS NULL OR sealed_at IS NOT NULL AND results IS NOT NULL"
         " AND errors IS NOT NULL AND counts IS NOT NULL",

@@ -16,6 +16,7 @@ from twofold_schema.settings import (
     LimitSettings,
     LogSettings,
     StorageSettings,
+    WebhookSettings,
     WorkerSettings,
 )
 
@@ -90,6 +91,12 @@ WRONG = [
     (KeeperSettings, "EVENTS_DAYS", "0"),
     (KeeperSettings, "ROLLUP_DAYS", "nan"),
     (KeeperSettings, "COLLECT_DRY_RUN", "perhaps"),
+    (WebhookSettings, "WEBHOOK_ALLOW", "10.0.0.1/8"),
+    (WebhookSettings, "WEBHOOK_HTTP", "perhaps"),
+    (WebhookSettings, "WEBHOOK_PORTS", "0"),
+    (WebhookSettings, "WEBHOOK_TIMEOUT_SECONDS", "31"),
+    (WebhookSettings, "WEBHOOK_THREADS", "1"),
+    (WebhookSettings, "WEBHOOK_DAYS", "0"),
     (LogSettings, "LOG_LEVEL", "verbose"),
     (LogSettings, "LOG_FORMAT", "xml"),
 ]
