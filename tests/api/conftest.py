@@ -53,7 +53,7 @@ class Served:
 @contextmanager
 def serving(environment: Mapping[str, str]) -> Iterator[str]:
     """The URL of a service that ends with the block."""
-    settings = ApiSettings.load({**environment, "TWOFOLD_API_PORT": "0"})
+    settings = ApiSettings.load({"TWOFOLD_API_PORT": "0", **environment})
     service = app.build(
         settings,
         DatabaseSettings.load(environment),

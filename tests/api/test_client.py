@@ -3,7 +3,9 @@
 import asyncio
 import inspect
 import json
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -45,6 +47,24 @@ def _run(served: Served, limit: int = 100) -> int:
     return len(taken)
 
 
+@contextmanager
+def _worked_on(served: Served) -> Iterator[None]:
+    """Jobs are done as they come."""
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.wait(0.02):
+            _run(served)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        worker.join()
+
+
 class _Cutting(httpx2.BaseTransport):
     """Loses the first answers: what was asked is done, and nobody hears of it."""
 
@@ -55,6 +75,9 @@ class _Cutting(httpx2.BaseTransport):
         self._left = times
         self._of = of
         self.keys: list[str | None] = []
+
+    def close(self) -> None:
+        self._inner.close()
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         answer = self._inner.handle_request(request)
@@ -163,14 +186,12 @@ class TestErrors:
         secret = served.issue()
         seen: list[str | None] = []
 
-        class Noting(httpx2.BaseTransport):
-            def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-                if request.url.port != httpx2.URL(served.url).port:
-                    seen.append(request.headers.get("Authorization"))
-                return httpx2.HTTPTransport().handle_request(request)
+        def note(request: httpx2.Request) -> None:
+            if request.url.port != httpx2.URL(served.url).port:
+                seen.append(request.headers.get("Authorization"))
 
         with (
-            httpx2.Client(transport=Noting()) as http,
+            httpx2.Client(event_hooks={"request": [note]}) as http,
             Client(served.url, secret, http_client=http) as client,
         ):
             client.submit(encoded(16, 8))
@@ -202,16 +223,19 @@ class TestWaiting:
     def test_goes_on_where_it_was_after_the_service_was_away(
         self, house: House, issue: Issue
     ) -> None:
-        """One process ends and another takes its place at the same address."""
+        """One process ends while jobs do, and another takes its place at the same address."""
         ids = submitted(house.engine, *[new_job()] * 4)
-        with serving(house.environment) as url, Client(url, issue(), max_retries=20) as client:
+        with ExitStack() as first, ExitStack() as second:
+            url = first.enter_context(serving(house.environment))
+            client = second.enter_context(Client(url, issue(), max_retries=20))
             served = Served(url, house, issue)
             ended = client.as_completed(ids)
             _run(served, 1)
             told = [next(ended).id]
-            for connection in (client._http,):
-                connection._transport.close()
+            first.close()
             _run(served, 3)
+            port = str(httpx2.URL(url).port)
+            second.enter_context(serving({**house.environment, "TWOFOLD_API_PORT": port}))
             told += [job.id for job in ended]
         assert sorted(told) == sorted(ids)
 
@@ -227,17 +251,11 @@ class TestWaiting:
                 taken += 1
                 yield {"source": _source(served, number)}
 
-        with served.client() as client:
-            results = client.map(items(), window=4, ordered=ordered)
+        with served.client() as client, _worked_on(served):
             sources = []
-            for count in range(12):
-                import threading
-
-                worker = threading.Thread(target=lambda: eventually(lambda: _run(served) or True))
-                worker.start()
-                sources.append(next(results).source)
-                worker.join()
-                assert taken <= count + 1 + 4
+            for count, job in enumerate(client.map(items(), window=4, ordered=ordered), 1):
+                sources.append(job.source)
+                assert taken <= count + 4
         expected = [_source(served, number) for number in range(12)]
         assert sorted(sources) == sorted(expected)
         if ordered:
