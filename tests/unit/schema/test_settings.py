@@ -9,6 +9,8 @@ from pydantic import ValidationError
 from twofold_schema.environment import PREFIX, Settings, describe
 from twofold_schema.errors import ConfigError, TooLarge
 from twofold_schema.settings import (
+    ApiSettings,
+    ClientSettings,
     PARTS,
     BrokerSettings,
     DatabaseSettings,
@@ -97,10 +99,27 @@ WRONG = [
     (WebhookSettings, "WEBHOOK_TIMEOUT_SECONDS", "31"),
     (WebhookSettings, "WEBHOOK_THREADS", "1"),
     (WebhookSettings, "WEBHOOK_DAYS", "0"),
+    (ApiSettings, "API_PORT", "65536"),
+    (ApiSettings, "API_THREADS", "0"),
+    (ApiSettings, "API_MAX_BODY_BYTES", "1023"),
+    (ApiSettings, "API_MAX_MANIFEST_BYTES", "0"),
+    (ApiSettings, "API_LINK_SECONDS", "604801"),
+    (ApiSettings, "API_CORS_ORIGINS", "https://a, *"),
+    (ClientSettings, "URL", "localhost:8080"),
+    (ClientSettings, "URL", "https://host/?query"),
     (LogSettings, "LOG_LEVEL", "verbose"),
     (LogSettings, "LOG_FORMAT", "xml"),
 ]
-UNCHECKED = {"BUCKETS", "CACHE_DIR", "MODEL", "MODEL_REVISION"}  # any text may be right
+# Any text may be right.
+UNCHECKED = {
+    "API_HOST",
+    "API_KEY",
+    "API_TRUSTED_PROXIES",
+    "BUCKETS",
+    "CACHE_DIR",
+    "MODEL",
+    "MODEL_REVISION",
+}
 
 
 class TestWrongSettings:
