@@ -9,10 +9,10 @@ from pydantic import ValidationError
 from twofold_schema.environment import PREFIX, Settings, describe
 from twofold_schema.errors import ConfigError, TooLarge
 from twofold_schema.settings import (
-    ApiSettings,
-    ClientSettings,
     PARTS,
+    ApiSettings,
     BrokerSettings,
+    ClientSettings,
     DatabaseSettings,
     KeeperSettings,
     LimitSettings,
