@@ -39,12 +39,13 @@ from twofold_schema.ledger import (
     operations,
     outcomes,
     requests,
+    sending,
     submissions,
     submit,
     sweeps,
     webhooks,
 )
-from twofold_schema.ledger.deliveries import GIVE_UP, PAUSES, Leased, Outcome
+from twofold_schema.ledger.sending import GIVE_UP, PAUSES, Leased, Outcome
 from twofold_schema.states import FINAL_STATES, JobState
 from twofold_schema.webhook import JOB_EVENTS, Delivery, DeliveryState, EventType
 
@@ -65,13 +66,13 @@ def leased(engine: Engine, **limits: Any) -> list[Leased]:
     """What a keeper with room for much took, and committed that."""
     room: dict[str, Any] = {"rows": 100, "failing_rows": 100, "each": 100, "busy": {}}
     with engine.begin() as connection:
-        return deliveries.lease(connection, **room | limits)
+        return sending.lease(connection, **room | limits)
 
 
 def recorded(engine: Engine, *tries: tuple[Leased, Outcome]) -> dict[UUID, str]:
     """Which endpoints were disabled when these outcomes were recorded."""
     with engine.begin() as connection:
-        return dict(deliveries.record(connection, tries))
+        return dict(sending.record(connection, tries))
 
 
 def due_now(engine: Engine) -> None:
@@ -439,8 +440,8 @@ class TestLeases:
         jobs = {cancelled(engine) for _ in range(3)}
         room: dict[str, Any] = {"rows": 9, "failing_rows": 9, "each": 2, "busy": {}}
         with engine.begin() as one, engine.begin() as other:
-            first = deliveries.lease(one, **room)
-            second = deliveries.lease(other, **room)
+            first = sending.lease(one, **room)
+            second = sending.lease(other, **room)
         assert (len(first), len(second)) == (2, 1)
         told = {one.id: one.job_id for one in outbox_of(engine)}
         assert {told[one.id] for one in first + second} == jobs

@@ -31,7 +31,7 @@ from twofold_schema import database, egress
 from twofold_schema.egress import Egress
 from twofold_schema.ids import new_id
 from twofold_schema.ledger import requests, webhooks
-from twofold_schema.ledger.deliveries import Leased, Outcome
+from twofold_schema.ledger.sending import Leased, Outcome
 from twofold_schema.settings import DatabaseSettings, WebhookSettings
 
 SECONDS = 20.0

@@ -24,7 +24,7 @@ from standardwebhooks import Webhook as Signer
 
 from twofold_schema.egress import Egress, Receiver
 from twofold_schema.errors import AddressRefused, InvalidWebhook
-from twofold_schema.ledger.deliveries import Leased, Outcome
+from twofold_schema.ledger.sending import Leased, Outcome
 
 log = structlog.get_logger(__name__)
 

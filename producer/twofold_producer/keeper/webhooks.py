@@ -15,8 +15,8 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from twofold_schema.database import is_transient
-from twofold_schema.ledger import deliveries
-from twofold_schema.ledger.deliveries import Leased, Outcome
+from twofold_schema.ledger import sending
+from twofold_schema.ledger.sending import Leased, Outcome
 
 log = structlog.get_logger(__name__)
 
@@ -81,7 +81,7 @@ class Outbox:
             return
         failing = sum(one.failing for one in self._under_way.values())
         with self._engine.begin() as connection:
-            leased = deliveries.lease(
+            leased = sending.lease(
                 connection,
                 rows=free,
                 failing_rows=max(0, self._most // 2 - failing),
@@ -99,7 +99,7 @@ class Outbox:
         if not self._unrecorded:
             return 0
         with self._engine.begin() as connection:
-            disabled = deliveries.record(connection, self._unrecorded)
+            disabled = sending.record(connection, self._unrecorded)
         for webhook_id, reason in disabled.items():
             log.warning("webhook_disabled", webhook_id=str(webhook_id), reason=reason)
         ended, self._unrecorded = len(self._unrecorded), []

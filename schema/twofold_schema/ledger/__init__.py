@@ -23,7 +23,8 @@ of their ids first, or skips those that others hold, so that no two of them wait
     api_keys   create, authenticate, rotate, revoke     who asks over HTTP
     events     read, end                                what happened, in an order that stays
     webhooks   create, rotate, disable, enable          who is told what happened
-    deliveries  lease, record, redeliver, ...           what is told, and how far that is
+    sending    lease, record                            what is told by webhooks, for keepers
+    deliveries  find, redeliver, forget                 the same, for people
     tallies    overview, backlog, fold, correct         how many there are; with `shares` it keeps
                                                         one of the `journals`
     rollups    roll_up, read, forget                    events by the minute, for charts
