@@ -16,7 +16,7 @@ from twofold_schema import lanes
 from twofold_schema.egress import Egress, networks, ports
 from twofold_schema.ids import new_id
 from twofold_schema.job import Claim, ClaimedJob, Job, Output, Parameters, Result
-from twofold_schema.ledger import claims, deliveries, reads, submit, sweeps, webhooks
+from twofold_schema.ledger import claims, deliveries, holds, reads, submit, sweeps, webhooks
 from twofold_schema.ledger import runs as ledger_runs
 from twofold_schema.ledger.new_jobs import NewJob, Terms
 from twofold_schema.states import JobClass, JobState
@@ -173,7 +173,7 @@ def claimed(
         )
         taken = [job.claim for job in jobs]
         if started:
-            claims.start(connection, run_id, dict.fromkeys(taken, "v1"))
+            holds.start(connection, run_id, dict.fromkeys(taken, "v1"))
     return taken
 
 

@@ -17,7 +17,7 @@ from tests.plans import rows_read, settle
 from twofold_schema.errors import TooLargeForFleet
 from twofold_schema.job import Job
 from twofold_schema.lanes import measure
-from twofold_schema.ledger import capacity, claims, outcomes, requests, sweeps
+from twofold_schema.ledger import capacity, holds, outcomes, requests, sweeps
 from twofold_schema.states import JobState
 
 SMALL, LARGE = 512 * 512, 1024 * 1024
@@ -71,7 +71,7 @@ class TestFailOversized:
         taken = claimed(engine, run_id)
         with engine.begin() as connection:
             found = measure(job_of(engine, job_id).parameters, 1024, 1024)
-            claims.measure(connection, run_id, dict.fromkeys(taken, found))
+            holds.measure(connection, run_id, dict.fromkeys(taken, found))
         assert _fail_oversized(engine) == 0
 
         with engine.begin() as connection:

@@ -25,7 +25,7 @@ from twofold_schema import database, lanes
 from twofold_schema.errors import SourceChanged
 from twofold_schema.ids import new_id
 from twofold_schema.job import Claim, Parameters
-from twofold_schema.ledger import claims, outcomes, requests, runs
+from twofold_schema.ledger import claims, holds, outcomes, requests, runs
 from twofold_schema.settings import DatabaseSettings
 from twofold_schema.states import JobClass, JobState
 
@@ -179,7 +179,7 @@ def test_a_job_of_unknown_size_may_be_tried_by_anybody_until_it_is_measured(
     assert _ids(taken) == [unmeasured]
     found = lanes.measure(Parameters(), 600, 600)
     with engine.begin() as connection:
-        claims.measure(connection, small_run, dict.fromkeys(taken, found))
+        holds.measure(connection, small_run, dict.fromkeys(taken, found))
         outcomes.release(connection, small_run, taken)
     assert claimed(engine, small_run) == []
     with engine.begin() as connection:
@@ -306,8 +306,8 @@ def test_a_measure_is_written_for_jobs_still_held(engine: Engine) -> None:
     found = lanes.measure(Parameters(), 100, 200)
     with engine.begin() as connection:
         outcomes.release(connection, run_id, taken[1:])
-        assert claims.measure(connection, run_id, dict.fromkeys(taken, found)) == {mine}
-        assert claims.measure(connection, new_id(), dict.fromkeys(taken, found)) == set()
+        assert holds.measure(connection, run_id, dict.fromkeys(taken, found)) == {mine}
+        assert holds.measure(connection, new_id(), dict.fromkeys(taken, found)) == set()
     job = job_of(engine, mine)
     assert (job.lane, job.pixels, job.est_gpu_seconds) == (
         found.lane,
@@ -326,8 +326,8 @@ def test_a_run_that_has_a_job_again_cannot_use_its_first_claim(engine: Engine) -
     claimed(engine, run_id)
     found = lanes.measure(Parameters(), 100, 200)
     with engine.begin() as connection:
-        assert claims.measure(connection, run_id, {stale: found}) == set()
-        assert claims.start(connection, run_id, {stale: "v1"}) == {}
+        assert holds.measure(connection, run_id, {stale: found}) == set()
+        assert holds.start(connection, run_id, {stale: "v1"}) == {}
     job = job_of(engine, job_id)
     assert (job.lane, job.started_at) == (None, None)
 
@@ -339,10 +339,10 @@ def test_start_leaves_out_jobs_that_were_called_off_or_lost(engine: Engine) -> N
     with engine.begin() as connection:
         requests.cancel(connection, [called_off])
         outcomes.release(connection, run_id, taken[2:])
-        assert claims.start(connection, run_id, dict.fromkeys(taken, "v1")) == {mine: "v1"}
+        assert holds.start(connection, run_id, dict.fromkeys(taken, "v1")) == {mine: "v1"}
     started_at = job_of(engine, mine).started_at
     with engine.begin() as connection:
-        assert claims.start(connection, run_id, dict.fromkeys(taken, "v1")) == {mine: "v1"}
+        assert holds.start(connection, run_id, dict.fromkeys(taken, "v1")) == {mine: "v1"}
     assert job_of(engine, mine).started_at == started_at
     assert job_of(engine, lost).started_at is None
 
@@ -356,10 +356,10 @@ def test_the_content_that_was_read_first_is_noted_for_the_generation(engine: Eng
         by_id |= {claim.job_id: claim for claim in claimed(engine, run_id)}
     found = lanes.measure(Parameters(), 100, 200)
     with engine.begin() as connection:
-        claims.measure(connection, run_id, {by_id[measured]: found}, {by_id[measured]: "v1"})
-        claims.measure(connection, run_id, {by_id[stated]: found})
-        first = claims.start(connection, run_id, dict.fromkeys(by_id.values(), "v2"))
-        again = claims.start(connection, run_id, dict.fromkeys(by_id.values(), "v3"))
+        holds.measure(connection, run_id, {by_id[measured]: found}, {by_id[measured]: "v1"})
+        holds.measure(connection, run_id, {by_id[stated]: found})
+        first = holds.start(connection, run_id, dict.fromkeys(by_id.values(), "v2"))
+        again = holds.start(connection, run_id, dict.fromkeys(by_id.values(), "v3"))
     assert first == again == {measured: "v1", stated: "v2"}
 
     with engine.begin() as connection:

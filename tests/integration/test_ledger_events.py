@@ -24,7 +24,15 @@ from tests.plans import rows_read
 from twofold_schema import lanes
 from twofold_schema.errors import CorruptSource, InvalidPosition, StorageUnavailable
 from twofold_schema.job import Parameters
-from twofold_schema.ledger import claims, events, outcomes, requests, submissions, submit, sweeps
+from twofold_schema.ledger import (
+    events,
+    holds,
+    outcomes,
+    requests,
+    submissions,
+    submit,
+    sweeps,
+)
 from twofold_schema.ledger.events import Event, Position
 from twofold_schema.states import JobClass, JobState
 
@@ -130,8 +138,8 @@ class TestRows:
         taken = claimed(engine, run_id)
         with engine.begin() as connection:
             found = lanes.measure(Parameters(), 100, 200)
-            claims.measure(connection, run_id, dict.fromkeys(taken, found))
-            claims.start(connection, run_id, dict.fromkeys(taken, "v1"))
+            holds.measure(connection, run_id, dict.fromkeys(taken, found))
+            holds.start(connection, run_id, dict.fromkeys(taken, "v1"))
             requests.cancel(connection, [job_id])
 
         assert len(_all(engine, 2)) == 2

@@ -17,6 +17,7 @@ from twofold_schema.ledger import (
     capacity,
     claims,
     history,
+    holds,
     matching,
     objects,
     outcomes,
@@ -78,7 +79,7 @@ def test_everything_reads_what_it_is_about(database_settings: DatabaseSettings) 
         assert len(taken) == _BATCH
 
     def start(connection: Connection) -> None:
-        claims.start(connection, run_id, dict.fromkeys(held, "v1"))
+        holds.start(connection, run_id, dict.fromkeys(held, "v1"))
 
     def complete(connection: Connection) -> None:
         done = [held.pop() for _ in range(_BATCH)]

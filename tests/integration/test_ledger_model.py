@@ -39,6 +39,7 @@ from twofold_schema.ledger import (
     capacity,
     claims,
     history,
+    holds,
     requests,
     runs,
     submit,
@@ -229,7 +230,7 @@ class Ledger(RuleBasedStateMachine):
             self._start(run_id, some)
             return
         measures = {claim: lanes.measure(Parameters(), side, side) for claim in some}
-        still = self._write(lambda c: claims.measure(c, run_id, measures))
+        still = self._write(lambda c: holds.measure(c, run_id, measures))
         held = self._model.still_held(some)
         assert still == {job.id for job in held}
         for job in held:
@@ -237,7 +238,7 @@ class Ledger(RuleBasedStateMachine):
             job.lattice_pixels = side * side
 
     def _start(self, run_id: UUID, some: list[Claim]) -> None:
-        go_on = self._write(lambda c: claims.start(c, run_id, dict.fromkeys(some, "v1")))
+        go_on = self._write(lambda c: holds.start(c, run_id, dict.fromkeys(some, "v1")))
         held = [job for job in self._model.still_held(some) if not job.is_flagged]
         assert go_on == {job.id: "v1" for job in held}
         for job in held:

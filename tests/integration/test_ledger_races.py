@@ -25,7 +25,7 @@ from tests.rivals import rivals
 
 from twofold_schema.errors import CorruptSource, LedgerError, StorageUnavailable
 from twofold_schema.job import Claim
-from twofold_schema.ledger import claims, outcomes, requests, sweeps
+from twofold_schema.ledger import claims, holds, outcomes, requests, sweeps
 from twofold_schema.states import JobState
 
 _EMPTY = text("""
@@ -51,7 +51,7 @@ ACTS: Mapping[str, Act] = {
         c, s.held.run_id, {s.held: StorageUnavailable()}
     ),
     "release": lambda c, s: outcomes.release(c, s.held.run_id, [s.held]),
-    "start": lambda c, s: claims.start(c, s.held.run_id, {s.held: "v1"}),
+    "start": lambda c, s: holds.start(c, s.held.run_id, {s.held: "v1"}),
     "renew": lambda c, s: renewed(c, s.held.run_id).held,
     "claim": lambda c, s: claims.claim(c, s.idle_run_id, limit=1, run_deadline=AMPLE),
     "cancel": lambda c, s: requests.cancel(c, [s.held.job_id]),

@@ -16,7 +16,15 @@ from tests.factories import (
 
 from twofold_schema.errors import CorruptSource, JobNotFound, JobNotRetryable
 from twofold_schema.ids import new_id
-from twofold_schema.ledger import claims, outcomes, requests, runs, submissions, submit, sweeps
+from twofold_schema.ledger import (
+    holds,
+    outcomes,
+    requests,
+    runs,
+    submissions,
+    submit,
+    sweeps,
+)
 from twofold_schema.ledger.requests import CancelAnswer
 from twofold_schema.states import JobState
 
@@ -50,7 +58,7 @@ def test_a_running_job_is_cancelling_until_its_run_confirms(engine: Engine) -> N
     with engine.begin() as connection:
         assert requests.cancel(connection, [job_id]) == {job_id: CancelAnswer.CANCELLING}
         assert runs.renew(connection, run_id, holding=1).held == {held: True}
-        assert claims.start(connection, run_id, {held: "v1"}) == {}
+        assert holds.start(connection, run_id, {held: "v1"}) == {}
         outcomes.release(connection, run_id, [held])
     cancelled = job_of(engine, job_id)
     assert cancelled.state is JobState.CANCELLED

@@ -19,7 +19,7 @@ from tests.rivals import rivals
 
 from twofold_schema import lanes
 from twofold_schema.job import Parameters
-from twofold_schema.ledger import claims, outcomes, requests, submit, tallies
+from twofold_schema.ledger import claims, holds, outcomes, requests, submit, tallies
 from twofold_schema.states import JobClass, JobState
 
 _CHANGES = text("SELECT count(*) FROM tally_changes")
@@ -109,7 +109,7 @@ class TestChanges:
         taken = claimed(engine, run_id)
         found = lanes.measure(Parameters(), 512, 512)
         with engine.begin() as connection:
-            claims.measure(connection, run_id, dict.fromkeys(taken, found))
+            holds.measure(connection, run_id, dict.fromkeys(taken, found))
             (tally,) = tallies.overview(connection)
 
         assert (tally.jobs, tally.unmeasured, tally.state) == (1, 0, JobState.RUNNING)
@@ -162,7 +162,7 @@ class TestChanges:
         taken = claimed(engine, run_id)
         _fold(engine)
         with engine.begin() as connection:
-            claims.start(connection, run_id, dict.fromkeys(taken, "v1"))
+            holds.start(connection, run_id, dict.fromkeys(taken, "v1"))
             requests.cancel(connection, [job_id])
             claims.claim(connection, run_id, limit=1, run_deadline=AMPLE)
             assert connection.execute(_CHANGES).scalar_one() == 0

@@ -30,7 +30,7 @@ from twofold_schema.errors import (
 )
 from twofold_schema.formats import ResultFormat
 from twofold_schema.job import ClaimedJob, Result
-from twofold_schema.ledger import claims
+from twofold_schema.ledger import claims, holds
 from twofold_schema.ledger.low_water import LowWater
 from twofold_schema.settings import LimitSettings, WorkerSettings
 from twofold_schema.states import JobClass
@@ -134,7 +134,7 @@ class Pipeline:
             measures = {claim: found.measure for claim, found in new.items()}
             versions = {claim: found.version for claim, found in new.items()}
             self._write(
-                lambda connection: claims.measure(connection, self.run_id, measures, versions)
+                lambda connection: holds.measure(connection, self.run_id, measures, versions)
             )
         laned = [
             replace(job, lane=measured[job.id].measure.lane) if job.id in measured else job
@@ -170,7 +170,7 @@ class Pipeline:
             The ids to go on with, and which content each job is about since it was first read.
         """
         versions = {job.claim: fetched[job.id].version for job in jobs}
-        going_on = self._write(lambda connection: claims.start(connection, self.run_id, versions))
+        going_on = self._write(lambda connection: holds.start(connection, self.run_id, versions))
         for job in jobs:
             self.watch("start", job.id)
         return going_on
@@ -203,7 +203,7 @@ class Pipeline:
         )
         if measure.lane != job.lane:
             self._write(
-                lambda connection: claims.measure(connection, self.run_id, {job.claim: measure})
+                lambda connection: holds.measure(connection, self.run_id, {job.claim: measure})
             )
             raise Mismeasured
         self.watch("decode", job.id)

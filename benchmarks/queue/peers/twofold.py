@@ -9,7 +9,7 @@ from tests.factories import AMPLE, begun, result_of
 from benchmarks.queue import rows
 from benchmarks.queue.crew import Shift
 from benchmarks.queue.servers import Database
-from twofold_schema.ledger import claims, outcomes
+from twofold_schema.ledger import claims, holds, outcomes
 from twofold_schema.ledger.low_water import LowWater
 
 
@@ -66,7 +66,7 @@ class Twofold:
             results = {job.claim: result_of(job.claim) for job in jobs}
             if self.starts:
                 with engine.begin() as connection:
-                    claims.start(connection, run_id, dict.fromkeys(results, "v1"))
+                    holds.start(connection, run_id, dict.fromkeys(results, "v1"))
             with engine.begin() as connection:
                 settled = outcomes.complete(connection, run_id, results)
             shift.did(sum(one.stands for one in settled))

@@ -11,8 +11,9 @@ of their ids first, or skips those that others hold, so that no two of them wait
     requests   cancel, retry                            the owner of a job
     operations  begin, note, stop                       who asked for what, and why
     batches    advance, count                           many jobs by filter, with `matching`
-    claims     claim, measure, start                    a run takes work; `low_water` says where
+    claims     claim                                    a run takes work; `low_water` says where
                                                         the next claim goes on
+    holds      measure, start                           what it says of what it has
     outcomes   complete, fail, retry_later, release     a run ends a claim
     runs       register, renew, drain, stop, give_up    a run's life
     sweeps     promote, expire, rescue                  the keeper, for ever
