@@ -42,8 +42,8 @@ def bars(axes: Axes, values: Mapping[str, float], colours: list[str], form: str)
     axes.tick_params(axis="y", length=0)
 
 
-def plain(axis: Axis) -> None:
-    """Label a logarithmic axis with numbers as people write them."""
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+def plain(axis: Axis, steps: tuple[float, ...] = (1.0, 2.0, 5.0)) -> None:
+    """Label a logarithmic axis with numbers as people write them, so many in each decade."""
+    axis.set_major_locator(LogLocator(subs=steps))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axis.set_minor_formatter(NullFormatter())

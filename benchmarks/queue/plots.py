@@ -133,9 +133,11 @@ def _counts(figure: Figure, report: Report) -> None:
     colours = [OURS if name.startswith("overview") else OTHERS for name in found]
     axes.set_xscale("log")
     bars(axes, found, colours, "{:,.2f}")
-    plain(axes.xaxis)
+    plain(axes.xaxis, (1.0,))
     axes.margins(x=0.2)
-    axes.axvline(_OVERVIEW_MS, color=LIMIT, linewidth=1.2)
+    axes.axvline(_OVERVIEW_MS, color=LIMIT, linewidth=1.2, zorder=0.5)
+    for label in axes.texts:
+        label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1.0})
     axes.set_xlabel("milliseconds, log scale; red: what is promised")
 
 
