@@ -8,8 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from twofold_schema.artifacts import ArtifactUri, upload_place
+from twofold_schema.artifacts import ArtifactUri, tenant_upload_place, upload_place
 from twofold_schema.errors import InvalidUri, PlaceNotAllowed
+from twofold_schema.ids import new_id
 from twofold_schema.tenant_places import OwnPlaces, Place, TenantPlaces
 
 SHA256 = "ab" * 32
@@ -279,6 +280,19 @@ class TestTenants:
         ):
             with pytest.raises(PlaceNotAllowed):
                 limited.check_source(ArtifactUri.parse(text), OWN)
+
+    def test_reads_what_the_tenant_put_there_itself_and_nothing_of_anothers(self) -> None:
+        limited, upload_id = TenantPlaces(tenant="acme", may_read=()), new_id()
+        mine = tenant_upload_place(OWN.uploads, "acme", upload_id)
+
+        limited.check_source(mine, OWN)
+        for place in (
+            tenant_upload_place(OWN.uploads, "zoo", upload_id),
+            ArtifactUri.parse(f"{mine}.png"),
+            mine.child("x"),
+        ):
+            with pytest.raises(PlaceNotAllowed):
+                limited.check_source(place, OWN)
 
     def test_writes_results_under_twofolds_prefix_and_no_names_of_its_own_there(self) -> None:
         limited = TenantPlaces(tenant="acme", may_write=("s3://acme/out",))
