@@ -8,7 +8,7 @@ IMAGES ?=
 OUT ?= demo-out
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test system-packages test-system test-gpu bench bench-gpu bench-queue lint format clean
+.PHONY: help demo dev test system-packages test-system test-gpu bench bench-gpu bench-queue bench-api lint format clean
 
 help: ## Explain the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -41,6 +41,9 @@ bench-gpu: $(VENV)/.bench ## Measure everything on a CUDA device, in full size
 
 bench-queue: $(VENV)/.bench ## Measure the queue against others, in full size: about an hour
 	$(RUN) -m benchmarks.queue --size full
+
+bench-api: $(VENV)/.bench ## Measure the HTTP API, in full size: some minutes
+	$(RUN) -m benchmarks.api --size full
 
 lint: $(VENV)/.test ## Check style, types, who imports whom, and what a deployment starts from
 	$(RUN) -m ruff check
@@ -78,5 +81,5 @@ $(VENV)/.test: $(VENV)/.python pyproject.toml
 
 $(VENV)/.bench: $(VENV)/.python pyproject.toml
 	@echo "Installing Twofold and its benchmarks into $(VENV): a few minutes the first time." >&2
-	$(PIP) --editable ".[worker,dev]" --group bench
+	$(PIP) --editable ".[api,worker,dev]" --group bench
 	@touch $@ $(VENV)/.demo

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Final, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self, TypeAlias
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from twofold_schema.errors import TooLarge
 from twofold_schema.formats import ResultFormat
@@ -34,6 +34,24 @@ def encodable(text: str) -> str:
     return text
 
 
+#: What text matches that Postgres stores, said so that a schema says it too.
+NO_NUL: Final = r"^[^\x00]*$"
+
+
+def datable(time: datetime) -> datetime:
+    """A time that can be stored, and read again in every time zone.
+
+    Raises:
+        ValueError: In UTC it is not within the years 2 to 9998.
+    """
+    # Python's calendar ends with the years 1 and 9999, Postgres's does not: of what lies beyond, a
+    # row could be written that nobody could read.
+    if not datetime(2, 1, 1, tzinfo=UTC) <= time < datetime(9999, 1, 1, tzinfo=UTC):
+        raise ValueError("must lie within the years 2 to 9998")
+    return time
+
+
+Time: TypeAlias = Annotated[AwareDatetime, AfterValidator(datable)]
 Prompt = Annotated[str, Field(max_length=2000), AfterValidator(encodable)]
 
 

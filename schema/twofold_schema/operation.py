@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Final, Self
+from typing import Annotated, Any, Final, Self, TypeAlias
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from twofold_schema.job import NO_NUL
 from twofold_schema.states import JobClass, JobState
+
+Text: TypeAlias = Annotated[str, Field(pattern=NO_NUL)]
 
 
 class OperationKind(StrEnum):
@@ -53,13 +56,13 @@ class JobFilter(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    tenant: str | None = None
+    tenant: Text | None = None
     job_class: JobClass | None = None
     states: tuple[JobState, ...] | None = None
     submission_id: UUID | None = None
     created_after: AwareDatetime | None = None
     created_before: AwareDatetime | None = None
-    error: str | None = None
+    error: Text | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What is stated, as the row has it."""

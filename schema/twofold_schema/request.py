@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Annotated, Self, TypeAlias
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from twofold_schema.artifacts import JOB
 from twofold_schema.formats import ResultFormat
-from twofold_schema.job import Parameters, encodable
+from twofold_schema.job import Parameters, Time, encodable
 from twofold_schema.states import JobClass
 
 #: The caller's own name for something.
@@ -69,9 +69,9 @@ class JobFields(Parameters):
     job_class: JobClass = JobClass.STANDARD
     # A factory, because pydantic would look into a default for each request, to copy it.
     metadata: Annotated[Mapping[str, str], AfterValidator(_limited)] = Field(default_factory=dict)
-    start_at: AwareDatetime | None = None
-    start_by: AwareDatetime | None = None
-    finish_by: AwareDatetime | None = None
+    start_at: Time | None = None
+    start_by: Time | None = None
+    finish_by: Time | None = None
     max_attempts: Annotated[int, Field(ge=1, le=20)] | None = None
     webhook: UUID | None = None
 

@@ -8,9 +8,9 @@ from datetime import datetime
 from typing import Annotated, Any, Self
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from twofold_schema.job import AttemptError, Job, Output, Parameters, Result
+from twofold_schema.job import NO_NUL, AttemptError, Job, Output, Parameters, Result, Time
 from twofold_schema.ledger.events import Event
 from twofold_schema.operation import JobFilter, Operation, OperationKind
 from twofold_schema.request import JobFields
@@ -24,7 +24,7 @@ _ATTRIBUTES = ConfigDict(from_attributes=True, frozen=True, protected_namespaces
 _EXACT = ConfigDict(extra="forbid", frozen=True)
 
 Uri = Annotated[str, Field(pattern=r"^(s3|file)://", max_length=2100)]
-Reason = Annotated[str, Field(min_length=1, max_length=500)]
+Reason = Annotated[str, Field(min_length=1, max_length=500, pattern=NO_NUL)]
 
 
 class JobBody(JobFields):
@@ -244,8 +244,8 @@ class Retry(BaseModel):
 
     model_config = _EXACT
 
-    start_by: AwareDatetime | None = None
-    finish_by: AwareDatetime | None = None
+    start_by: Time | None = None
+    finish_by: Time | None = None
 
 
 class Cancelled(BaseModel):
@@ -377,7 +377,7 @@ class OperationBody(BaseModel):
     where: JobFilter
     reason: Reason
     dry_run: bool = False
-    expected: Annotated[int, Field(ge=0)] | None = None
+    expected: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
 
 
 class OperationReport(BaseModel):

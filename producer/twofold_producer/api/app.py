@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from twofold_producer.api import (
+    description,
     events,
     fleet,
     health,
@@ -30,6 +31,7 @@ from twofold_producer.api import (
 from twofold_producer.api.caller import Gate
 from twofold_producer.api.edge import Edge
 from twofold_producer.api.follower import Follower
+from twofold_producer.api.lookups import Lookups
 from twofold_producer.api.service import Service
 from twofold_producer.producer import Producer
 from twofold_schema import database
@@ -40,13 +42,15 @@ from twofold_schema.settings import (
     LimitSettings,
     StorageSettings,
 )
-from twofold_schema.wire import Problem
 
 log = structlog.get_logger(__name__)
 
 #: Of those who submit many jobs at once: more wait for their turn.
 _BULKS: Final = 4
 _KEEP_ALIVE_SECONDS: Final = 75
+#: A thread that has heard from the database waits so long for the one that serves listeners, at
+#: every trip: Python's own 5 ms would be most of what a request takes.
+_SWITCH_SECONDS: Final = 0.0005
 _LAST_WORDS_SECONDS: Final = 30
 _DESCRIPTION: Final = (
     "Make pictures twice as large, many at a time. Every request but those for health has an API "
@@ -54,19 +58,29 @@ _DESCRIPTION: Final = (
 )
 
 
+class Described(FastAPI):
+    """An application whose description has all that its routes refer to."""
+
+    def openapi(self) -> dict[str, Any]:
+        """What it takes and answers, as OpenAPI 3.1."""
+        if self.openapi_schema is None:
+            description.complete(super().openapi())
+        return super().openapi()
+
+
 def describe() -> FastAPI:
     """The service without its parts: what its routes are, and how requests go to them."""
-    app = FastAPI(
+    app = Described(
         title="Twofold",
         version=version("twofold"),
         description=_DESCRIPTION,
         docs_url=None,
         redoc_url=None,
         openapi_url="/v1/openapi.json",
-        responses={"default": {"model": Problem, "description": "It went wrong."}},
     )
-    for room in (jobs, submissions, events, queues, operations, fleet, uploads, health):
-        app.include_router(room.router)
+    for room in (jobs, submissions, events, queues, operations, fleet, uploads):
+        app.include_router(room.router, responses=description.KEYED)
+    app.include_router(health.router, responses=description.EVERY)
     problems.install(app)
     return app
 
@@ -83,6 +97,8 @@ def build(
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
+        patience = sys.getswitchinterval()
+        sys.setswitchinterval(_SWITCH_SECONDS)
         anyio.to_thread.current_default_thread_limiter().total_tokens = settings.api_threads
         engine = database.connect(database_settings)
         producer = Producer(
@@ -96,6 +112,7 @@ def build(
             engine=engine,
             gate=Gate(engine),
             follower=follower,
+            lookups=Lookups(engine),
             bulks=anyio.CapacityLimiter(_BULKS),
         )
         following = asyncio.create_task(follower.run(), name="follower")
@@ -107,6 +124,7 @@ def build(
                 await following
             producer.close()
             engine.dispose()
+            sys.setswitchinterval(patience)
 
     app.router.lifespan_context = life
     if settings.cors_origins:

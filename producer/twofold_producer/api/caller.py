@@ -5,13 +5,14 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Final, TypeVar
 
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy import Engine
+from starlette.concurrency import run_in_threadpool
 
 from twofold_schema.api_key import ApiKey, Scope
 from twofold_schema.errors import InvalidApiKey, RateLimited, ScopeMissing
@@ -55,7 +56,7 @@ class Caller:
 
 
 @dataclass(slots=True)
-class _Bucket:
+class Bucket:
     """Requests that a tenant has left: `rate` come to it each second, up to `burst`."""
 
     rate: float
@@ -73,6 +74,18 @@ class _Bucket:
         return 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Whose request it is, and what is left to them.
+
+    Attributes:
+        bucket: Of their tenant; None where it has no rate.
+    """
+
+    caller: Caller
+    bucket: Bucket | None
+
+
 class Gate:
     """Lets requests in by their key. Threads may share one.
 
@@ -88,33 +101,40 @@ class Gate:
         self._clock = clock
         self._lock = threading.Lock()
         self._callers: OrderedDict[bytes, tuple[float, Caller]] = OrderedDict()
-        self._buckets: OrderedDict[str, tuple[float, _Bucket | None]] = OrderedDict()
+        self._buckets: OrderedDict[str, tuple[float, Bucket | None]] = OrderedDict()
 
-    def admit(self, secret: str) -> Caller:
+    def recall(self, secret: str) -> Admission | None:
+        """Whose key this is, where the database need not be asked; None where it must."""
+        digest, now = _digest(secret), self._clock()
+        with self._lock:
+            known = self._callers.get(digest)
+            if known is None or now - known[0] >= REMEMBER_SECONDS:
+                return None
+            caller = known[1]
+            if caller.tenant is None:
+                return Admission(caller, None)
+            rate = self._buckets.get(caller.tenant)
+        if rate is None or now - rate[0] >= REMEMBER_SECONDS:
+            return None
+        return Admission(caller, rate[1])
+
+    def admit(self, secret: str) -> Admission:
         """Whose key this is.
 
         Raises:
             InvalidApiKey: It is nobody's, or no longer.
         """
-        digest, now = hashlib.sha256(secret.encode(errors="surrogatepass")).digest(), self._clock()
-        with self._lock:
-            known = self._callers.get(digest)
-        if known and now - known[0] < REMEMBER_SECONDS:
-            return known[1]
-        with self._engine.begin() as connection:
-            caller = _caller_of(api_keys.authenticate(connection, secret))
-        with self._lock:
-            _remember(self._callers, digest, (now, caller))
-        return caller
+        caller = self._caller(secret)
+        return Admission(caller, None if caller.tenant is None else self._bucket(caller.tenant))
 
-    def count(self, caller: Caller) -> tuple[Mapping[str, str], float]:
+    def count(self, admitted: Admission) -> tuple[Mapping[str, str], float]:
         """Count a request of a tenant that has a rate.
 
         Returns:
             Headers that say how many are left (draft-ietf-httpapi-ratelimit-headers-10), and after
             how many seconds there is one; 0 where this one was.
         """
-        bucket = None if caller.tenant is None else self._bucket(caller.tenant)
+        bucket = admitted.bucket
         if bucket is None:
             return {}, 0.0
         with self._lock:
@@ -126,7 +146,19 @@ class Gate:
             "RateLimit": f'"requests";r={left};t={math.ceil(wait)}',
         }, wait
 
-    def _bucket(self, tenant: str) -> _Bucket | None:
+    def _caller(self, secret: str) -> Caller:
+        digest, now = _digest(secret), self._clock()
+        with self._lock:
+            known = self._callers.get(digest)
+        if known and now - known[0] < REMEMBER_SECONDS:
+            return known[1]
+        with self._engine.begin() as connection:
+            caller = _caller_of(api_keys.authenticate(connection, secret))
+        with self._lock:
+            _remember(self._callers, digest, (now, caller))
+        return caller
+
+    def _bucket(self, tenant: str) -> Bucket | None:
         now = self._clock()
         with self._lock:
             known = self._buckets.get(tenant)
@@ -139,10 +171,14 @@ class Gate:
             burst = right.burst or max(1, math.ceil(right.rate))
             before = known[1] if known else None
             left = min(before.left, burst) if before else burst
-            bucket = _Bucket(right.rate, burst, left, before.at if before else now)
+            bucket = Bucket(right.rate, burst, left, before.at if before else now)
         with self._lock:
             _remember(self._buckets, tenant, (now, bucket))
         return bucket
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode(errors="surrogatepass")).digest()
 
 
 def _remember(held: OrderedDict[Name, Held], name: Name, thing: Held) -> None:
@@ -156,7 +192,7 @@ def _caller_of(key: ApiKey) -> Caller:
     return Caller(key.tenant, key.prefix, frozenset(key.scopes))
 
 
-def allowed(*scopes: Scope, everybodys: bool = False) -> Callable[..., Caller]:
+def allowed(*scopes: Scope, everybodys: bool = False) -> Callable[..., Awaitable[Caller]]:
     """A dependency: the caller, who may do what one of the scopes is for.
 
     Args:
@@ -164,16 +200,21 @@ def allowed(*scopes: Scope, everybodys: bool = False) -> Callable[..., Caller]:
         everybodys: Whether only a key of no tenant will do.
     """
 
-    def check(
+    async def check(
         request: Request,
         credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)] = None,
     ) -> Caller:
         gate: Gate = request.app.state.service.gate
         if credentials is None:
             raise InvalidApiKey("Send an API key: `Authorization: Bearer tfk_…`.")
-        caller = gate.admit(credentials.credentials)
+        secret = credentials.credentials
+        # A thread is a long way round for what is known already.
+        admitted = gate.recall(secret)
+        if admitted is None:
+            admitted = await run_in_threadpool(gate.admit, secret)
+        caller = admitted.caller
         request.scope["twofold.caller"] = caller
-        request.scope["twofold.headers"], wait = gate.count(caller)
+        request.scope["twofold.headers"], wait = gate.count(admitted)
         if wait:
             raise RateLimited(retry_after=math.ceil(wait))
         if not caller.scopes & {*scopes, Scope.ADMIN}:

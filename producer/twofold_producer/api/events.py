@@ -1,53 +1,80 @@
 """`/v1/events`: what happens to jobs, as server-sent events."""
 
+import json
 from collections.abc import AsyncIterator
-from typing import Annotated
+from functools import lru_cache
+from typing import Annotated, Final
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Header, Query
-from fastapi.sse import EventSourceResponse, ServerSentEvent
+from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi.responses import StreamingResponse
+from fastapi.sse import format_sse_event
 
 from twofold_producer.api.caller import Reader
-from twofold_producer.api.follower import REPLAY, Behind, Listener
+from twofold_producer.api.description import errors
+from twofold_producer.api.follower import REPLAY, Behind, Follower, Listener
 from twofold_producer.api.service import Parts
-from twofold_schema.ledger.events import Position
+from twofold_schema.ledger.events import Event, Position
 from twofold_schema.wire import EventReport
 
 router = APIRouter(prefix="/v1/events", tags=["events"])
 
+#: So that whoever follows knows that nothing is missed from here on.
+_FOLLOWING: Final = b": following\n\n"
+
+
+class _Stream(StreamingResponse):
+    # FastAPI's own sends events one by one, through two queues for each listener.
+    media_type = "text/event-stream"
+
 
 def _after(
     last_event_id: Annotated[
-        str | None, Header(description="The last event that you had: what came since comes first.")
+        str | None,
+        Header(
+            alias="Last-Event-ID",
+            description="The last event that you had: what came since comes first.",
+        ),
     ] = None,
 ) -> Position | None:
     # Before the answer begins: afterwards nobody can be told that it is none.
     return Position.parse(last_event_id) if last_event_id else None
 
 
-@router.get("", response_class=EventSourceResponse)
+@router.get("", response_class=_Stream, responses=errors(400, 422))
 async def follow(
     caller: Reader,
     parts: Parts,
     after: Annotated[Position | None, Depends(_after)],
     submission: Annotated[UUID | None, Query(description="Only of this one's jobs.")] = None,
     job: Annotated[UUID | None, Query(description="Only of this one.")] = None,
-) -> AsyncIterator[ServerSentEvent]:
+) -> Response:
     """What happens from now on, or since an event: one for each change of a job's state.
 
     Each is named `job` and has an `EventReport`. An event `behind` means that more came than is
     kept for you, and is the last: list the jobs anew, and begin again without `Last-Event-ID`.
     """
     listener = Listener(tenant=caller.tenant, submission_id=submission, job_id=job)
+    return _Stream(
+        _told(parts.follower, listener, after),
+        # nginx would hold them back.
+        headers={"X-Accel-Buffering": "no"},
+    )
+
+
+async def _told(
+    follower: Follower, listener: Listener, after: Position | None
+) -> AsyncIterator[bytes]:
+    """The stream, all that there is at once; a comment where that is nothing."""
     try:
-        async for event in parts.follower.listen(listener, after):
-            if event is None:
-                # So that whoever follows knows that nothing is missed from here on.
-                yield ServerSentEvent(comment="following")
-                continue
-            report = EventReport.of(event)
-            yield ServerSentEvent(
-                event="job", id=report.position, raw_data=report.model_dump_json()
-            )
+        async for events in follower.listen(listener, after):
+            yield b"".join(map(_said, events)) or _FOLLOWING
     except Behind:
-        yield ServerSentEvent(event="behind", data={"most": REPLAY})
+        yield format_sse_event(event="behind", data_str=json.dumps({"most": REPLAY}))
+
+
+# All listeners are told of an event at about the same time.
+@lru_cache(maxsize=1000)
+def _said(event: Event) -> bytes:
+    report = EventReport.of(event)
+    return format_sse_event(event="job", id=report.position, data_str=report.model_dump_json())

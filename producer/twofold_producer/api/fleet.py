@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from twofold_producer.api.caller import Overseer
+from twofold_producer.api.description import errors
 from twofold_producer.api.service import Parts
 from twofold_schema.ledger import runs, tallies
 from twofold_schema.ledger.shares import FIRST_GUESS
@@ -21,12 +22,12 @@ def workers(_: Overseer, parts: Parts) -> list[WorkerReport]:
         return [WorkerReport.model_validate(run) for run in runs.at_work(connection)]
 
 
-@router.get("/autoscale")
+@router.get("/autoscale", responses=errors(422))
 def autoscale(
     _: Overseer,
     parts: Parts,
     drain_seconds: Annotated[
-        float, Query(gt=0, le=86_400, description="In how long what is queued shall be done.")
+        float, Query(ge=1, le=86_400, description="In how long what is queued shall be done.")
     ] = 300.0,
 ) -> Autoscale:
     """What waits for GPUs, in GPU-seconds; every number is there, 0 included."""

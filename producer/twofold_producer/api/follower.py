@@ -34,6 +34,8 @@ _LOOK_SECONDS: Final = 1.0
 #: A listener that is so far behind is let go; it comes back with the last event that it had.
 _BEHIND: Final = 2000
 _THREADS: Final = 4
+#: After so long without an event a listener is told so: proxies hang up on silence.
+_SILENCE_SECONDS: Final = 15.0
 #: A listener that comes back after more events than this has to begin anew.
 REPLAY: Final = 20_000
 
@@ -73,15 +75,21 @@ class Listener:
         except asyncio.QueueFull:
             self._is_behind = True
 
-    async def next(self) -> Event:
-        """The next event.
+    async def next(self) -> Sequence[Event]:
+        """The next events, all that there are; none after a while in which nothing came.
 
         Raises:
             Behind: Some were left out.
         """
         if self._is_behind and self._queue.empty():
             raise Behind
-        return await self._queue.get()
+        came: list[Event] = []
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SILENCE_SECONDS):
+                came.append(await self._queue.get())
+        while not self._queue.empty():
+            came.append(self._queue.get_nowait())
+        return came
 
 
 class Waiters:
@@ -170,8 +178,8 @@ class Follower:
 
     async def listen(
         self, listener: Listener, after: Position | None
-    ) -> AsyncIterator[Event | None]:
-        """Events as they come; first None, once nothing is missed from then on.
+    ) -> AsyncIterator[Sequence[Event]]:
+        """Events as they come; first none, once nothing is missed from then on.
 
         Args:
             listener: Of whom.
@@ -186,29 +194,27 @@ class Follower:
             end = await self._in_thread(self._end)
             # Meanwhile another may have begun; from where that is, this one is told as well.
             begin = self._position = self._position or end
-            yield None
+            yield []
             if after is not None:
-                async for event in self._replay(listener, after, begin):
-                    yield event
+                async for some in self._replay(listener, after, begin):
+                    yield some
             while True:
-                event = await listener.next()
-                if event.position > begin:
-                    yield event
+                came = await listener.next()
+                yield [event for event in came if event.position > begin]
         finally:
             self._listeners.discard(listener)
             self._notice()
 
     async def _replay(
         self, listener: Listener, after: Position, until: Position
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncIterator[Sequence[Event]]:
         """What a listener has missed."""
         passed = 0
         while page := await self._in_thread(self._page, after):
-            for event in page:
-                if event.position > until:
-                    return
-                if listener.concerns(event):
-                    yield event
+            missed = [event for event in page if event.position <= until]
+            yield [event for event in missed if listener.concerns(event)]
+            if len(missed) < len(page):
+                return
             passed += len(page)
             if passed > REPLAY:
                 raise Behind

@@ -10,15 +10,17 @@ from urllib.parse import urlencode
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Response, status
+from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
 from twofold_producer.api.caller import Owner, Reader, Submitter
+from twofold_producer.api.description import ETAG, LOCATION, PREFERENCE, errors
 from twofold_producer.api.keys import IdempotencyKey, required
 from twofold_producer.api.service import PATIENCE_SECONDS, Parts, Service
 from twofold_producer.submit.request import JobRequest
 from twofold_schema.artifacts import ArtifactUri
-from twofold_schema.errors import InvalidRequest, ResultNotReady
-from twofold_schema.job import Job
+from twofold_schema.errors import ResultNotReady
+from twofold_schema.job import NO_NUL, Job
 from twofold_schema.ledger import keys, reads, requests
 from twofold_schema.ledger.requests import CancelAnswer
 from twofold_schema.settings import LONGEST_WAIT_SECONDS
@@ -41,14 +43,23 @@ WaitQuery = Annotated[
     float, Query(ge=0, le=LONGEST_WAIT_SECONDS, description="Seconds to wait until it has ended.")
 ]
 Pairs = Annotated[
-    list[str] | None, Query(description="`name=value`: only with this pair in their metadata.")
+    list[Annotated[str, Field(pattern=r"^[^=\x00]+=[^\x00]*$")]] | None,
+    Query(description="`name=value`: only with this pair in their metadata."),
 ]
 
 
 @router.post(
     "",
     status_code=status.HTTP_202_ACCEPTED,
-    responses={200: {"model": JobReport, "description": "It has ended within the wait."}},
+    responses=errors(400, 409, 413, 422)
+    | {
+        200: {
+            "model": JobReport,
+            "description": "It has ended within the wait.",
+            "headers": LOCATION | ETAG | PREFERENCE,
+        },
+        202: {"headers": LOCATION | ETAG | PREFERENCE},
+    },
 )
 async def submit(
     body: JobBody,
@@ -57,7 +68,7 @@ async def submit(
     response: Response,
     *,
     idempotency_key: IdempotencyKey = None,
-    prefer: Annotated[str | None, Header()] = None,
+    prefer: Annotated[str | None, Header(alias="Prefer")] = None,
 ) -> JobReport:
     """Submit one job. The `Idempotency-Key` is its key: the same request again is the same job."""
     key = required(idempotency_key, body.key)
@@ -79,14 +90,16 @@ def _submit(parts: Service, tenant: str, body: JobBody, key: str) -> Job:
     return parts.job(accepted.job_id, tenant)
 
 
-@router.get("")
+@router.get("", responses=errors(422))
 def find(
     caller: Reader,
     parts: Parts,
     *,
     state: Annotated[list[JobState] | None, Query(description="Only in these states.")] = None,
     submission: Annotated[UUID | None, Query(description="Only of this one.")] = None,
-    key: Annotated[str | None, Query(max_length=200, description="The one with this key.")] = None,
+    key: Annotated[
+        str | None, Query(max_length=200, pattern=NO_NUL, description="The one with this key.")
+    ] = None,
     ids: Annotated[
         list[UUID] | None, Query(alias="id", max_length=100, description="These, in this order.")
     ] = None,
@@ -123,29 +136,35 @@ def find(
     return JobPage(items=[JobReport.of(job) for job in jobs], next=following)
 
 
-@router.get("/{job_id}", responses={304: {"description": "It is as `If-None-Match` says."}})
+@router.get(
+    "/{job_id}",
+    response_model=JobReport,
+    responses=errors(404, 422)
+    | {
+        200: {"headers": ETAG},
+        304: {"description": "It is as `If-None-Match` says.", "headers": ETAG},
+    },
+)
 async def get(
     job_id: UUID,
     caller: Reader,
     parts: Parts,
-    response: Response,
     *,
     wait: WaitQuery = 0.0,
-    if_none_match: Annotated[str | None, Header()] = None,
+    if_none_match: Annotated[str | None, Header(alias="If-None-Match")] = None,
 ) -> Response:
     """One job; with `wait` once it has ended, or as it is after so long."""
-    job = await run_in_threadpool(parts.job, job_id, caller.tenant)
+    job = await parts.lookups.job(job_id, caller.tenant)
     if wait:
         job = await _ended(parts, job, wait, tenant=caller.tenant)
-    report = _reported(job, response)
-    if if_none_match is not None and response.headers["ETag"] in if_none_match:
-        return Response(status_code=304, headers=dict(response.headers))
-    return Response(
-        report.model_dump_json(), media_type="application/json", headers=dict(response.headers)
-    )
+    body = JobReport.of(job).model_dump_json().encode()
+    headers = {"ETag": _etag(body)}
+    if if_none_match is not None and headers["ETag"] in if_none_match:
+        return Response(status_code=304, headers=headers)
+    return Response(body, media_type="application/json", headers=headers)
 
 
-@router.get("/{job_id}/attempts")
+@router.get("/{job_id}/attempts", responses=errors(404, 422))
 def attempts(job_id: UUID, caller: Reader, parts: Parts) -> list[Attempt]:
     """How its claims ended, oldest first; those that were given back unused are left out."""
     job = parts.job(job_id, caller.tenant)
@@ -176,7 +195,11 @@ def attempts(job_id: UUID, caller: Reader, parts: Parts) -> list[Attempt]:
     return ended
 
 
-@router.post("/{job_id}/cancel", status_code=status.HTTP_202_ACCEPTED)
+@router.post(
+    "/{job_id}/cancel",
+    status_code=status.HTTP_202_ACCEPTED,
+    responses=errors(404, 409, 422),
+)
 def cancel(job_id: UUID, caller: Owner, parts: Parts) -> Cancelled:
     """Call it off: at once while it waits, when its worker confirms while it runs."""
     with parts.writing() as connection:
@@ -186,7 +209,11 @@ def cancel(job_id: UUID, caller: Owner, parts: Parts) -> Cancelled:
     return Cancelled(id=job_id, answer=answer.value)
 
 
-@router.post("/{job_id}/retry", status_code=status.HTTP_202_ACCEPTED)
+@router.post(
+    "/{job_id}/retry",
+    status_code=status.HTTP_202_ACCEPTED,
+    responses=errors(400, 404, 409, 413, 422) | {202: {"headers": LOCATION | ETAG}},
+)
 def retry(
     job_id: UUID, caller: Owner, parts: Parts, response: Response, body: Retry | None = None
 ) -> JobReport:
@@ -199,7 +226,11 @@ def retry(
     return _reported(parts.job(job_id, caller.tenant), response)
 
 
-@router.get("/{job_id}/result", status_code=status.HTTP_303_SEE_OTHER)
+@router.get(
+    "/{job_id}/result",
+    status_code=status.HTTP_303_SEE_OTHER,
+    responses=errors(404, 409, 422) | {303: {"headers": LOCATION}},
+)
 def result(job_id: UUID, caller: Reader, parts: Parts, response: Response) -> ResultLink:
     """Where its result can be fetched for a while; `Location` leads there."""
     job = parts.job(job_id, caller.tenant)
@@ -224,19 +255,19 @@ async def _ended(parts: Service, job: Job, seconds: float, *, tenant: str | None
     until = time.monotonic() + seconds
     while not job.state.is_final and (left := until - time.monotonic()) > 0:
         await parts.follower.wait_for_job(job.id, seconds=left)
-        job = await run_in_threadpool(parts.job, job.id, tenant)
+        job = await parts.lookups.job(job.id, tenant)
     return job
 
 
 def _reported(job: Job, response: Response) -> JobReport:
     report = JobReport.of(job)
-    digest = hashlib.sha256(report.model_dump_json().encode()).hexdigest()
-    response.headers["ETag"] = f'"{digest[:32]}"'
+    response.headers["ETag"] = _etag(report.model_dump_json().encode())
     return report
 
 
+def _etag(body: bytes) -> str:
+    return f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+
+
 def _pairs(given: list[str]) -> Mapping[str, str]:
-    split = [one.partition("=") for one in given]
-    if not all(name and found for name, found, _ in split):
-        raise InvalidRequest("metadata: write name=value.")
-    return {name: value for name, _, value in split}
+    return {name: value for name, _, value in (one.partition("=") for one in given)}

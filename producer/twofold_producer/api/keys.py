@@ -1,14 +1,21 @@
 """`Idempotency-Key`, the key of what is submitted: draft-ietf-httpapi-idempotency-key-header-07."""
 
-from typing import Annotated, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 from fastapi import Header
 
 from twofold_schema.errors import BadRequest, IdempotencyKeyMissing
 
+NAME: Final = "Idempotency-Key"
+_WHAT: Final = "Yours, drawn once and sent again with every retry."
+
+#: Of a request that may state its key elsewhere.
 IdempotencyKey: TypeAlias = Annotated[
-    str | None,
-    Header(max_length=180, description="Yours, drawn once and sent again with every retry."),
+    str | None, Header(alias=NAME, max_length=180, description=_WHAT)
+]
+#: Of one that may not.
+RequiredKey: TypeAlias = Annotated[
+    str, Header(alias=NAME, min_length=1, max_length=180, description=_WHAT)
 ]
 
 

@@ -6,6 +6,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Response, status
 
 from twofold_producer.api.caller import Caller, Operator, Reader
+from twofold_producer.api.description import LOCATION, errors
 from twofold_producer.api.service import Parts
 from twofold_schema.errors import InvalidOperation, ScopeMissing
 from twofold_schema.ledger import batches
@@ -19,7 +20,11 @@ router = APIRouter(prefix="/v1/operations", tags=["operations"])
 @router.post(
     "",
     status_code=status.HTTP_202_ACCEPTED,
-    responses={200: {"model": OperationReport, "description": "It was only counted."}},
+    responses=errors(400, 409, 413, 422)
+    | {
+        200: {"model": OperationReport, "description": "It was only counted."},
+        202: {"headers": LOCATION},
+    },
 )
 def begin(
     body: OperationBody, caller: Operator, parts: Parts, response: Response
@@ -57,7 +62,7 @@ def begin(
     return OperationReport.of(begun)
 
 
-@router.get("")
+@router.get("", responses=errors(422))
 def find(
     caller: Reader,
     parts: Parts,
@@ -74,14 +79,14 @@ def find(
     return [OperationReport.of(one) for one in found]
 
 
-@router.get("/{operation_id}")
+@router.get("/{operation_id}", responses=errors(404, 422))
 def get(operation_id: UUID, caller: Reader, parts: Parts) -> OperationReport:
     """How far it is."""
     with parts.reading() as connection:
         return OperationReport.of(ledger.get(connection, operation_id, tenant=caller.tenant))
 
 
-@router.post("/{operation_id}/stop")
+@router.post("/{operation_id}/stop", responses=errors(404, 409, 422))
 def stop(operation_id: UUID, caller: Operator, parts: Parts) -> OperationReport:
     """End it before it is done; what it has done stays."""
     with parts.writing() as connection:

@@ -10,6 +10,8 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 
+from twofold_producer.api.description import PROBLEM
+from twofold_producer.api.keys import NAME as IDEMPOTENCY_KEY
 from twofold_schema import errors
 from twofold_schema.database import is_transient
 from twofold_schema.errors import (
@@ -21,8 +23,6 @@ from twofold_schema.errors import (
 from twofold_schema.wire import Problem
 
 log = structlog.get_logger(__name__)
-
-MEDIA_TYPE: Final = "application/problem+json"
 
 #: By kind of error, the first that fits; 422 for what was submitted, 500 for every other one.
 _STATUS: Final[Sequence[tuple[type[TwofoldError], int]]] = (
@@ -109,7 +109,7 @@ def answer(
         problem.model_dump(mode="json", exclude_none=True),
         status,
         headers={**own, **(headers or {})},
-        media_type=MEDIA_TYPE,
+        media_type=PROBLEM,
     )
 
 
@@ -140,6 +140,8 @@ async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
         }
         for fault in error.errors()
     ]
+    if any(_lacks_key(fault) for fault in error.errors()):
+        return answer(_id_of(request), errors.IdempotencyKeyMissing())
     said = "; ".join(f"{fault['field']}: {fault['message']}" for fault in faults[:5])
     invalid = InvalidRequest(f"The request cannot be taken as it is: {said}.")
     return answer(_id_of(request), invalid, field=faults[0]["field"], errors=faults)
@@ -148,13 +150,26 @@ async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
 async def _on_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for it
     kind = _SAID.get(error.status_code, errors.BadRequest)
-    return answer(_id_of(request), kind(), headers=error.headers)
+    headers = _allowed(request) if error.status_code == 405 else error.headers
+    return answer(_id_of(request), kind(), headers=headers)
 
 
 async def _on_unforeseen(request: Request, error: Exception) -> JSONResponse:
     # Told of by name only, to whoever asks; the log has the rest.
     log.error("request_failed", exc_info=error)
     return answer(_id_of(request), errors.ApiFailed())
+
+
+def _lacks_key(fault: Mapping[str, Any]) -> bool:
+    kinds = {"missing", "string_too_short"}
+    return fault["type"] in kinds and fault["loc"] == ("header", IDEMPOTENCY_KEY)
+
+
+def _allowed(request: Request) -> Mapping[str, str]:
+    """All methods of a path: the framework names those of the first route only."""
+    path = getattr(request.scope.get("route"), "path", "")
+    methods = request.app.openapi()["paths"].get(path, {})
+    return {"Allow": ", ".join(sorted(method.upper() for method in methods))}
 
 
 def _id_of(request: Request) -> str:

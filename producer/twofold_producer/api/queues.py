@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from fastapi import APIRouter, Response, status
 
 from twofold_producer.api.caller import Operator, Reader
+from twofold_producer.api.description import errors
 from twofold_producer.api.service import Parts
 from twofold_schema.ledger import pauses, tallies
 from twofold_schema.ledger.tallies import Tally
@@ -27,7 +28,7 @@ def overview(caller: Reader, parts: Parts) -> list[QueueReport]:
     return [_queue(one, by_class[one], paused) for one in JobClass]
 
 
-@router.post("/pause", status_code=status.HTTP_204_NO_CONTENT)
+@router.post("/pause", status_code=status.HTTP_204_NO_CONTENT, responses=errors(400, 409, 413, 422))
 def pause(body: PauseBody, caller: Operator, parts: Parts) -> Response:
     """Let no more be claimed, of a class or of all; safe to repeat. What runs goes on."""
     with parts.writing() as connection:
@@ -41,7 +42,9 @@ def pause(body: PauseBody, caller: Operator, parts: Parts) -> Response:
     return Response(status_code=status.HTTP_204_NO_CONTENT)
 
 
-@router.post("/resume", status_code=status.HTTP_204_NO_CONTENT)
+@router.post(
+    "/resume", status_code=status.HTTP_204_NO_CONTENT, responses=errors(400, 409, 413, 422)
+)
 def resume(body: PauseBody, caller: Operator, parts: Parts) -> Response:
     """End a pause of the same class, or of all; safe to repeat."""
     with parts.writing() as connection:

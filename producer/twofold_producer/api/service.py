@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine
 
 from twofold_producer.api.caller import Gate
 from twofold_producer.api.follower import Follower
+from twofold_producer.api.lookups import Lookups
 from twofold_producer.producer import Producer
 from twofold_schema import database
 from twofold_schema.job import Job
@@ -31,6 +32,7 @@ class Service:
         engine: Of the database, for what is read.
         gate: Who may ask.
         follower: Who tells of what happens.
+        lookups: Who reads a job for those that hold no thread.
         bulks: Threads of submissions of many jobs, which take their time.
     """
 
@@ -40,6 +42,7 @@ class Service:
     engine: Engine
     gate: Gate
     follower: Follower
+    lookups: Lookups
     bulks: anyio.CapacityLimiter
 
     @contextmanager
@@ -65,7 +68,8 @@ class Service:
             return reads.get(connection, job_id, tenant=tenant)
 
 
-def _of(request: Request) -> Service:
+# A coroutine, because a plain function would go through a thread.
+async def _of(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 

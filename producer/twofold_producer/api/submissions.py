@@ -21,7 +21,8 @@ from sqlalchemy.exc import DBAPIError
 from starlette.concurrency import run_in_threadpool
 
 from twofold_producer.api.caller import Reader, Submitter
-from twofold_producer.api.keys import IdempotencyKey, required
+from twofold_producer.api.description import LOCATION, errors
+from twofold_producer.api.keys import RequiredKey, required
 from twofold_producer.api.service import Parts, Service
 from twofold_producer.submit.manifest import Line, lines
 from twofold_producer.submit.submission import Answer, Submission
@@ -69,16 +70,17 @@ class _Bulk:
     status_code=status.HTTP_202_ACCEPTED,
     response_model=Submitted,
     openapi_extra=_BODY,
-    responses={202: {"content": {JSON_LINES: _LINES}}},
+    responses=errors(400, 409, 413, 422)
+    | {202: {"headers": LOCATION, "content": {JSON_LINES: _LINES}}},
 )
 async def submit(
     request: Request,
     caller: Submitter,
     parts: Parts,
     *,
+    idempotency_key: RequiredKey,
     webhook: Annotated[UUID | None, Query(description="The endpoint told of its end.")] = None,
-    idempotency_key: IdempotencyKey = None,
-    accept: Annotated[str | None, Header()] = None,
+    accept: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> Response:
     """Submit many jobs. The same request again, whatever ended the first, goes on where it was.
 
@@ -106,7 +108,7 @@ async def submit(
     )
 
 
-@router.get("/{submission_id}")
+@router.get("/{submission_id}", responses=errors(404, 422))
 async def get(
     submission_id: UUID,
     caller: Reader,

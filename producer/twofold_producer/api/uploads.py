@@ -5,6 +5,7 @@ from datetime import timedelta
 from fastapi import APIRouter, Response, status
 
 from twofold_producer.api.caller import Submitter
+from twofold_producer.api.description import LOCATION, errors
 from twofold_producer.api.service import Parts
 from twofold_schema.artifacts import tenant_upload_place
 from twofold_schema.ids import new_id
@@ -13,7 +14,11 @@ from twofold_schema.wire import UploadBody, UploadLink
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
 
 
-@router.post("", status_code=status.HTTP_201_CREATED)
+@router.post(
+    "",
+    status_code=status.HTTP_201_CREATED,
+    responses=errors(400, 413, 422) | {201: {"headers": LOCATION}},
+)
 def begin(body: UploadBody, caller: Submitter, parts: Parts, response: Response) -> UploadLink:
     """A place of the tenant's own for a source, and a URL that takes it for a while.
 
