@@ -269,7 +269,7 @@ class TestWaiting:
 
         (job,) = served.house.rows("SELECT id, state FROM jobs")
         assert (command.returncode, job["state"]) == (130, "queued")
-        assert f"Wait again with: twofold jobs get --wait {job['id']}" in said.replace("\n", " ")
+        assert f"Wait again with: twofold jobs get --wait {job['id']}\n" in said
 
 
 class TestChanging:
@@ -318,6 +318,8 @@ class TestChanging:
         bulk = acme("pause", "--reason", "night", "--class", "bulk")
 
         assert (asked.returncode, "--yes" in asked.stderr) == (2, True)
+        long = acme("pause", "--reason", "x" * 501, "--class", "bulk")
+        assert (long.returncode, "invalid_request" in long.stderr) == (2, True)
         assert told.stdout == "paused all that this API key speaks for\n"
         assert bulk.stdout == "paused class bulk\n"
         shown = json.loads(acme("pauses", "-o", "json").stdout)

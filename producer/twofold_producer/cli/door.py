@@ -5,8 +5,8 @@ doors look the same to the commands and answer in the words of `wire`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Protocol, Self
+from contextlib import closing
+from typing import Any, Protocol
 from uuid import UUID
 
 from twofold_producer.producer import OnProgress
@@ -22,7 +22,7 @@ _DATABASE, _API = "TWOFOLD_DATABASE_URL", "TWOFOLD_URL"
 
 
 class Door(Protocol):
-    """What the commands ask for; closed by `with`.
+    """What the commands ask for.
 
     Either raises the same errors by the same codes. `tenant` and `who` may be stated only where no
     API key says them.
@@ -133,22 +133,20 @@ class Door(Protocol):
     def pauses(self) -> Sequence[PauseReport]:
         """What is paused, longest first."""
 
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    def close(self) -> None:
+        """Let connections go."""
 
 
-def opened() -> Door:
-    """The door that the environment leads to.
+def opened() -> closing[Door]:
+    """The door that the environment leads to, for `with`.
 
     Raises:
         ConfigError: It leads to none, or a setting is wrong.
     """
+    return closing(_chosen())
+
+
+def _chosen() -> Door:
     environment = process_environment()
     if read(environment, _DATABASE) is not None:
         from twofold_producer.cli.ledger_door import LedgerDoor

@@ -106,7 +106,9 @@ def wait_for(asked: Door, job_ids: Sequence[UUID], timeout: float | None, output
             ended = asked.wait(job_ids, timeout=timeout, on_progress=progress)
     except KeyboardInterrupt:
         ids = " ".join(str(job_id) for job_id in job_ids)
-        err.print(f"\nThe jobs go on. Wait again with: twofold jobs get --wait {ids}")
+        err.print(
+            f"\nThe jobs go on. Wait again with: twofold jobs get --wait {ids}", soft_wrap=True
+        )
         raise typer.Exit(EXIT_INTERRUPTED) from None
     if output is Output.TABLE:
         for job in ended:

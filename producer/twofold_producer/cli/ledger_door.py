@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Engine
@@ -175,13 +174,5 @@ class LedgerDoor:
         with self._engine.connect() as connection:
             return [PauseReport.model_validate(one) for one in pauses.in_force(connection)]
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._closing.close()
