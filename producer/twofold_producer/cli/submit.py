@@ -111,6 +111,9 @@ def submit(
             _sum_up(submission)
         if wait:
             wait_for(opened, submission.job_ids, timeout, output)
+        elif output is Output.IDS:
+            # Nothing has to be read for it: an API key for submitting alone will do.
+            sys.stdout.writelines(f"{job_id}\n" for job_id in submission.job_ids)
         else:
             show(opened.get(submission.job_ids), output)
     if submission.invalid:
