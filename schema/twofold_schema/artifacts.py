@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Self
+from typing import Protocol, Self
 from urllib.parse import quote, unquote
 from uuid import UUID
 
@@ -150,7 +150,19 @@ def looks_claimed(uri: ArtifactUri) -> bool:
     return CLAIM_FILE.fullmatch(name) is not None and ID.search(folder) is not None
 
 
-def publish_place(job: Job) -> ArtifactUri | None:
+class Publishing(Protocol):
+    """A job, or what is said of one."""
+
+    @property
+    def id(self) -> UUID:
+        """Of the job."""
+
+    @property
+    def publish_to(self) -> str | None:
+        """The template of the name; None for no copy."""
+
+
+def publish_place(job: Publishing) -> ArtifactUri | None:
     """The name to which the result is copied once the job has succeeded, if it wants one."""
     if job.publish_to is None:
         return None

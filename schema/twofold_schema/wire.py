@@ -320,7 +320,7 @@ class UploadLink(BaseModel):
 
 
 class PauseBody(BaseModel):
-    """What is not to be claimed from, or again, and why.
+    """What is not to be claimed from, and why.
 
     Attributes:
         job_class: The class; None for all.
@@ -331,6 +331,30 @@ class PauseBody(BaseModel):
 
     job_class: JobClass | None = None
     reason: Reason
+
+
+class ResumeBody(BaseModel):
+    """Which pause is to end.
+
+    Attributes:
+        job_class: The class; None for the pause of all.
+        reason: For people; it may be left out.
+    """
+
+    model_config = _EXACT
+
+    job_class: JobClass | None = None
+    reason: Annotated[str, Field(max_length=500)] = ""
+
+
+class Resumed(BaseModel):
+    """What a resume came to.
+
+    Attributes:
+        ended: Whether there was such a pause.
+    """
+
+    ended: bool
 
 
 class PauseReport(BaseModel):
@@ -385,6 +409,8 @@ class OperationReport(BaseModel):
 
     Attributes:
         id: None for a dry run.
+        change: What a share or rights were set to, which API key it was, or what was done to an
+            endpoint; None for all else.
         counts: How many jobs it has concerned, by what came of them; of a dry run, what would.
         finished_at: Since when all is done, or nothing more will be.
     """
@@ -394,6 +420,7 @@ class OperationReport(BaseModel):
     id: UUID | None
     kind: OperationKind
     filter: JobFilter
+    change: Mapping[str, Any] | None = None
     who: str
     reason: str
     expected: int | None
@@ -406,7 +433,13 @@ class OperationReport(BaseModel):
     def of(cls, operation: Operation) -> Self:
         """What is said of an operation."""
         given = {name: getattr(operation, name) for name in cls.model_fields}
+        given["change"] = None if operation.change is None else dict(operation.change)
         return cls.model_validate(given | {"counts": dict(operation.counts)})
+
+    @property
+    def jobs(self) -> int:
+        """How many jobs it has concerned so far."""
+        return sum(self.counts.values())
 
 
 class WorkerReport(BaseModel):

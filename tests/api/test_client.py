@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import io
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +17,10 @@ from tests.factories import begun, claimed, new_job, result_of, submitted
 from tests.house import House, eventually
 from tests.pictures import encoded
 
-from twofold_producer.client import AsyncClient, Client
+from twofold_producer.client import AsyncClient, Client, calls
+from twofold_producer.client.answers import Answer
+from twofold_producer.submit.submission import Answer as Answered
+from twofold_producer.submit.submission import Outcome
 from twofold_schema.errors import (
     ApiUnreachable,
     ConfigError,
@@ -28,7 +32,7 @@ from twofold_schema.errors import (
     WaitTimeout,
 )
 from twofold_schema.ledger import outcomes, rights
-from twofold_schema.operation import JobFilter
+from twofold_schema.operation import JobFilter, OperationKind
 from twofold_schema.states import JobState
 
 
@@ -133,12 +137,30 @@ class TestSubmitting:
         (fault,) = submission.faults
         assert (fault.position, fault.key, fault.code) == (1, "b", "invalid_parameter")
 
+    def test_an_answer_that_was_cut_off_is_heard_once(self) -> None:
+        """The next try's answer begins anew."""
+        ids, told = [uuid4() for _ in range(3)], list[Answered]()
+        flow = calls.submit_lines(io.BytesIO(), key="album", on_answers=told.extend)
+        hear = next(flow).on_line
+        assert hear is not None
+        items = [Answered(n, None, Outcome.EXISTING, ids[n], line=n + 1) for n in range(3)]
+        lines = [json.dumps(item._asdict(), default=str) for item in items]
+        summed = {"id": str(uuid4()), "created": 0, "existing": 3, "invalid": 0, "faults": []}
+        for line in (*lines[:2], *lines, json.dumps(summed)):
+            hear(line)
+        with pytest.raises(StopIteration) as end:
+            flow.send(Answer(202, {}, b""))
+        assert list(end.value.value.job_ids) == ids
+        assert told == items
+
     def test_a_manifest_here(self, served: Served, tmp_path: Any) -> None:
         path = tmp_path / "in.jsonl"
         path.write_text(json.dumps({"source": _source(served)}) + "\n")
         with served.client() as client:
             assert client.submit_manifest(path, key="album").created == 1
             assert client.submit_manifest(path, key="album").existing == 1
+            with pytest.raises(SourceUnreadable):
+                client.submit_manifest(tmp_path / "none.jsonl")
 
 
 class TestErrors:
@@ -206,7 +228,11 @@ class TestWaiting:
             with pytest.raises(WaitTimeout, match="they go on"):
                 client.wait(job.id, timeout=0.2)
             _run(served)
-            (ended,) = client.wait(job.id, timeout=30)
+            heard = list[tuple[int, int]]()
+            (ended,) = client.wait(
+                job.id, timeout=30, on_progress=lambda ended, of: heard.append((ended, of))
+            )
+        assert heard == [(1, 1)]
         assert ended.state is JobState.SUCCEEDED
 
     def test_jobs_come_as_they_end_those_that_have_first(self, served: Served) -> None:
@@ -272,12 +298,16 @@ class TestOperating:
             assert dry.expected == 3
             client.pause(reason="maintenance")
             assert client.queues()[1].pauses[0].reason == "maintenance"
-            client.resume(reason="over")
+            assert client.resume(reason="over") is True
+            assert client.resume() is False
             begun_ = client.cancel_where(where, reason="x")
             assert begun_.id is not None
             house.keeper()
             eventually(lambda: client.operation(begun_.id).finished_at)  # type: ignore[arg-type]
             assert client.operation(begun_.id).counts == {"cancelled": 3}
+            (listed,) = client.operations(kinds=[OperationKind.CANCEL])
+            assert listed == client.operation(begun_.id)
+            assert client.operations(unfinished=True) == []
         with served.client(None) as client:
             assert client.workers() == []
             scale = client.autoscale()

@@ -25,6 +25,7 @@ from twofold_schema.ledger import outcomes
 from twofold_schema.settings import StorageSettings
 from twofold_schema.states import JobState
 from twofold_schema.storage.places import OpenPlaces
+from twofold_schema.wire import JobReport
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -279,7 +280,7 @@ class TestLooking:
         console = Console(file=io.StringIO(), width=80)
         monkeypatch.setattr(jobs, "out", console)
 
-        jobs.show([job], jobs.Output.TABLE)
+        jobs.show([JobReport.of(job)], jobs.Output.TABLE)
 
         shown = console.file.getvalue()  # type: ignore[attr-defined]
         assert all(word in shown for word in (str(job.id), "succeeded", "1/3", "…"))

@@ -67,6 +67,7 @@ def find(
     caller: Reader,
     parts: Parts,
     *,
+    kind: Annotated[list[OperationKind] | None, Query(description="Only of these kinds.")] = None,
     unfinished: Annotated[bool, Query(description="Only those that go on.")] = False,
     before: Annotated[UUID | None, Query(description="The last id of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
@@ -74,7 +75,12 @@ def find(
     """A page of operations, newest first: who asked for what, and why."""
     with parts.reading() as connection:
         found = ledger.find(
-            connection, tenant=caller.tenant, unfinished=unfinished, before=before, limit=limit
+            connection,
+            kinds=kind,
+            tenant=caller.tenant,
+            unfinished=unfinished,
+            before=before,
+            limit=limit,
         )
     return [OperationReport.of(one) for one in found]
 

@@ -11,7 +11,7 @@ from twofold_producer.api.service import Parts
 from twofold_schema.ledger import pauses, tallies
 from twofold_schema.ledger.tallies import Tally
 from twofold_schema.states import JobClass, JobState
-from twofold_schema.wire import PauseBody, PauseReport, QueueReport
+from twofold_schema.wire import PauseBody, PauseReport, QueueReport, ResumeBody, Resumed
 
 router = APIRouter(prefix="/v1/queues", tags=["queues"])
 
@@ -42,20 +42,18 @@ def pause(body: PauseBody, caller: Operator, parts: Parts) -> Response:
     return Response(status_code=status.HTTP_204_NO_CONTENT)
 
 
-@router.post(
-    "/resume", status_code=status.HTTP_204_NO_CONTENT, responses=errors(400, 409, 413, 422)
-)
-def resume(body: PauseBody, caller: Operator, parts: Parts) -> Response:
+@router.post("/resume", responses=errors(400, 409, 413, 422))
+def resume(body: ResumeBody, caller: Operator, parts: Parts) -> Resumed:
     """End a pause of the same class, or of all; safe to repeat."""
     with parts.writing() as connection:
-        pauses.resume(
+        ended = pauses.resume(
             connection,
             tenant=caller.tenant,
             job_class=body.job_class,
             reason=body.reason,
             who=caller.name,
         )
-    return Response(status_code=status.HTTP_204_NO_CONTENT)
+    return Resumed(ended=ended)
 
 
 def _queue(one: JobClass, found: list[Tally], paused: Sequence[pauses.Pause]) -> QueueReport:

@@ -13,10 +13,13 @@ from twofold_schema.errors import (
     ApiKeyNotFound,
     ConfigError,
     DeliveryNotFound,
+    InvalidApiKey,
     InvalidOperation,
+    InvalidRequest,
     InvalidWebhook,
     JobNotFound,
     OperationNotFound,
+    ScopeMissing,
     SubmissionNotFound,
     SubmitError,
     WaitTimeout,
@@ -25,16 +28,21 @@ from twofold_schema.errors import (
 
 #: Something that was to be submitted was not accepted.
 EXIT_NOT_ACCEPTED = 2
-#: What was named is not there.
-EXIT_NOT_FOUND = 5
 #: Some of the jobs that were waited for did not succeed.
 EXIT_JOBS_FAILED = 3
+#: The API key is none that is in force, or not for this.
+EXIT_NOT_ALLOWED = 4
+#: What was named is not there.
+EXIT_NOT_FOUND = 5
 EXIT_INTERRUPTED = 130
 #: By kind of error; 1 for every other one.
 EXIT_CODES = (
     (ConfigError, 2),
     (SubmitError, EXIT_NOT_ACCEPTED),
     (InvalidOperation, 2),
+    (InvalidRequest, 2),
+    (InvalidApiKey, EXIT_NOT_ALLOWED),
+    (ScopeMissing, EXIT_NOT_ALLOWED),
     (ApiKeyNotFound, EXIT_NOT_FOUND),
     (InvalidWebhook, 2),
     (JobNotFound, EXIT_NOT_FOUND),
@@ -56,7 +64,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Make pictures twice as large, many at a time.",
     epilog="Exit codes: 0 well, 1 error, 2 usage, setting, or something was not accepted, 3 some "
-    "jobs did not succeed, 5 not found, 124 wait timed out, 130 interrupted.",
+    "jobs did not succeed, 4 the API key is not in force or not for this, 5 not found, 124 wait "
+    "timed out, 130 interrupted.",
 )
 
 
@@ -71,6 +80,12 @@ def login_name() -> str:
 
 WhoOption = Annotated[
     str, typer.Option(default_factory=login_name, help="Who asks; the login name unless stated.")
+]
+AskerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--who", help="Who asks; the login name unless stated. Over HTTP the API key says it."
+    ),
 ]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 

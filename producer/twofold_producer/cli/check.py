@@ -11,12 +11,12 @@ from sqlalchemy import Connection, Engine
 
 from twofold_producer.cli import findings as printed
 from twofold_producer.cli.app import err
+from twofold_producer.cli.door import database_settings
 from twofold_producer.cli.findings import EXIT_UNWELL, Form
 from twofold_schema import database, findings
 from twofold_schema.errors import DatabaseUnavailable
 from twofold_schema.findings import Finding, Status
 from twofold_schema.ledger import audit, sweeps, tallies
-from twofold_schema.settings import DatabaseSettings
 
 _TALLIES = "tallies"
 _SHOWN = 5
@@ -108,7 +108,7 @@ def check(
     Reads every job, key and event, of one moment, and holds nobody up; vacuum waits until it ends.
     Ends with 0 when nothing failed, with 1 when something did.
     """
-    engine = database.connect(DatabaseSettings.load())
+    engine = database.connect(database_settings())
     heard = []
     with ExitStack() as stack:
         stack.callback(engine.dispose)

@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from twofold_producer.cli.app import err
+from twofold_producer.cli.door import database_settings
 from twofold_producer.keeper.garbage import Collector
 from twofold_schema import database
-from twofold_schema.settings import DatabaseSettings, KeeperSettings, StorageSettings
+from twofold_schema.settings import KeeperSettings, StorageSettings
 from twofold_schema.storage.places import OpenPlaces
 
 
@@ -26,7 +27,7 @@ def collect(
     """Delete results that no row names, and list them. The keeper does the same by itself."""
     settings, places = KeeperSettings.load(), StorageSettings.load()
     hours = settings.collect_after_hours if older_than is None else older_than
-    engine = database.connect(DatabaseSettings.load())
+    engine = database.connect(database_settings())
     collector = Collector(
         engine,
         OpenPlaces(places),

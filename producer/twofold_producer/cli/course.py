@@ -9,10 +9,9 @@ from uuid import UUID
 
 import typer
 
-from twofold_producer.cli import operations
-from twofold_producer.cli.app import EXIT_NOT_FOUND, WhoOption, YesOption, agree, err, out
+from twofold_producer.cli import door, operations
+from twofold_producer.cli.app import EXIT_NOT_FOUND, AskerOption, YesOption, agree, err, out
 from twofold_producer.cli.submissions import Form
-from twofold_producer.producer import Producer
 from twofold_schema.ledger.requests import CancelAnswer
 from twofold_schema.operation import JobFilter, OperationKind
 from twofold_schema.states import JobClass, JobState
@@ -57,7 +56,7 @@ def cancel(
     created_after: _After = None,
     created_before: _Before = None,
     reason: _Reason = None,
-    who: WhoOption,
+    who: AskerOption = None,
     dry_run: _DryRun = False,
     yes: YesOption = False,
     wait: _Wait = True,
@@ -73,8 +72,8 @@ def cancel(
         created_before=created_before,
     )
     if _by_id(job_ids, where):
-        with Producer() as producer:
-            answers = producer.cancel(job_ids or [])
+        with door.opened() as opened:
+            answers = opened.cancel(job_ids or [])
         for job_id, answer in answers.items():
             out.print(f"{job_id} {answer}")
         if CancelAnswer.NOT_FOUND in answers.values():
@@ -103,7 +102,7 @@ def retry(
     created_before: _Before = None,
     error: _Error = None,
     reason: _Reason = None,
-    who: WhoOption,
+    who: AskerOption = None,
     dry_run: _DryRun = False,
     yes: YesOption = False,
     wait: _Wait = True,
@@ -120,10 +119,9 @@ def retry(
         error=error,
     )
     if _by_id(job_ids, where):
-        with Producer() as producer:
-            producer.retry(job_ids or [])
-        for job_id in job_ids or []:
-            out.print(f"{job_id} queued")
+        with door.opened() as opened:
+            for job_id in opened.retry(job_ids or []):
+                out.print(f"{job_id} queued")
         return
     _operate(
         OperationKind.RETRY,
@@ -148,7 +146,7 @@ def _operate(
     where: JobFilter,
     *,
     reason: str | None,
-    who: str,
+    who: str | None,
     dry_run: bool,
     yes: bool,
     wait: bool,
@@ -156,8 +154,8 @@ def _operate(
 ) -> None:
     if not dry_run and not reason:
         raise typer.BadParameter("say why with --reason, for whoever reads it later")
-    with Producer() as producer:
-        counts = producer.count_where(kind, where)
+    with door.opened() as opened:
+        counts = opened.count(kind, where)
         total = sum(counts.values())
         if dry_run:
             _say_counts(counts, output)
@@ -167,10 +165,9 @@ def _operate(
             err.print("No job matches; nothing was changed.")
             return
         agree(f"{kind.capitalize()} {total} jobs ({operations.told(counts)})?", yes=yes)
-        ask = producer.cancel_where if kind is OperationKind.CANCEL else producer.retry_where
-        operation = ask(where, reason=reason or "", who=who, expected=total)
-        if wait:
-            operation = operations.watch(producer, operation.id)
+        operation = opened.operate(kind, where, reason=reason or "", who=who, expected=total)
+        if wait and operation.id is not None:
+            operation = operations.watch(opened, operation.id)
     operations.show(operation, output)
 
 

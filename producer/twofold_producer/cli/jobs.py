@@ -4,10 +4,8 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import fields
-from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 import typer
@@ -15,14 +13,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from twofold_producer.cli import door
 from twofold_producer.cli.app import EXIT_INTERRUPTED, EXIT_JOBS_FAILED, err, out, pairs
-from twofold_producer.producer import OnProgress, Producer
-from twofold_schema import database
+from twofold_producer.cli.door import Door
+from twofold_producer.producer import OnProgress
 from twofold_schema.artifacts import publish_place
-from twofold_schema.job import DEFAULT_TENANT, Job
-from twofold_schema.ledger import reads
-from twofold_schema.settings import DatabaseSettings
 from twofold_schema.states import JobState
+from twofold_schema.wire import JobReport
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -65,13 +62,11 @@ def list_(
 ) -> None:
     """List jobs, newest first."""
     wanted = pairs(metadata or [])
-    engine = database.connect(DatabaseSettings.load())
-    with engine.connect() as connection:
-        found = reads.find(
-            connection,
-            tenant=DEFAULT_TENANT if wanted and tenant is None else tenant,
-            states=state,
-            submission_id=submission,
+    with door.opened() as opened:
+        found = opened.find(
+            tenant=tenant,
+            states=state or (),
+            submission=submission,
             metadata=wanted,
             before=before,
             limit=limit,
@@ -90,30 +85,30 @@ def get(
     output: OutputOption = Output.JSON,
 ) -> None:
     """Show all there is to know about jobs."""
-    with Producer() as producer:
+    with door.opened() as opened:
         if wait:
-            wait_for(producer, job_ids, timeout, output)
+            wait_for(opened, job_ids, timeout, output)
         else:
-            show([producer.get(job_id) for job_id in job_ids], output)
+            show(opened.get(job_ids), output)
 
 
-def wait_for(
-    producer: Producer, job_ids: Sequence[UUID], timeout: float | None, output: Output
-) -> None:
+def wait_for(asked: Door, job_ids: Sequence[UUID], timeout: float | None, output: Output) -> None:
     """Wait until jobs have ended, and print what came of them; ends with 3 if one did not succeed.
 
     Args:
-        producer: Of the jobs.
+        asked: For the jobs.
         job_ids: Theirs.
         timeout: In seconds; None waits for ever.
         output: How to print.
     """
     try:
         with _progress() as (progress, _):
-            ended = producer.wait(job_ids, timeout=timeout, on_progress=progress)
+            ended = asked.wait(job_ids, timeout=timeout, on_progress=progress)
     except KeyboardInterrupt:
         ids = " ".join(str(job_id) for job_id in job_ids)
-        err.print(f"\nThe jobs go on. Wait again with: twofold jobs get --wait {ids}")
+        err.print(
+            f"\nThe jobs go on. Wait again with: twofold jobs get --wait {ids}", soft_wrap=True
+        )
         raise typer.Exit(EXIT_INTERRUPTED) from None
     if output is Output.TABLE:
         for job in ended:
@@ -161,16 +156,17 @@ class _progress:  # noqa: N801 - used as a function that is a context
             err.print(f"{ended} of {total} jobs have ended")
 
 
-def show(jobs: Sequence[Job], output: Output) -> None:
+def show(jobs: Sequence[JobReport], output: Output) -> None:
     """Print jobs."""
     if output is Output.IDS:
         for job in jobs:
             sys.stdout.write(f"{job.id}\n")
     elif output is Output.JSONL:
         for job in jobs:
-            sys.stdout.write(json.dumps(_plain(job)) + "\n")
+            sys.stdout.write(json.dumps(job.model_dump(mode="json")) + "\n")
     elif output is Output.JSON:
-        sys.stdout.write(json.dumps([_plain(job) for job in jobs], indent=2) + "\n")
+        plain = [job.model_dump(mode="json") for job in jobs]
+        sys.stdout.write(json.dumps(plain, indent=2) + "\n")
     else:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in ("id", "state", "size", "attempts", "error", "source"):
@@ -186,14 +182,14 @@ def show(jobs: Sequence[Job], output: Output) -> None:
         _say_who_made(jobs)
 
 
-def _say_who_made(jobs: Sequence[Job]) -> None:
+def _say_who_made(jobs: Sequence[JobReport]) -> None:
     """The demo model's pictures must not be taken for the real one's."""
     models = sorted({job.result.model for job in jobs if job.result})
     if models:
         err.print(f"Made by: {', '.join(models)}", style="dim", markup=False, soft_wrap=True)
 
 
-def _cells(job: Job) -> tuple[str | Text, ...]:
+def _cells(job: JobReport) -> tuple[str | Text, ...]:
     flag = " (cancelling)" if job.cancelling else " (retrying)" if job.retrying else ""
     colour = _COLOURS.get(job.state, "white")
     size = f"{job.result.width}x{job.result.height}" if job.result else ""
@@ -210,21 +206,3 @@ def _cells(job: Job) -> tuple[str | Text, ...]:
 def _on_one_line(text: str) -> Text:
     # As Text: a name may look like markup.
     return Text(text, no_wrap=True, overflow="ellipsis")
-
-
-def _plain(job: Job) -> dict[str, Any]:
-    return {field.name: _json(getattr(job, field.name)) for field in fields(job)}
-
-
-def _json(thing: Any) -> Any:  # noqa: ANN401 - any field of a job
-    if hasattr(thing, "model_dump"):
-        return thing.model_dump(mode="json")
-    if isinstance(thing, tuple):
-        return [_json(part) for part in thing]
-    if isinstance(thing, UUID):
-        return str(thing)
-    if isinstance(thing, datetime):
-        return thing.isoformat()
-    if hasattr(thing, "items"):
-        return dict(thing)
-    return thing

@@ -12,11 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from twofold_producer.cli.app import WhoOption, YesOption, agree, err, out
+from twofold_producer.cli.door import database_settings
 from twofold_producer.cli.submissions import Form
 from twofold_schema import database
 from twofold_schema.api_key import ApiKey, NewApiKey, Scope
 from twofold_schema.ledger import api_keys
-from twofold_schema.settings import DatabaseSettings
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -44,7 +44,7 @@ def create(
     """Make a key. Its secret is printed once, alone on standard output, and kept nowhere."""
     if (tenant is None) is not all_tenants:
         raise typer.BadParameter("give --tenant, or --all-tenants")
-    engine = database.connect(DatabaseSettings.load())
+    engine = database.connect(database_settings())
     with engine.begin() as connection:
         made = api_keys.create(
             connection,
@@ -65,7 +65,7 @@ def list_(
     output: _OutputOption = Form.TABLE,
 ) -> None:
     """List all keys, newest first, those that are over included."""
-    engine = database.connect(DatabaseSettings.load())
+    engine = database.connect(database_settings())
     with engine.connect() as connection:
         found = api_keys.every_key(connection, tenant=tenant)
     if output is Form.JSON:
@@ -94,7 +94,7 @@ def rotate(
 
     The new secret is printed once, alone on standard output.
     """
-    engine = database.connect(DatabaseSettings.load())
+    engine = database.connect(database_settings())
     with engine.begin() as connection:
         made = api_keys.rotate(
             connection, key_id, overlap=timedelta(hours=overlap_hours), reason=reason, who=who
@@ -106,7 +106,7 @@ def rotate(
 def revoke(key_id: _KeyId, *, reason: _Reason, who: WhoOption, yes: YesOption = False) -> None:
     """End a key at once, for ever."""
     agree("Whoever uses this key is refused from now on. Revoke it?", yes=yes)
-    engine = database.connect(DatabaseSettings.load())
+    engine = database.connect(database_settings())
     with engine.begin() as connection:
         key = api_keys.revoke(connection, key_id, reason=reason, who=who)
     out.print(Text(f"revoked {key.prefix} ({key.name})"))

@@ -4,7 +4,6 @@ import json
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -13,15 +12,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from twofold_producer.cli.app import EXIT_INTERRUPTED, WhoOption, err, out
+from twofold_producer.cli import door
+from twofold_producer.cli.app import EXIT_INTERRUPTED, AskerOption, err, out
+from twofold_producer.cli.door import Door
 from twofold_producer.cli.jobs import Output, OutputOption
 from twofold_producer.cli.submissions import Form
-from twofold_producer.producer import Producer
-from twofold_schema import database
 from twofold_schema.errors import WaitTimeout
-from twofold_schema.ledger import operations
-from twofold_schema.operation import Operation, OperationKind
-from twofold_schema.settings import DatabaseSettings
+from twofold_schema.operation import OperationKind
+from twofold_schema.wire import OperationReport
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -43,10 +41,9 @@ def list_(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """List what was asked for, newest first: cancels, retries, pauses, shares, rights, keys."""
-    engine = database.connect(DatabaseSettings.load())
-    with engine.connect() as connection:
-        found = operations.find(
-            connection, kinds=kind, unfinished=unfinished, before=before, limit=limit
+    with door.opened() as opened:
+        found = opened.operations(
+            kinds=kind or (), unfinished=unfinished, before=before, limit=limit
         )
     if output is Output.TABLE:
         table = Table(box=None, pad_edge=False, header_style="bold")
@@ -74,30 +71,30 @@ def get(
     output: Annotated[Form, typer.Option("--output", "-o", help="How to print.")] = Form.TABLE,
 ) -> None:
     """Show who asked for what and why, and how far it is."""
-    with Producer() as producer:
+    with door.opened() as opened:
         if wait:
-            show(watch(producer, operation_id, timeout=timeout), output)
+            show(watch(opened, operation_id, timeout=timeout), output)
         else:
-            show(producer.operation(operation_id), output)
+            show(opened.operation(operation_id), output)
 
 
 @app.command()
 def stop(
     operation_id: _OperationId,
     *,
-    who: WhoOption,
+    who: AskerOption = None,
     output: Annotated[Form, typer.Option("--output", "-o", help="How to print.")] = Form.TABLE,
 ) -> None:
     """End a cancel or a retry before it is done; what it has done stays."""
-    with Producer() as producer:
-        show(producer.stop_operation(operation_id, who=who), output)
+    with door.opened() as opened:
+        show(opened.stop(operation_id, who=who), output)
 
 
-def watch(producer: Producer, operation_id: UUID, *, timeout: float | None = None) -> Operation:
+def watch(asked: Door, operation_id: UUID, *, timeout: float | None = None) -> OperationReport:
     """Follow an operation until it is done: a bar on a terminal, a line now and then elsewhere.
 
     Args:
-        producer: Asked how far it is.
+        asked: How far it is.
         operation_id: Of the operation.
         timeout: In seconds; None waits for ever.
 
@@ -120,7 +117,7 @@ def watch(producer: Producer, operation_id: UUID, *, timeout: float | None = Non
         err.print(f"Operation {operation_id}", style="dim")
         with bar:
             while True:
-                operation, now = producer.operation(operation_id), time.monotonic()
+                operation, now = asked.operation(operation_id), time.monotonic()
                 moved, jobs = (now if operation.jobs != jobs else moved), operation.jobs
                 bar.update(
                     task, description=operation.kind, completed=jobs, total=operation.expected
@@ -142,14 +139,14 @@ def watch(producer: Producer, operation_id: UUID, *, timeout: float | None = Non
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
-def _say_how_far(operation: Operation, *, stands_still: bool) -> None:
+def _say_how_far(operation: OperationReport, *, stands_still: bool) -> None:
     if stands_still:
         err.print("No job was done for a while. Does a keeper run? `twofold doctor` looks.")
     elif not err.is_terminal:
         err.print(f"{operation.jobs} of {operation.expected or 'unknown'} jobs are done")
 
 
-def show(operation: Operation, output: Form) -> None:
+def show(operation: OperationReport, output: Form) -> None:
     """Print an operation."""
     if output is Form.JSON:
         sys.stdout.write(json.dumps(plain(operation), indent=2) + "\n")
@@ -163,11 +160,9 @@ def show(operation: Operation, output: Form) -> None:
     out.print(table)
 
 
-def plain(operation: Operation) -> dict[str, Any]:
-    """An operation as JSON has it."""
-    mine = {field.name: getattr(operation, field.name) for field in fields(operation)}
-    mine |= {"filter": operation.filter.to_json(), "counts": dict(operation.counts)}
-    return json.loads(json.dumps(mine, default=str))  # type: ignore[no-any-return]
+def plain(operation: OperationReport) -> dict[str, Any]:
+    """An operation as JSON has it, of its filter what is stated."""
+    return operation.model_dump(mode="json") | {"filter": operation.filter.to_json()}
 
 
 def told(counts: Mapping[str, Any]) -> str:
@@ -181,7 +176,7 @@ def _word(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _cells(one: Operation) -> tuple[str, ...]:
+def _cells(one: OperationReport) -> tuple[str, ...]:
     scope = one.filter.to_json() | dict(one.change or {})
     going = "goes on" if one.finished_at is None else "done"
     return (

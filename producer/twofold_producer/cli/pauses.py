@@ -2,18 +2,15 @@
 
 import json
 import sys
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from twofold_producer.cli.app import EXIT_NOT_FOUND, WhoOption, YesOption, agree, err, out
+from twofold_producer.cli import door
+from twofold_producer.cli.app import EXIT_NOT_FOUND, AskerOption, YesOption, agree, err, out
 from twofold_producer.cli.submissions import Form
-from twofold_schema import database
-from twofold_schema.ledger import pauses as ledger
-from twofold_schema.settings import DatabaseSettings
 from twofold_schema.states import JobClass
 
 _Tenant = Annotated[str | None, typer.Option(help="Only this tenant's jobs.")]
@@ -25,19 +22,19 @@ def pause(
     tenant: _Tenant = None,
     job_class: _Class = None,
     reason: Annotated[str, typer.Option(help="Why, for whoever asks why nothing moves.")],
-    who: WhoOption,
+    who: AskerOption = None,
     yes: YesOption = False,
 ) -> None:
     """Let no worker take more of a tenant's jobs, of a class's, of both, or any at all.
 
     What runs goes on; what waits keeps its place, and its deadlines hold.
     """
-    if tenant is None and job_class is None:
-        agree("Pause everything?", yes=yes)
-    engine = database.connect(DatabaseSettings.load())
-    with engine.begin() as connection:
-        ledger.pause(connection, tenant=tenant, job_class=job_class, reason=reason, who=who)
-    out.print(Text(f"paused {scope_of(tenant, job_class)}"))
+    with door.opened() as opened:
+        scope = scope_of(tenant, job_class, everything=opened.everything)
+        if tenant is None and job_class is None:
+            agree(f"Pause {scope}?", yes=yes)
+        opened.pause(tenant=tenant, job_class=job_class, reason=reason, who=who)
+    out.print(Text(f"paused {scope}"))
 
 
 def resume(
@@ -45,15 +42,12 @@ def resume(
     tenant: _Tenant = None,
     job_class: _Class = None,
     reason: Annotated[str, typer.Option(help="Why.")] = "",
-    who: WhoOption,
+    who: AskerOption = None,
 ) -> None:
     """End the pause of exactly this scope; ends with 5 if there is none."""
-    engine = database.connect(DatabaseSettings.load())
-    with engine.begin() as connection:
-        ended = ledger.resume(
-            connection, tenant=tenant, job_class=job_class, reason=reason, who=who
-        )
-    scope = scope_of(tenant, job_class)
+    with door.opened() as opened:
+        scope = scope_of(tenant, job_class, everything=opened.everything)
+        ended = opened.resume(tenant=tenant, job_class=job_class, reason=reason, who=who)
     if not ended:
         err.print(Text(f"There is no pause of {scope}; `twofold pauses` lists those there are."))
         raise typer.Exit(EXIT_NOT_FOUND)
@@ -64,25 +58,24 @@ def pauses(
     *, output: Annotated[Form, typer.Option("--output", "-o", help="How to print.")] = Form.TABLE
 ) -> None:
     """List what is paused, longest first."""
-    engine = database.connect(DatabaseSettings.load())
-    with engine.connect() as connection:
-        found = ledger.in_force(connection)
+    with door.opened() as opened:
+        found = opened.pauses()
     if output is Form.JSON:
-        plain = [asdict(one) for one in found]
-        sys.stdout.write(json.dumps(plain, indent=2, default=str) + "\n")
+        plain = [one.model_dump(mode="json") for one in found]
+        sys.stdout.write(json.dumps(plain, indent=2) + "\n")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("paused", "since", "who", "reason"):
         table.add_column(column)
     for one in found:
         since = f"{one.paused_at:%Y-%m-%d %H:%M:%S%z}"
-        scope = scope_of(one.tenant, one.job_class)
+        scope = scope_of(one.tenant, one.job_class, everything="everything")
         table.add_row(*map(Text, (scope, since, one.paused_by, one.reason)))
     out.print(table)
 
 
-def scope_of(tenant: str | None, job_class: JobClass | None) -> str:
+def scope_of(tenant: str | None, job_class: JobClass | None, *, everything: str) -> str:
     """A pause's scope in words."""
     named = [f"tenant {tenant}"] if tenant is not None else []
     named += [f"class {job_class}"] if job_class is not None else []
-    return ", ".join(named) or "everything"
+    return ", ".join(named) or everything

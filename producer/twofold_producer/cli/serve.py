@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from twofold_producer.cli.app import out
+from twofold_producer.cli.door import database_settings
 from twofold_producer.keeper import process
 from twofold_schema import database, log
 from twofold_schema.errors import ConfigError
 from twofold_schema.settings import (
     ApiSettings,
     BrokerSettings,
-    DatabaseSettings,
     KeeperSettings,
     LimitSettings,
     LogSettings,
@@ -28,7 +28,7 @@ database_app = typer.Typer(no_args_is_help=True)
 @database_app.command()
 def migrate() -> None:
     """Bring the job table to this version. Safe to repeat."""
-    database.migrate(DatabaseSettings.load())
+    database.migrate(database_settings())
     out.print("The job table is up to date.")
 
 
@@ -40,7 +40,7 @@ def keeper() -> None:
     log.configure(LogSettings.load())
     process.run(
         KeeperSettings.load(),
-        DatabaseSettings.load(),
+        database_settings(),
         BrokerSettings.load(),
         StorageSettings.load(),
         LimitSettings.load(),
@@ -65,7 +65,7 @@ def api(
     )
     service = app.build(
         settings,
-        DatabaseSettings.load(),
+        database_settings(),
         BrokerSettings.load(),
         StorageSettings.load(),
         LimitSettings.load(),

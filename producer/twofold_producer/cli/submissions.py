@@ -2,7 +2,6 @@
 
 import json
 import sys
-from dataclasses import fields
 from enum import StrEnum
 from typing import Annotated
 from uuid import UUID
@@ -11,8 +10,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from twofold_producer.cli import door
 from twofold_producer.cli.app import out
-from twofold_producer.producer import Producer
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -36,12 +35,11 @@ def get(
     output: Annotated[Form, typer.Option("--output", "-o", help="How to print.")] = Form.TABLE,
 ) -> None:
     """Show how far a submission is, and where its manifests lie once it has ended."""
-    with Producer() as producer:
-        report = producer.submission(submission_id)
-    plain = {field.name: getattr(report, field.name) for field in fields(report)}
-    plain["counts"] = dict(report.counts)
+    with door.opened() as opened:
+        report = opened.submission(submission_id)
+    plain = report.model_dump(mode="json")
     if output is Form.JSON:
-        sys.stdout.write(json.dumps(plain, indent=2, default=str) + "\n")
+        sys.stdout.write(json.dumps(plain, indent=2) + "\n")
         return
     plain["counts"] = ", ".join(f"{count} {state}" for state, count in report.counts.items())
     table = Table.grid(padding=(0, 2))

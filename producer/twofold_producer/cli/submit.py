@@ -9,12 +9,11 @@ from uuid import UUID
 
 import typer
 
+from twofold_producer.cli import door
 from twofold_producer.cli.app import EXIT_NOT_ACCEPTED, err, pairs
 from twofold_producer.cli.jobs import Output, OutputOption, show, wait_for
-from twofold_producer.producer import Producer
 from twofold_producer.submit.submission import Answer, Submission
 from twofold_schema.formats import ResultFormat
-from twofold_schema.job import DEFAULT_TENANT
 from twofold_schema.states import JobClass
 
 #: What goes with a manifest; all else is said by its lines.
@@ -36,7 +35,10 @@ def submit(
         str | None,
         typer.Option(help="Your name for all of them together: run it again, and it goes on."),
     ] = None,
-    tenant: Annotated[str, typer.Option(help="Whose jobs they are.")] = DEFAULT_TENANT,
+    tenant: Annotated[
+        str | None,
+        typer.Option(help="Whose jobs they are; default unless stated. Over HTTP the key says it."),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the results.")] = False,
     timeout: Annotated[float | None, typer.Option(help="Seconds to wait.")] = None,
     steps: Annotated[int, typer.Option(help="Sampling steps.")] = 20,
@@ -102,31 +104,28 @@ def submit(
         "metadata": pairs(metadata or []),
         "webhook": webhook,
     }
-    with Producer() as producer:
-        submission = producer.submit_many(
-            ({"source": source, **asked} for source in sources),
-            tenant=tenant,
-            key=submission_key,
-            strict=len(sources) == 1,
-        )
+    with door.opened() as opened:
+        submission = opened.submit(sources, asked, tenant=tenant, key=submission_key)
         _say_faults(submission.faults, sources)
         if submission.created < len(sources) or output is Output.TABLE:
             _sum_up(submission)
         if wait:
-            wait_for(producer, submission.job_ids, timeout, output)
+            wait_for(opened, submission.job_ids, timeout, output)
+        elif output is Output.IDS:
+            # Nothing has to be read for it: an API key for submitting alone will do.
+            sys.stdout.writelines(f"{job_id}\n" for job_id in submission.job_ids)
         else:
-            show([producer.get(job_id) for job_id in submission.job_ids], output)
+            show(opened.get(submission.job_ids), output)
     if submission.invalid:
         raise typer.Exit(EXIT_NOT_ACCEPTED)
 
 
-def _submit_manifest(place: str, submission_key: str | None, tenant: str, output: Output) -> None:
-    with Producer() as producer:
-        submission = producer.submit_many(
-            producer.manifest(place, tenant=tenant),
-            tenant=tenant,
-            key=submission_key,
-            on_answers=partial(_tell, output),
+def _submit_manifest(
+    place: str, submission_key: str | None, tenant: str | None, output: Output
+) -> None:
+    with door.opened() as opened:
+        submission = opened.submit_manifest(
+            place, tenant=tenant, key=submission_key, on_answers=partial(_tell, output)
         )
     if output is Output.JSON:
         counts = {name: getattr(submission, name) for name in ("created", "existing", "invalid")}

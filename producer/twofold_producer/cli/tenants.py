@@ -10,12 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from twofold_producer.cli.app import WhoOption, out
+from twofold_producer.cli.door import database_settings
 from twofold_producer.cli.submissions import Form
 from twofold_schema import database
 from twofold_schema.ledger import rights, shares, tallies
 from twofold_schema.ledger.rights import Rights
 from twofold_schema.ledger.shares import Share
-from twofold_schema.settings import DatabaseSettings
 from twofold_schema.states import JobState
 from twofold_schema.tenant_places import TenantPlaces
 
@@ -30,7 +30,7 @@ _ANY, _NONE = "any", "none"
 @app.command("list")
 def list_(*, output: _OutputOption = Form.TABLE) -> None:
     """List all tenants that have jobs, a share or rights of their own."""
-    engine = database.connect(DatabaseSettings.load())
+    engine = database.connect(database_settings())
     with engine.connect() as connection:
         due, found = shares.every_share(connection), tallies.overview(connection)
         allowed = rights.every_right(connection)
@@ -98,7 +98,7 @@ def set_(
     if not of_share and not of_rights:
         raise typer.BadParameter("say what shall change; --help has the options")
     cap: int | Literal["any"] | None = "any" if any_number else max_running
-    said, engine = [], database.connect(DatabaseSettings.load())
+    said, engine = [], database.connect(database_settings())
     with engine.begin() as connection:
         if of_share:
             share = shares.set_share(

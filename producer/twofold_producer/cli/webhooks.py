@@ -15,12 +15,13 @@ from rich.text import Text
 from sqlalchemy import Engine
 
 from twofold_producer.cli.app import WhoOption, err, out
+from twofold_producer.cli.door import database_settings
 from twofold_producer.cli.jobs import Output, OutputOption
 from twofold_producer.cli.submissions import Form
 from twofold_schema import database
 from twofold_schema.ledger import deliveries as outbox
 from twofold_schema.ledger import webhooks as ledger
-from twofold_schema.settings import DatabaseSettings, WebhookSettings
+from twofold_schema.settings import WebhookSettings
 from twofold_schema.webhook import Delivery, DeliveryState, EventType, Webhook
 
 app = typer.Typer(no_args_is_help=True)
@@ -198,7 +199,7 @@ def _redeliver_failed(engine: Engine, webhook_id: UUID, since: datetime) -> int:
 
 
 def _engine() -> Engine:
-    return database.connect(DatabaseSettings.load())
+    return database.connect(database_settings())
 
 
 def _show_secret(webhook_id: UUID, secret: SecretStr, output: Form) -> None:

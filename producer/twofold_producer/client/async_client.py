@@ -16,10 +16,10 @@ import httpx2
 
 from twofold_producer.client import calls, connecting
 from twofold_producer.client.answers import Answer
-from twofold_producer.client.calls import Call, Flow
+from twofold_producer.client.calls import Call, Flow, OnProgress
 from twofold_producer.client.following import Behind, Stream, query
 from twofold_producer.client.retrying import Tries
-from twofold_producer.submit.submission import Submission
+from twofold_producer.submit.submission import OnAnswers, Submission
 from twofold_schema.operation import JobFilter, OperationKind
 from twofold_schema.states import JobClass, JobState
 from twofold_schema.wire import (
@@ -87,30 +87,60 @@ class AsyncClient:
         Raises:
             SubmitError: It was not accepted.
         """
-        uri = await self._uploaded(source)
+        uri = await self.upload(source)
         return await self._run(calls.submit(uri, options, key=key, wait=wait))
 
+    async def upload(self, source: str | Path | bytes) -> str:
+        """Store what is to be a source; returns its URI, which is a new one each time.
+
+        Args:
+            source: The path of a file, or a file's bytes. A URI is returned as it is.
+
+        Raises:
+            SourceUnreadable: It cannot be read, or is of no kind that is taken.
+        """
+        if isinstance(source, str) and "://" in source:
+            return source
+        data = source if isinstance(source, bytes) else connecting.read(source)
+        link = await self._run(calls.upload(connecting.media_type(data)))
+        return await self._run(calls.put(link, data))
+
     async def submit_many(
-        self, items: Iterable[Mapping[str, Any]], *, key: str | None = None
+        self,
+        items: Iterable[Mapping[str, Any]],
+        *,
+        key: str | None = None,
+        on_answers: OnAnswers | None = None,
     ) -> Submission:
         """Submit many jobs, however many: they are written to a temporary file, and sent from it.
 
         Args:
             items: The fields of `JobBody`, each; taken one by one.
             key: Your own name for all of them together: the same call again goes on where it was.
+            on_answers: Told what came of each item, in order.
         """
         with tempfile.TemporaryFile() as lines:
             lines.writelines(calls.as_lines(items))
-            return await self._run(calls.submit_lines(lines, key=key))
+            flow = calls.submit_lines(lines, key=key, on_answers=on_answers)
+            return await self._run(flow)
 
     async def submit_manifest(
-        self, place: str | PathLike[str], *, key: str | None = None
+        self,
+        place: str | PathLike[str],
+        *,
+        key: str | None = None,
+        on_answers: OnAnswers | None = None,
     ) -> Submission:
-        """Submit the lines of a JSONL manifest: of a file here, or at a URI."""
+        """Submit the lines of a JSONL manifest: of a file here, or at a URI.
+
+        Raises:
+            SourceUnreadable: There is no such file here, or it cannot be read.
+        """
         if isinstance(place, str) and "://" in place:
-            return await self._run(calls.submit_manifest(place, key=key))
-        with Path(place).open("rb") as lines:
-            return await self._run(calls.submit_lines(lines, key=key))
+            return await self._run(calls.submit_manifest(place, key=key, on_answers=on_answers))
+        with connecting.opened(place) as lines:
+            flow = calls.submit_lines(lines, key=key, on_answers=on_answers)
+            return await self._run(flow)
 
     async def get(self, job_id: UUID) -> JobReport:
         """The job as it is now.
@@ -119,6 +149,10 @@ class AsyncClient:
             JobNotFound: You have none with this id.
         """
         return await self._run(calls.get(job_id))
+
+    async def get_many(self, job_ids: Sequence[UUID]) -> list[JobReport]:
+        """Jobs in the order of their ids; those that you have none of are left out."""
+        return await self._run(calls.get_many(job_ids))
 
     async def get_by_key(self, key: str) -> JobReport:
         """The job of a key.
@@ -134,10 +168,24 @@ class AsyncClient:
         states: Iterable[JobState] = (),
         submission: UUID | None = None,
         metadata: Mapping[str, str] | None = None,
+        before: UUID | None = None,
+        page_size: int = 200,
     ) -> AsyncIterator[JobReport]:
-        """Your jobs, newest first, page by page."""
+        """Your jobs, newest first, page by page.
+
+        Args:
+            states: Only in one of these; in any where there are none.
+            submission: Only of this one.
+            metadata: Only with all of these pairs.
+            before: Only older than this job.
+            page_size: How many are asked for at once, 1 to 1000.
+        """
         path: str | None = calls.jobs_path(
-            states=states, submission_id=submission, metadata=metadata
+            states=states,
+            submission_id=submission,
+            metadata=metadata,
+            before=before,
+            limit=page_size,
         )
         while path is not None:
             page = await self._run(calls.page(path))
@@ -146,15 +194,25 @@ class AsyncClient:
             path = page.next
 
     async def wait(
-        self, job_ids: UUID | Sequence[UUID], *, timeout: float | None = None
+        self,
+        job_ids: UUID | Sequence[UUID],
+        *,
+        timeout: float | None = None,
+        on_progress: OnProgress | None = None,
     ) -> list[JobReport]:
         """Wait until jobs have ended, well or not.
+
+        Args:
+            job_ids: Theirs.
+            timeout: In seconds; None waits for ever.
+            on_progress: Told how many of how many are known to have ended, as that changes.
 
         Raises:
             WaitTimeout: Time is over; the work goes on.
         """
         ids = [job_ids] if isinstance(job_ids, UUID) else list(job_ids)
-        return await self._run(calls.wait_for_jobs(ids, timeout=timeout))
+        flow = calls.wait_for_jobs(ids, timeout=timeout, on_progress=on_progress)
+        return await self._run(flow)
 
     async def submission(self, submission_id: UUID) -> SubmissionStatus:
         """How far a submission is.
@@ -283,16 +341,53 @@ class AsyncClient:
         return await self._run(calls.result(job_id))
 
     async def cancel_where(
-        self, where: JobFilter, *, reason: str, dry_run: bool = False
+        self,
+        where: JobFilter,
+        *,
+        reason: str,
+        dry_run: bool = False,
+        expected: int | None = None,
     ) -> OperationReport:
-        """Have all jobs called off that match; with `dry_run` only count them."""
-        return await self._operate(OperationKind.CANCEL, where, reason, dry_run=dry_run)
+        """Have all jobs called off that match; with `dry_run` only count them.
+
+        Args:
+            where: Which of the jobs that were submitted before.
+            reason: Why, for people.
+            dry_run: Only count.
+            expected: How many there are, if you counted them.
+
+        Raises:
+            InvalidOperation: The filter states nothing, or what no such job can be.
+        """
+        flow = calls.operate(
+            OperationKind.CANCEL, where, reason=reason, dry_run=dry_run, expected=expected
+        )
+        return await self._run(flow)
 
     async def retry_where(
-        self, where: JobFilter, *, reason: str, dry_run: bool = False
+        self,
+        where: JobFilter,
+        *,
+        reason: str,
+        dry_run: bool = False,
+        expected: int | None = None,
     ) -> OperationReport:
-        """Have all failed and expired jobs retried that match; with `dry_run` only count them."""
-        return await self._operate(OperationKind.RETRY, where, reason, dry_run=dry_run)
+        """Have all failed and expired jobs retried that match, as `cancel_where` calls off."""
+        flow = calls.operate(
+            OperationKind.RETRY, where, reason=reason, dry_run=dry_run, expected=expected
+        )
+        return await self._run(flow)
+
+    async def operations(
+        self,
+        *,
+        kinds: Iterable[OperationKind] = (),
+        unfinished: bool = False,
+        before: UUID | None = None,
+        limit: int = 50,
+    ) -> list[OperationReport]:
+        """A page of operations over your jobs, newest first: who asked for what, and why."""
+        return await self._run(calls.operations(kinds, before, limit, unfinished=unfinished))
 
     async def operation(self, operation_id: UUID) -> OperationReport:
         """How far an operation is."""
@@ -308,11 +403,11 @@ class AsyncClient:
 
     async def pause(self, *, reason: str, job_class: JobClass | None = None) -> None:
         """Let no more of your jobs be claimed, of a class or of all."""
-        await self._run(calls.pause("pause", job_class, reason))
+        await self._run(calls.pause(job_class, reason))
 
-    async def resume(self, *, reason: str, job_class: JobClass | None = None) -> None:
-        """End such a pause."""
-        await self._run(calls.pause("resume", job_class, reason))
+    async def resume(self, *, reason: str = "", job_class: JobClass | None = None) -> bool:
+        """End such a pause; returns whether there was one."""
+        return await self._run(calls.resume(job_class, reason))
 
     async def workers(self) -> list[WorkerReport]:
         """Who works."""
@@ -337,19 +432,6 @@ class AsyncClient:
         trace: TracebackType | None,
     ) -> None:
         await self.close()
-
-    async def _operate(
-        self, kind: OperationKind, where: JobFilter, reason: str, *, dry_run: bool
-    ) -> OperationReport:
-        flow = calls.operate(kind, where, reason=reason, dry_run=dry_run, expected=None)
-        return await self._run(flow)
-
-    async def _uploaded(self, source: str | Path | bytes) -> str:
-        if isinstance(source, str) and "://" in source:
-            return source
-        data = source if isinstance(source, bytes) else connecting.read(source)
-        link = await self._run(calls.upload(connecting.media_type(data)))
-        return await self._run(calls.put(link, data))
 
     async def _all_of(self, submission: Submission, *, ordered: bool) -> AsyncIterator[JobReport]:
         if not ordered:

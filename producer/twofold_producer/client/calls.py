@@ -17,7 +17,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from twofold_producer.client.answers import Answer
 from twofold_producer.submit.submission import Answer as Answered
-from twofold_producer.submit.submission import JobIds, Submission
+from twofold_producer.submit.submission import JobIds, OnAnswers, Outcome, Submission
 from twofold_schema.errors import ApiUnreachable, InvalidParameter, JobNotFound, WaitTimeout
 from twofold_schema.operation import JobFilter, OperationKind
 from twofold_schema.settings import LONGEST_WAIT_SECONDS
@@ -32,6 +32,7 @@ from twofold_schema.wire import (
     OperationReport,
     QueueReport,
     ResultLink,
+    Resumed,
     SubmissionStatus,
     Submitted,
     UploadLink,
@@ -42,6 +43,8 @@ Value = TypeVar("Value")
 #: A flow that returns a value.
 Flow: TypeAlias = Generator["Call", Answer, Value]
 Body = TypeVar("Body", bound=BaseModel)
+#: Told how many of how many jobs have ended.
+OnProgress: TypeAlias = Callable[[int, int], None]
 
 JSON_LINES: Final = "application/x-ndjson"
 _KEY: Final = "Idempotency-Key"
@@ -91,19 +94,25 @@ def submit(
     return job
 
 
-def submit_lines(lines: BinaryIO, *, key: str | None) -> Flow[Submission]:
+def submit_lines(
+    lines: BinaryIO, *, key: str | None, on_answers: OnAnswers | None = None
+) -> Flow[Submission]:
     """Submit many: a JSON object a line, in a file that can be read again."""
-    return (yield from _submit_many({"content": lines, "type": JSON_LINES}, key))
+    return (yield from _submit_many({"content": lines, "type": JSON_LINES}, key, on_answers))
 
 
-def submit_manifest(uri: str, *, key: str | None) -> Flow[Submission]:
+def submit_manifest(
+    uri: str, *, key: str | None, on_answers: OnAnswers | None = None
+) -> Flow[Submission]:
     """Submit the lines of a manifest that the service can read."""
-    body = json.dumps({"manifest": uri}).encode()
-    return (yield from _submit_many({"content": body, "type": "application/json"}, key))
+    body = {"content": json.dumps({"manifest": uri}).encode(), "type": "application/json"}
+    return (yield from _submit_many(body, key, on_answers))
 
 
-def _submit_many(body: Mapping[str, Any], key: str | None) -> Flow[Submission]:
-    came = _Came()
+def _submit_many(
+    body: Mapping[str, Any], key: str | None, on_answers: OnAnswers | None
+) -> Flow[Submission]:
+    came = _Came(on_answers)
     yield Call(
         method="POST",
         path="/v1/submissions",
@@ -122,19 +131,29 @@ def _submit_many(body: Mapping[str, Any], key: str | None) -> Flow[Submission]:
 class _Came:
     """What came of items, a line for each, and what all of it came to in the last."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_answers: OnAnswers | None) -> None:
+        self._on_answers = on_answers
         self._ids = bytearray()
         self._faults: list[Answered] = []
+        self._next = 0
         self._summed: Submitted | None = None
 
     def add(self, line: str) -> None:
         said = json.loads(line)
         if "outcome" not in said:
             self._summed = Submitted.model_validate(said)
-        elif said["job_id"] is not None:
-            self._ids += UUID(said["job_id"]).bytes
+        elif said["position"] >= self._next:
+            # An answer that was cut off half way begins anew with the next try.
+            self._next = said["position"] + 1
+            self._note(_answered(said))
+
+    def _note(self, answer: Answered) -> None:
+        if answer.job_id is not None:
+            self._ids += answer.job_id.bytes
         elif len(self._faults) < _MOST_FAULTS:
-            self._faults.append(Answered(**said))
+            self._faults.append(answer)
+        if self._on_answers is not None:
+            self._on_answers([answer])
 
     def submission(self) -> Submission:
         if self._summed is None:
@@ -147,6 +166,11 @@ class _Came:
             job_ids=JobIds(self._ids),
             faults=tuple(self._faults),
         )
+
+
+def _answered(said: Mapping[str, Any]) -> Answered:
+    job_id = said["job_id"] and UUID(said["job_id"])
+    return Answered(**{**said, "outcome": Outcome(said["outcome"]), "job_id": job_id})
 
 
 def upload(content_type: str) -> Flow[UploadLink]:
@@ -193,20 +217,25 @@ def page(path: str) -> Flow[JobPage]:
     return JobPage.model_validate_json((yield Call(method="GET", path=path)).body)
 
 
-def wait_for_jobs(job_ids: Sequence[UUID], *, timeout: float | None) -> Flow[list[JobReport]]:
+def wait_for_jobs(
+    job_ids: Sequence[UUID], *, timeout: float | None, on_progress: OnProgress | None = None
+) -> Flow[list[JobReport]]:
     """Jobs once all of them have ended, in the order given."""
     deadline = None if timeout is None else time.monotonic() + timeout
     ended: dict[UUID, JobReport] = {}
+    count = len(set(job_ids))
     for job_id in job_ids:
         while job_id not in ended:
             left = LONGEST_WAIT_SECONDS if deadline is None else deadline - time.monotonic()
             job = yield from get(job_id, wait=max(0.0, left))
             if job.done:
                 ended[job_id] = job
+                if on_progress is not None:
+                    on_progress(len(ended), count)
             elif left <= 0:
                 raise WaitTimeout(
-                    f"{len(set(job_ids)) - len(ended)} of {len(set(job_ids))} jobs had not ended "
-                    "when they were looked at; they go on, wait again."
+                    f"{count - len(ended)} of {count} jobs had not ended when they were looked at; "
+                    "they go on, wait again."
                 )
     return [ended[job_id] for job_id in job_ids]
 
@@ -269,10 +298,17 @@ def queues() -> Flow[list[QueueReport]]:
     return (yield from _listed("/v1/queues", QueueReport))
 
 
-def pause(verb: str, job_class: JobClass | None, reason: str) -> Flow[None]:
-    """Pause or resume."""
+def pause(job_class: JobClass | None, reason: str) -> Flow[None]:
+    """Let no more be claimed."""
     body = json.dumps({"job_class": job_class, "reason": reason}).encode()
-    yield _post(f"/v1/queues/{verb}", body, {})
+    yield _post("/v1/queues/pause", body, {})
+
+
+def resume(job_class: JobClass | None, reason: str) -> Flow[bool]:
+    """End a pause; returns whether there was one."""
+    body = json.dumps({"job_class": job_class, "reason": reason}).encode()
+    answer = yield _post("/v1/queues/resume", body, {})
+    return Resumed.model_validate_json(answer.body).ended
 
 
 def operate(
@@ -289,6 +325,17 @@ def operate(
     call = _post("/v1/operations", json.dumps(body).encode(), {}, repeatable=dry_run)
     answer = yield call
     return OperationReport.model_validate_json(answer.body)
+
+
+def operations(
+    kinds: Iterable[OperationKind], before: UUID | None, limit: int, *, unfinished: bool
+) -> Flow[list[OperationReport]]:
+    """A page of operations."""
+    query = [("kind", kind.value) for kind in kinds]
+    query += [("unfinished", "true")] if unfinished else []
+    query += [("before", str(before))] if before else []
+    query += [("limit", str(limit))]
+    return (yield from _listed(f"/v1/operations?{urlencode(query)}", OperationReport))
 
 
 def operation(operation_id: UUID) -> Flow[OperationReport]:
@@ -338,6 +385,7 @@ def jobs_path(
     states: Iterable[JobState] = (),
     submission_id: UUID | None = None,
     metadata: Mapping[str, str] | None = None,
+    before: UUID | None = None,
     limit: int = 200,
 ) -> str:
     """The path and query of the first page of jobs."""
@@ -345,6 +393,7 @@ def jobs_path(
     query += [("state", state.value) for state in states]
     query += [("metadata", f"{name}={value}") for name, value in (metadata or {}).items()]
     query += [("submission", str(submission_id))] if submission_id else []
+    query += [("before", str(before))] if before else []
     return f"/v1/jobs?{urlencode(query)}"
 
 
@@ -366,6 +415,8 @@ def as_lines(items: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
 def _plain(thing: object) -> str:
     if isinstance(thing, datetime):
         return thing.isoformat()
+    if isinstance(thing, UUID):
+        return str(thing)
     raise TypeError(f"a {type(thing).__name__} is no JSON")
 
 

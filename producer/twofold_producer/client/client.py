@@ -16,10 +16,10 @@ import httpx2
 
 from twofold_producer.client import calls, connecting
 from twofold_producer.client.answers import Answer
-from twofold_producer.client.calls import Call, Flow
+from twofold_producer.client.calls import Call, Flow, OnProgress
 from twofold_producer.client.following import Behind, Stream, query
 from twofold_producer.client.retrying import Tries
-from twofold_producer.submit.submission import Submission
+from twofold_producer.submit.submission import OnAnswers, Submission
 from twofold_schema.operation import JobFilter, OperationKind
 from twofold_schema.states import JobClass, JobState
 from twofold_schema.wire import (
@@ -85,28 +85,60 @@ class Client:
         Raises:
             SubmitError: It was not accepted.
         """
-        uri = self._uploaded(source)
+        uri = self.upload(source)
         return self._run(calls.submit(uri, options, key=key, wait=wait))
 
+    def upload(self, source: str | Path | bytes) -> str:
+        """Store what is to be a source; returns its URI, which is a new one each time.
+
+        Args:
+            source: The path of a file, or a file's bytes. A URI is returned as it is.
+
+        Raises:
+            SourceUnreadable: It cannot be read, or is of no kind that is taken.
+        """
+        if isinstance(source, str) and "://" in source:
+            return source
+        data = source if isinstance(source, bytes) else connecting.read(source)
+        link = self._run(calls.upload(connecting.media_type(data)))
+        return self._run(calls.put(link, data))
+
     def submit_many(
-        self, items: Iterable[Mapping[str, Any]], *, key: str | None = None
+        self,
+        items: Iterable[Mapping[str, Any]],
+        *,
+        key: str | None = None,
+        on_answers: OnAnswers | None = None,
     ) -> Submission:
         """Submit many jobs, however many: they are written to a temporary file, and sent from it.
 
         Args:
             items: The fields of `JobBody`, each; taken one by one.
             key: Your own name for all of them together: the same call again goes on where it was.
+            on_answers: Told what came of each item, in order.
         """
         with tempfile.TemporaryFile() as lines:
             lines.writelines(calls.as_lines(items))
-            return self._run(calls.submit_lines(lines, key=key))
+            flow = calls.submit_lines(lines, key=key, on_answers=on_answers)
+            return self._run(flow)
 
-    def submit_manifest(self, place: str | PathLike[str], *, key: str | None = None) -> Submission:
-        """Submit the lines of a JSONL manifest: of a file here, or at a URI."""
+    def submit_manifest(
+        self,
+        place: str | PathLike[str],
+        *,
+        key: str | None = None,
+        on_answers: OnAnswers | None = None,
+    ) -> Submission:
+        """Submit the lines of a JSONL manifest: of a file here, or at a URI.
+
+        Raises:
+            SourceUnreadable: There is no such file here, or it cannot be read.
+        """
         if isinstance(place, str) and "://" in place:
-            return self._run(calls.submit_manifest(place, key=key))
-        with Path(place).open("rb") as lines:
-            return self._run(calls.submit_lines(lines, key=key))
+            return self._run(calls.submit_manifest(place, key=key, on_answers=on_answers))
+        with connecting.opened(place) as lines:
+            flow = calls.submit_lines(lines, key=key, on_answers=on_answers)
+            return self._run(flow)
 
     def get(self, job_id: UUID) -> JobReport:
         """The job as it is now.
@@ -115,6 +147,10 @@ class Client:
             JobNotFound: You have none with this id.
         """
         return self._run(calls.get(job_id))
+
+    def get_many(self, job_ids: Sequence[UUID]) -> list[JobReport]:
+        """Jobs in the order of their ids; those that you have none of are left out."""
+        return self._run(calls.get_many(job_ids))
 
     def get_by_key(self, key: str) -> JobReport:
         """The job of a key.
@@ -130,10 +166,24 @@ class Client:
         states: Iterable[JobState] = (),
         submission: UUID | None = None,
         metadata: Mapping[str, str] | None = None,
+        before: UUID | None = None,
+        page_size: int = 200,
     ) -> Iterator[JobReport]:
-        """Your jobs, newest first, page by page."""
+        """Your jobs, newest first, page by page.
+
+        Args:
+            states: Only in one of these; in any where there are none.
+            submission: Only of this one.
+            metadata: Only with all of these pairs.
+            before: Only older than this job.
+            page_size: How many are asked for at once, 1 to 1000.
+        """
         path: str | None = calls.jobs_path(
-            states=states, submission_id=submission, metadata=metadata
+            states=states,
+            submission_id=submission,
+            metadata=metadata,
+            before=before,
+            limit=page_size,
         )
         while path is not None:
             page = self._run(calls.page(path))
@@ -141,15 +191,25 @@ class Client:
             path = page.next
 
     def wait(
-        self, job_ids: UUID | Sequence[UUID], *, timeout: float | None = None
+        self,
+        job_ids: UUID | Sequence[UUID],
+        *,
+        timeout: float | None = None,
+        on_progress: OnProgress | None = None,
     ) -> list[JobReport]:
         """Wait until jobs have ended, well or not.
+
+        Args:
+            job_ids: Theirs.
+            timeout: In seconds; None waits for ever.
+            on_progress: Told how many of how many are known to have ended, as that changes.
 
         Raises:
             WaitTimeout: Time is over; the work goes on.
         """
         ids = [job_ids] if isinstance(job_ids, UUID) else list(job_ids)
-        return self._run(calls.wait_for_jobs(ids, timeout=timeout))
+        flow = calls.wait_for_jobs(ids, timeout=timeout, on_progress=on_progress)
+        return self._run(flow)
 
     def submission(self, submission_id: UUID) -> SubmissionStatus:
         """How far a submission is.
@@ -276,16 +336,53 @@ class Client:
         return self._run(calls.result(job_id))
 
     def cancel_where(
-        self, where: JobFilter, *, reason: str, dry_run: bool = False
+        self,
+        where: JobFilter,
+        *,
+        reason: str,
+        dry_run: bool = False,
+        expected: int | None = None,
     ) -> OperationReport:
-        """Have all jobs called off that match; with `dry_run` only count them."""
-        return self._operate(OperationKind.CANCEL, where, reason, dry_run=dry_run)
+        """Have all jobs called off that match; with `dry_run` only count them.
+
+        Args:
+            where: Which of the jobs that were submitted before.
+            reason: Why, for people.
+            dry_run: Only count.
+            expected: How many there are, if you counted them.
+
+        Raises:
+            InvalidOperation: The filter states nothing, or what no such job can be.
+        """
+        flow = calls.operate(
+            OperationKind.CANCEL, where, reason=reason, dry_run=dry_run, expected=expected
+        )
+        return self._run(flow)
 
     def retry_where(
-        self, where: JobFilter, *, reason: str, dry_run: bool = False
+        self,
+        where: JobFilter,
+        *,
+        reason: str,
+        dry_run: bool = False,
+        expected: int | None = None,
     ) -> OperationReport:
-        """Have all failed and expired jobs retried that match; with `dry_run` only count them."""
-        return self._operate(OperationKind.RETRY, where, reason, dry_run=dry_run)
+        """Have all failed and expired jobs retried that match, as `cancel_where` calls off."""
+        flow = calls.operate(
+            OperationKind.RETRY, where, reason=reason, dry_run=dry_run, expected=expected
+        )
+        return self._run(flow)
+
+    def operations(
+        self,
+        *,
+        kinds: Iterable[OperationKind] = (),
+        unfinished: bool = False,
+        before: UUID | None = None,
+        limit: int = 50,
+    ) -> list[OperationReport]:
+        """A page of operations over your jobs, newest first: who asked for what, and why."""
+        return self._run(calls.operations(kinds, before, limit, unfinished=unfinished))
 
     def operation(self, operation_id: UUID) -> OperationReport:
         """How far an operation is."""
@@ -301,11 +398,11 @@ class Client:
 
     def pause(self, *, reason: str, job_class: JobClass | None = None) -> None:
         """Let no more of your jobs be claimed, of a class or of all."""
-        self._run(calls.pause("pause", job_class, reason))
+        self._run(calls.pause(job_class, reason))
 
-    def resume(self, *, reason: str, job_class: JobClass | None = None) -> None:
-        """End such a pause."""
-        self._run(calls.pause("resume", job_class, reason))
+    def resume(self, *, reason: str = "", job_class: JobClass | None = None) -> bool:
+        """End such a pause; returns whether there was one."""
+        return self._run(calls.resume(job_class, reason))
 
     def workers(self) -> list[WorkerReport]:
         """Who works."""
@@ -330,19 +427,6 @@ class Client:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-    def _operate(
-        self, kind: OperationKind, where: JobFilter, reason: str, *, dry_run: bool
-    ) -> OperationReport:
-        flow = calls.operate(kind, where, reason=reason, dry_run=dry_run, expected=None)
-        return self._run(flow)
-
-    def _uploaded(self, source: str | Path | bytes) -> str:
-        if isinstance(source, str) and "://" in source:
-            return source
-        data = source if isinstance(source, bytes) else connecting.read(source)
-        link = self._run(calls.upload(connecting.media_type(data)))
-        return self._run(calls.put(link, data))
 
     def _all_of(self, submission: Submission, *, ordered: bool) -> Iterator[JobReport]:
         if not ordered:

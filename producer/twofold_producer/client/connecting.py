@@ -1,7 +1,9 @@
 """Where the service is, and how a request gets there."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -89,6 +91,21 @@ def read(path: str | Path) -> bytes:
         return Path(path).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL
         raise SourceUnreadable(f"{str(path)!r} cannot be read: {error}.") from None
+
+
+@contextmanager
+def opened(path: str | PathLike[str]) -> Iterator[BinaryIO]:
+    """A file whose lines are to be sent.
+
+    Raises:
+        SourceUnreadable: It cannot be read.
+    """
+    try:
+        file = Path(path).open("rb")  # noqa: SIM115 - closed below
+    except (OSError, ValueError) as error:
+        raise SourceUnreadable(f"{str(path)!r} cannot be read: {error}.") from None
+    with file:
+        yield file
 
 
 def media_type(data: bytes) -> str:
