@@ -36,7 +36,7 @@ def run(servers: Servers, size: str, folder: Path, names: list[str], console: Co
 
     bench = Bench(servers=servers, scale=SCALES[size], console=console)
     machine = report.machine(size) | servers.facts()
-    machine["packages"] = {name: found for name in _PARTS if (found := _version(name))}
+    machine["packages"] = {name: number for name in _PARTS if (number := _version(name))}
     book = Book(name="api", title="The HTTP API", writer="benchmarks.api", machine=machine)
     folder.mkdir(parents=True, exist_ok=True)
     for name in names or BENCHMARKS:

@@ -4,6 +4,7 @@ Schemathesis makes requests of the description, those that it allows and those t
 compares the answers with it.
 """
 
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -72,12 +73,12 @@ def ids(served: Served) -> dict[str, str]:
     suppress_health_check=list(HealthCheck),
 )
 def test_answers_are_as_described(
-    case: Case, served: Served, key: str, ids: dict[str, str]
+    case: Case[Any], served: Served, key: str, ids: dict[str, str]
 ) -> None:
     """Also those to what is not allowed, and to whoever has no key."""
     if case.meta is not None and case.meta.generation.mode.is_positive:
         _meet(case, served, ids)
-    excluded = [positive_data_acceptance] if case.operation.label in _MORE_RULES else []
+    excluded: list[Any] = [positive_data_acceptance] if case.operation.label in _MORE_RULES else []
     case.call_and_validate(
         base_url=served.url,
         headers={"Authorization": f"Bearer {key}"},
@@ -86,7 +87,7 @@ def test_answers_are_as_described(
     )
 
 
-def _meet(case: Case, served: Served, ids: dict[str, str]) -> None:
+def _meet(case: Case[Any], served: Served, ids: dict[str, str]) -> None:
     """Let what is allowed find what there is, as random ids and places never would."""
     for name in case.path_parameters.keys() & ids.keys():
         if UUID(case.path_parameters[name]).int % 2:
