@@ -19,6 +19,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import ValidationError
 from sqlalchemy.exc import DBAPIError
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from twofold_producer.api.caller import Reader, Submitter
 from twofold_producer.api.description import LOCATION, errors
@@ -155,7 +156,7 @@ def _blocks(stream: AsyncIterator[bytes]) -> Iterator[bytes]:
     """A body as it comes, for a thread.
 
     Raises:
-        BadRequest: Nothing came for too long.
+        BadRequest: Nothing came for too long, or nothing can come any more.
     """
 
     async def following() -> bytes | None:
@@ -169,6 +170,10 @@ def _blocks(stream: AsyncIterator[bytes]) -> Iterator[bytes]:
         raise BadRequest(
             f"Nothing came for {_SILENCE_SECONDS:g} s. What came before may be written: send all "
             "of it again with the same Idempotency-Key."
+        ) from None
+    except ClientDisconnect:
+        raise BadRequest(
+            "The connection was lost half way: send all of it again with the same Idempotency-Key."
         ) from None
 
 
