@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Final, TypeGuard, TypeVar
 
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -108,15 +108,13 @@ class Gate:
         digest, now = _digest(secret), self._clock()
         with self._lock:
             known = self._callers.get(digest)
-            if known is None or now - known[0] >= REMEMBER_SECONDS:
+            if not _is_fresh(known, now):
                 return None
             caller = known[1]
             if caller.tenant is None:
                 return Admission(caller, None)
             rate = self._buckets.get(caller.tenant)
-        if rate is None or now - rate[0] >= REMEMBER_SECONDS:
-            return None
-        return Admission(caller, rate[1])
+        return Admission(caller, rate[1]) if _is_fresh(rate, now) else None
 
     def admit(self, secret: str) -> Admission:
         """Whose key this is.
@@ -150,7 +148,7 @@ class Gate:
         digest, now = _digest(secret), self._clock()
         with self._lock:
             known = self._callers.get(digest)
-        if known and now - known[0] < REMEMBER_SECONDS:
+        if _is_fresh(known, now):
             return known[1]
         with self._engine.begin() as connection:
             caller = _caller_of(api_keys.authenticate(connection, secret))
@@ -162,7 +160,7 @@ class Gate:
         now = self._clock()
         with self._lock:
             known = self._buckets.get(tenant)
-        if known and now - known[0] < REMEMBER_SECONDS:
+        if _is_fresh(known, now):
             return known[1]
         with self._engine.connect() as connection:
             right = rights.get(connection, tenant)
@@ -179,6 +177,10 @@ class Gate:
 
 def _digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode(errors="surrogatepass")).digest()
+
+
+def _is_fresh(known: tuple[float, Held] | None, now: float) -> TypeGuard[tuple[float, Held]]:
+    return known is not None and now - known[0] < REMEMBER_SECONDS
 
 
 def _remember(held: OrderedDict[Name, Held], name: Name, thing: Held) -> None:

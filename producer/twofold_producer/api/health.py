@@ -1,13 +1,11 @@
 """`/livez` and `/readyz`: whether the process goes on, and whether it can do what is asked."""
 
 from fastapi import APIRouter, Response
-from sqlalchemy import text
 
 from twofold_producer.api.service import Parts
+from twofold_schema.ledger import reads
 
 router = APIRouter(tags=["health"])
-
-_ASK = text("SELECT 1 FROM jobs LIMIT 1")
 
 
 @router.get("/livez", status_code=204)
@@ -20,5 +18,5 @@ async def livez() -> Response:
 def readyz(parts: Parts) -> Response:
     """Whether the job table can be read."""
     with parts.reading() as connection:
-        connection.execute(_ASK)
+        reads.find(connection, limit=1)
     return Response(status_code=204)
