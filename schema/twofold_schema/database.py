@@ -1,6 +1,7 @@
 """Connections to Postgres.
 
-A session keeps no state where pgbouncer stands between, and nothing but plans elsewhere.
+A session keeps no state where pgbouncer stands between, and elsewhere nothing but plans and the
+bounds that every transaction has.
 """
 
 import select
@@ -9,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import psycopg
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -30,7 +31,11 @@ _FRESH_SECONDS = 1.0
 #: Of the same statement on one connection; psycopg's own default.
 _PREPARED_AFTER = 5
 
-_IN_ORDER = text("SET LOCAL enable_sort = off")
+_IN_ORDER = "SET LOCAL enable_sort = off"
+#: The execution option of an engine whose transactions begin with it.
+_BEGINS_IN_ORDER = "begins_in_order"
+#: The execution option of an engine whose statements are transactions.
+_COMMITS_EACH = "commits_each"
 
 
 def connect(settings: DatabaseSettings) -> Engine:
@@ -54,34 +59,47 @@ def connect(settings: DatabaseSettings) -> Engine:
     )
     milliseconds = int(settings.database_timeout_seconds * 1000)
     # A process that freezes between two statements must not keep its rows locked either.
-    bounds = (
-        f"SET LOCAL statement_timeout = {milliseconds}; "
-        f"SET LOCAL idle_in_transaction_session_timeout = {milliseconds}"
-    )
+    bounds = {
+        "statement_timeout": milliseconds,
+        "idle_in_transaction_session_timeout": milliseconds,
+    }
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        level = connection.get_execution_options().get("isolation_level")
-        if level is None:
-            connection.exec_driver_sql(f"BEGIN; {bounds}")
-        elif level != "AUTOCOMMIT":
-            connection.exec_driver_sql(bounds)
+        options = connection.get_execution_options()
+        own = options.get("isolation_level")
+        direct = _is_direct(connection)
+        if own == "AUTOCOMMIT" or (direct and options.get(_COMMITS_EACH)):
+            return
+        statements = [] if own else ["BEGIN"]
+        if not direct:
+            statements += [f"SET LOCAL {name} = {value}" for name, value in bounds.items()]
+        if options.get(_BEGINS_IN_ORDER):
+            statements.append(_IN_ORDER)
+        if statements:
+            connection.exec_driver_sql("; ".join(statements))
 
-    event.listen(engine, "connect", _prepare_where_possible)
+    @event.listens_for(engine, "connect")
+    def _keep_where_possible(connection: psycopg.Connection, _record: object) -> None:
+        """Let the session keep bounds, and plans of what it repeats: they take longer than a claim.
+
+        Both outlive a transaction, which pgbouncer's transaction mode forbids. It gives clients
+        another process id than that of the server's process, by which it is known.
+        """
+        found = connection.execute("SELECT pg_backend_pid()").fetchone()
+        if found == (connection.info.backend_pid,):
+            connection.prepare_threshold = _PREPARED_AFTER
+            connection.execute("; ".join(f"SET {name} = {value}" for name, value in bounds.items()))
+
     event.listen(engine, "checkout", _check_before_use)
     event.listen(engine, "checkin", _note_use)
     return engine
 
 
-def _prepare_where_possible(connection: psycopg.Connection, _record: object) -> None:
-    """Let the server keep its plans of repeated statements, which take it longer than the claim.
-
-    Prepared statements outlive a transaction, which pgbouncer's transaction mode forbids. It gives
-    clients another process id than that of the server's process, by which it is known.
-    """
-    found = connection.execute("SELECT pg_backend_pid()").fetchone()
-    if found == (connection.info.backend_pid,):
-        connection.prepare_threshold = _PREPARED_AFTER
+def _is_direct(connection: Connection) -> bool:
+    """Whether no pooler stands between, so that the session may keep something."""
+    driver = cast("psycopg.Connection", connection.connection.driver_connection)
+    return driver.prepare_threshold is not None
 
 
 def _check_before_use(
@@ -117,7 +135,21 @@ def read_in_order(connection: Connection) -> None:
     Of a range of an index the planner often expects a row or two, as of a lane that was filled
     since it last looked: it would as soon fetch all that there are and sort them.
     """
-    connection.execute(_IN_ORDER)
+    if not connection.get_execution_options().get(_BEGINS_IN_ORDER):
+        connection.exec_driver_sql(_IN_ORDER)
+
+
+def reading_in_order(engine: Engine) -> Engine:
+    """The same engine, where every transaction reads in order from its begin, in the same trip."""
+    return engine.execution_options(**{_BEGINS_IN_ORDER: True})
+
+
+def committing_each(engine: Engine) -> Engine:
+    """The same engine, where every statement is a transaction: one trip instead of three.
+
+    Where a pooler stands between, there are transactions as ever, because of the bounds.
+    """
+    return engine.execution_options(**{_COMMITS_EACH: True})
 
 
 def bound_waits(connection: Connection, *, seconds: float) -> None:

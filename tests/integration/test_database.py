@@ -1,6 +1,6 @@
 """Connections: what a session keeps, and what becomes of one that is gone."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from sqlalchemy import Engine, text
@@ -81,12 +81,32 @@ def test_a_kept_plan_outlives_a_migration_that_adds_a_column(single: Engine) -> 
             connection.execute(text("ALTER TABLE jobs DROP COLUMN added"))
 
 
-def test_a_transaction_has_its_bounds_and_the_session_none(single: Engine) -> None:
+@pytest.mark.parametrize(
+    "changed", [lambda engine: engine, database.reading_in_order, database.committing_each]
+)
+def test_every_transaction_has_its_bounds(
+    single: Engine, changed: Callable[[Engine], Engine]
+) -> None:
+    with changed(single).begin() as connection:
+        for bound in ("statement_timeout", "idle_in_transaction_session_timeout"):
+            assert connection.execute(text(f"SHOW {bound}")).scalar_one() != "0"
+
+
+def test_a_transaction_that_reads_in_order_leaves_the_session_as_it_was(single: Engine) -> None:
+    show = text("SHOW enable_sort")
+    with database.reading_in_order(single).begin() as connection:
+        assert connection.execute(show).scalar_one() == "off"
     with single.begin() as connection:
-        assert connection.execute(text("SHOW statement_timeout")).scalar_one() != "0"
-    unbound = single.execution_options(isolation_level="AUTOCOMMIT")
-    with unbound.connect() as connection:
-        assert connection.execute(text("SHOW statement_timeout")).scalar_one() == "0"
+        assert connection.execute(show).scalar_one() == "on"
+
+
+def test_a_statement_of_an_engine_that_commits_each_stays_whatever_comes_after(
+    single: Engine,
+) -> None:
+    with pytest.raises(DBAPIError):
+        _fail_half_way(database.committing_each(single))
+    with single.begin() as connection:
+        assert connection.execute(text("SELECT to_regclass('half')")).scalar_one() == "half"
 
 
 def test_what_fails_is_taken_back_whole(single: Engine) -> None:

@@ -100,5 +100,9 @@ def test_no_session_keeps_anything(through_pgbouncer: House) -> None:
             assert kept.scalar_one() == 0
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             assert connection.execute(text("SHOW statement_timeout")).scalar_one() == "0"
+        # What commits each statement elsewhere has its bounds here as well, in a transaction.
+        for changed in (database.reading_in_order, database.committing_each):
+            with changed(engine).begin() as connection:
+                assert connection.execute(text("SHOW statement_timeout")).scalar_one() != "0"
     finally:
         engine.dispose()

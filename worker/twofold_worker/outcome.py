@@ -37,15 +37,14 @@ class Released:
 
 Outcome: TypeAlias = Completed | Failed | Released
 
-#: Writes outcomes of one kind, in a transaction of its own.
+#: Writes outcomes of one kind, by one statement.
 Record: TypeAlias = Callable[[Connection], list[outcomes.Settled]]
 
 
 def records(run_id: UUID, ended: Sequence[Outcome]) -> list[Record]:
     """What to write for outcomes of all kinds.
 
-    Each statement locks its rows in the order of their ids; two in one transaction would not, so
-    each kind gets a transaction.
+    Each statement locks its rows in the order of their ids; two in one transaction would not.
     """
     completed = {o.claim: o.result for o in ended if isinstance(o, Completed)}
     failed = {o.claim: o.error for o in ended if isinstance(o, Failed)}

@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 
 from twofold_schema import lanes
 from twofold_schema.artifacts import ArtifactUri, preview_place, result_place
-from twofold_schema.database import Answer, persevere
+from twofold_schema.database import Answer, committing_each, persevere, reading_in_order
 from twofold_schema.errors import (
     CorruptSource,
     Mismeasured,
@@ -76,7 +76,7 @@ class Pipeline:
         Raises:
             DBAPIError: The database is away; what it may have given is found by the heartbeat.
         """
-        with self.progress.step("claim"), self.engine.begin() as connection:
+        with self.progress.step("claim"), reading_in_order(self.engine).begin() as connection:
             jobs = claims.claim(
                 connection,
                 self.run_id,
@@ -293,7 +293,7 @@ class Pipeline:
         return stored
 
     def settle(self, ended: Sequence[Outcome]) -> None:
-        """Write how claims ended, each kind in one transaction, and let go of them.
+        """Write how claims ended, each kind by one statement, and let go of them.
 
         Waits as long as the database is away. What was lost to another run is dropped: its row
         says what became of it.
@@ -324,6 +324,7 @@ class Pipeline:
         return self.storage.capabilities.silence_seconds
 
     def _write(self, write: Callable[[Connection], Answer]) -> Answer:
+        """Write what is one statement, and what it reads after."""
         with self.progress.step("ledger") as advance:
 
             def waiting(error: DBAPIError) -> None:
@@ -331,4 +332,4 @@ class Pipeline:
                 advance()
                 log.warning("database_away", error=str(error.orig))
 
-            return persevere(self.engine, write, waiting=waiting)
+            return persevere(committing_each(self.engine), write, waiting=waiting)

@@ -9,19 +9,20 @@ from tests.factories import AMPLE, begun, result_of
 from benchmarks.queue import rows
 from benchmarks.queue.crew import Shift
 from benchmarks.queue.servers import Database
+from twofold_schema.database import committing_each, reading_in_order
 from twofold_schema.ledger import claims, holds, outcomes
 from twofold_schema.ledger.low_water import LowWater
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Twofold:
-    """Claims a batch and completes it, each in a transaction.
+    """Claims a batch and completes it, each in a transaction of its own.
 
     Attributes:
         database: With the ledger's tables.
         waiting: The job that queued ones are copies of.
         batch: Jobs of a claim.
-        starts: Whether the jobs are also marked as started, in a transaction in between. The
+        starts: Whether the jobs are also marked as started, in one more in between. The
             worker does so once their sources are there; no peer has anything like it.
     """
 
@@ -49,10 +50,11 @@ class Twofold:
     def work(self, shift: Shift) -> None:
         """As a worker, without its work."""
         engine = self.database.connect()
+        in_order, each = reading_in_order(engine), committing_each(engine)
         run_id, low_water = begun(engine), LowWater()
         shift.begin()
         while not shift.over:
-            with engine.begin() as connection:
+            with in_order.begin() as connection:
                 jobs = claims.claim(
                     connection,
                     run_id,
@@ -65,9 +67,9 @@ class Twofold:
                 continue
             results = {job.claim: result_of(job.claim) for job in jobs}
             if self.starts:
-                with engine.begin() as connection:
+                with each.begin() as connection:
                     holds.start(connection, run_id, dict.fromkeys(results, "v1"))
-            with engine.begin() as connection:
+            with each.begin() as connection:
                 settled = outcomes.complete(connection, run_id, results)
             shift.did(sum(one.stands for one in settled))
         engine.dispose()

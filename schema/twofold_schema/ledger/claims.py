@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any, Final
 from uuid import UUID
 
@@ -31,6 +32,8 @@ _CLAIMABLE = """
 _FITS = "coalesce(jobs.lattice_pixels, 0) <= (SELECT room FROM me)"
 
 _ANY_PIXELS: Final = 2**62
+#: Of many jobs most want what others want of their results.
+_OUTPUTS: Final = 256
 _FIRST_ID: Final = UUID(int=0)
 _CLASSES: Final = tuple(JobClass)
 
@@ -188,7 +191,8 @@ def claim(
     Unmeasured jobs come together, without regard to what their lanes will be.
 
     Args:
-        connection: Whose transaction ends soon after: the claimed rows stay locked until then.
+        connection: Whose transaction ends soon after: the claimed rows stay locked until then. One
+            of an engine that reads in order saves a trip.
         run_id: Of the claiming run.
         limit: 1 or more.
         run_deadline: From now on, how long the claim may last whatever the lease says.
@@ -220,42 +224,40 @@ def claim(
         low_water.forget()
         rows = connection.execute(_CLAIM, parameters | _as_arrays(low_water.marks())).all()
     _raise(low_water, rows)
-    return [
-        ClaimedJob(
-            id=job_id,
-            fence=fence,
-            run_id=run_id,
-            job_class=_CLASSES[rank],
-            source=source,
-            output_prefix=prefix,
-            output=Output.model_validate_json(output, extra="ignore"),
-            parameters=Parameters.model_validate_json(wanted, extra="ignore"),
-            width=width,
-            height=height,
-            lane=lane,
-            places=TenantPlaces(
+    places: dict[str, TenantPlaces] = {}
+    jobs = []
+    for (
+        job_id, fence, rank, source, prefix, output, wanted, width, height, lane, tenant, _,
+        may_read, may_write,
+    ) in rows:  # fmt: skip
+        if tenant not in places:
+            places[tenant] = TenantPlaces(
                 tenant=tenant,
                 may_read=None if may_read is None else tuple(may_read),
                 may_write=None if may_write is None else tuple(may_write),
-            ),
+            )
+        jobs.append(
+            ClaimedJob(
+                id=job_id,
+                fence=fence,
+                run_id=run_id,
+                job_class=_CLASSES[rank],
+                source=source,
+                output_prefix=prefix,
+                output=_output(output),
+                parameters=Parameters.model_validate_json(wanted, extra="ignore"),
+                width=width,
+                height=height,
+                lane=lane,
+                places=places[tenant],
+            )
         )
-        for (
-            job_id,
-            fence,
-            rank,
-            source,
-            prefix,
-            output,
-            wanted,
-            width,
-            height,
-            lane,
-            tenant,
-            _,
-            may_read,
-            may_write,
-        ) in rows
-    ]
+    return jobs
+
+
+@lru_cache(_OUTPUTS)
+def _output(stored: str) -> Output:
+    return Output.model_validate_json(stored, extra="ignore")
 
 
 def _as_arrays(marks: Mapping[Range, UUID]) -> dict[str, list[Any]]:
@@ -273,5 +275,6 @@ def _raise(low_water: LowWater, rows: Sequence[Row[Any]]) -> None:
         head = rows[0]
         low_water.raise_to(Range(None, head.job_class, head.tenant), head.id)
         if head.isolation is None:
-            for row in rows:
-                low_water.raise_to(Range(row.lane or "", row.job_class, row.tenant), row.id)
+            last = {(row.job_class, row.tenant): row.id for row in rows}
+            for (job_class, tenant), job_id in last.items():
+                low_water.raise_to(Range(head.lane or "", job_class, tenant), job_id)

@@ -6,9 +6,8 @@ reply was lost, the outcome stands; otherwise the claim was lost and the worker 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping, TextClause, text
@@ -23,8 +22,7 @@ RETRY_CAP_SECONDS = 300
 _MAX_MESSAGE = 2000
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(NamedTuple):
     """What became of an outcome.
 
     Attributes:
@@ -223,17 +221,17 @@ def _settle(
     written: Any,  # noqa: ANN401 - a CursorResult of two columns, which SQLAlchemy cannot type
     already: Callable[[Claim, RowMapping], bool],
 ) -> list[Settled]:
-    states = {row.id: JobState(row.state) for row in written}
+    states = {job_id: JobState(state) for job_id, state in written}
     missing = [claim.job_id for claim in claims if claim.job_id not in states]
     rows = connection.execute(_REREAD, {"ids": missing}).mappings() if missing else ()
     found = {row["id"]: row for row in rows}
     settled = []
     for claim in claims:
-        if claim.job_id in states:
-            settled.append(Settled(claim.job_id, stands=True, state=states[claim.job_id]))
-        elif (row := found.get(claim.job_id)) is not None:
-            stands = already(claim, row)
-            settled.append(Settled(claim.job_id, stands, JobState(row["state"])))
+        job_id = claim.job_id
+        if job_id in states:
+            settled.append(Settled(job_id, stands=True, state=states[job_id]))
+        elif (row := found.get(job_id)) is not None:
+            settled.append(Settled(job_id, already(claim, row), JobState(row["state"])))
         else:
-            settled.append(Settled(claim.job_id, stands=False, state=None))
+            settled.append(Settled(job_id, stands=False, state=None))
     return settled
