@@ -35,6 +35,7 @@ from twofold_producer.api.lookups import Lookups
 from twofold_producer.api.service import Service
 from twofold_producer.producer import Producer
 from twofold_schema import database
+from twofold_schema.async_reader import AsyncReader
 from twofold_schema.settings import (
     ApiSettings,
     BrokerSettings,
@@ -105,6 +106,7 @@ def build(
             database_settings=database_settings, broker=broker, storage=storage, limits=limits
         )
         follower = Follower(engine)
+        lookups = Lookups(AsyncReader(database_settings))
         app.state.service = Service(
             settings=settings,
             places=storage,
@@ -112,7 +114,7 @@ def build(
             engine=engine,
             gate=Gate(engine),
             follower=follower,
-            lookups=Lookups(engine),
+            lookups=lookups,
             bulks=anyio.CapacityLimiter(_BULKS),
         )
         following = asyncio.create_task(follower.run(), name="follower")
@@ -122,6 +124,7 @@ def build(
             following.cancel()
             with suppress(asyncio.CancelledError):
                 await following
+            await lookups.close()
             producer.close()
             engine.dispose()
             sys.setswitchinterval(patience)
