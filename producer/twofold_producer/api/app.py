@@ -29,6 +29,7 @@ from twofold_producer.api import (
     uploads,
 )
 from twofold_producer.api.caller import Gate
+from twofold_producer.api.counts import Counts
 from twofold_producer.api.edge import Edge
 from twofold_producer.api.follower import Follower
 from twofold_producer.api.lookups import Lookups
@@ -115,6 +116,7 @@ def build(
             gate=Gate(engine),
             follower=follower,
             lookups=lookups,
+            counts=Counts(engine),
             bulks=anyio.CapacityLimiter(_BULKS),
         )
         following = asyncio.create_task(follower.run(), name="follower")
