@@ -124,7 +124,7 @@ def not_found(job_id: UUID) -> JobNotFound:
     """What is said of an id that no job has."""
     return JobNotFound(
         f"No job has the id {job_id}. It was never submitted to this database, or it ended longer "
-        "ago than jobs are kept (TWOFOLD_JOBS_DAYS)."
+        "ago than jobs are kept (TWOFOLD_JOBS_DAYS, or the fewer days of its tenant)."
     )
 
 
