@@ -10,7 +10,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from twofold_schema.job import NO_NUL, AttemptError, Job, Output, Parameters, Result, Time
+from twofold_schema.job import AS_TEXT, NO_NUL, AttemptError, Job, Output, Parameters, Result, Time
 from twofold_schema.ledger.events import Event
 from twofold_schema.operation import JobFilter, Operation, OperationKind
 from twofold_schema.request import JobFields
@@ -21,7 +21,8 @@ from twofold_schema.submission import SubmissionReport
 MOST_ITEMS = 10_000
 
 _ATTRIBUTES = ConfigDict(from_attributes=True, frozen=True, protected_namespaces=())
-_EXACT = ConfigDict(extra="forbid", frozen=True)
+#: Of what is asked: nothing that is not known, and no text for a number.
+_EXACT = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 Uri = Annotated[str, Field(pattern=r"^(s3|file)://", max_length=2100)]
 Reason = Annotated[str, Field(min_length=1, max_length=500, pattern=NO_NUL)]
@@ -33,6 +34,8 @@ class JobBody(JobFields):
     Attributes:
         source: `s3://bucket/key` or `file:///path` of a picture or latents.
     """
+
+    model_config = ConfigDict(strict=True)
 
     source: Uri
 
@@ -329,7 +332,7 @@ class PauseBody(BaseModel):
 
     model_config = _EXACT
 
-    job_class: JobClass | None = None
+    job_class: Annotated[JobClass, AS_TEXT] | None = None
     reason: Reason
 
 
@@ -343,7 +346,7 @@ class ResumeBody(BaseModel):
 
     model_config = _EXACT
 
-    job_class: JobClass | None = None
+    job_class: Annotated[JobClass, AS_TEXT] | None = None
     reason: Annotated[str, Field(max_length=500)] = ""
 
 
@@ -397,7 +400,7 @@ class OperationBody(BaseModel):
 
     model_config = _EXACT
 
-    kind: OperationKind
+    kind: Annotated[OperationKind, AS_TEXT]
     where: JobFilter
     reason: Reason
     dry_run: bool = False

@@ -28,7 +28,7 @@ _INSERT = text(f"""
     RETURNING {OPERATION_COLUMNS}
 """)  # noqa: S608 - a constant
 
-#: What a tenant is told of: what is done to its jobs and to its endpoints. Its share, its rights and
+#: What a tenant is told of: what is done to its jobs and its endpoints. Its share, its rights and
 #: its keys are said by operators, and are between them.
 TOLD = (
     OperationKind.CANCEL,
