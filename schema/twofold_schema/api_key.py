@@ -26,7 +26,7 @@ class ApiKey:
     """A key as its row had it when it was read, without its secret. Times are the database's.
 
     Attributes:
-        tenant: For whom it speaks; None for all tenants, which only an admin's key may.
+        tenant: For whom it speaks; None for all tenants.
         name: For people.
         prefix: How its text begins, by which people recognise it.
         scopes: What it is for.

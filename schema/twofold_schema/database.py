@@ -6,11 +6,11 @@ bounds that every transaction has.
 
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -24,8 +24,17 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 
-_CONNECT_SECONDS = 5
-_SILENT_PEER_MILLISECONDS = 15_000
+#: Of every connection.
+CONNECT_ARGS: Final[Mapping[str, Any]] = {
+    "prepare_threshold": None,
+    "connect_timeout": 5,
+    # A peer that vanished without a word must not hold a thread for the kernel's 15 min.
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 15_000,
+    "application_name": "twofold",
+}
 #: A connection that was in use so short a time ago, and is silent, is taken to be there still.
 _FRESH_SECONDS = 1.0
 #: Of the same statement on one connection; psycopg's own default.
@@ -46,16 +55,7 @@ def connect(settings: DatabaseSettings) -> Engine:
         isolation_level="AUTOCOMMIT",
         pool_size=settings.database_pool_size,
         max_overflow=3 * settings.database_pool_size,
-        connect_args={
-            "prepare_threshold": None,
-            "connect_timeout": _CONNECT_SECONDS,
-            # A peer that vanished without a word must not hold a thread for the kernel's 15 min.
-            "keepalives_idle": 10,
-            "keepalives_interval": 5,
-            "keepalives_count": 2,
-            "tcp_user_timeout": _SILENT_PEER_MILLISECONDS,
-            "application_name": "twofold",
-        },
+        connect_args=dict(CONNECT_ARGS),
     )
     milliseconds = int(settings.database_timeout_seconds * 1000)
     # A process that freezes between two statements must not keep its rows locked either.

@@ -7,7 +7,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Final, Self, TypeAlias
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+)
 
 from twofold_schema.errors import TooLarge
 from twofold_schema.formats import ResultFormat
@@ -51,7 +58,22 @@ def datable(time: datetime) -> datetime:
     return time
 
 
-Time: TypeAlias = Annotated[AwareDatetime, AfterValidator(datable)]
+def timely(stated: object) -> object:
+    """A time, or the text of one.
+
+    Raises:
+        ValueError: It is something else: of a number nobody knows what it counts.
+    """
+    if isinstance(stated, datetime) or (isinstance(stated, str) and ":" in stated):
+        return stated
+    raise ValueError("must be a time with its zone, such as 2027-01-31T12:00:00Z")
+
+
+#: What JSON has no type for is text there, also where text is taken for nothing else.
+AS_TEXT: Final = Field(strict=False)
+
+Moment: TypeAlias = Annotated[AwareDatetime, AS_TEXT, BeforeValidator(timely)]
+Time: TypeAlias = Annotated[Moment, AfterValidator(datable)]
 Prompt = Annotated[str, Field(max_length=2000), AfterValidator(encodable)]
 
 

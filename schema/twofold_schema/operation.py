@@ -8,9 +8,9 @@ from types import MappingProxyType
 from typing import Annotated, Any, Final, Self, TypeAlias
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from twofold_schema.job import NO_NUL
+from twofold_schema.job import AS_TEXT, NO_NUL, Moment
 from twofold_schema.states import JobClass, JobState
 
 Text: TypeAlias = Annotated[str, Field(pattern=NO_NUL)]
@@ -54,14 +54,14 @@ class JobFilter(BaseModel):
         error: The code of the last error of their generation.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     tenant: Text | None = None
-    job_class: JobClass | None = None
-    states: tuple[JobState, ...] | None = None
-    submission_id: UUID | None = None
-    created_after: AwareDatetime | None = None
-    created_before: AwareDatetime | None = None
+    job_class: Annotated[JobClass, AS_TEXT] | None = None
+    states: Annotated[tuple[Annotated[JobState, AS_TEXT], ...], AS_TEXT] | None = None
+    submission_id: Annotated[UUID, AS_TEXT] | None = None
+    created_after: Moment | None = None
+    created_before: Moment | None = None
     error: Text | None = None
 
     def to_json(self) -> dict[str, Any]:

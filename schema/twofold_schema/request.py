@@ -8,7 +8,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from twofold_schema.artifacts import JOB
 from twofold_schema.formats import ResultFormat
-from twofold_schema.job import Parameters, Time, encodable
+from twofold_schema.job import AS_TEXT, Parameters, Time, encodable
 from twofold_schema.states import JobClass
 
 #: The caller's own name for something.
@@ -60,20 +60,20 @@ class JobFields(Parameters):
     height: Annotated[int, Field(ge=1, le=2**20)] | None = None
     latents: bool = False
     output_prefix: str | None = None
-    output_format: ResultFormat = ResultFormat.PNG
+    output_format: Annotated[ResultFormat, AS_TEXT] = ResultFormat.PNG
     output_quality: Annotated[int, Field(ge=1, le=100)] = 90
     output_name: Annotated[str, Field(max_length=500), AfterValidator(encodable)] = JOB
     publish_as: (
         Annotated[str, Field(min_length=1, max_length=500), AfterValidator(encodable)] | None
     ) = None
-    job_class: JobClass = JobClass.STANDARD
+    job_class: Annotated[JobClass, AS_TEXT] = JobClass.STANDARD
     # A factory, because pydantic would look into a default for each request, to copy it.
     metadata: Annotated[Mapping[str, str], AfterValidator(_limited)] = Field(default_factory=dict)
     start_at: Time | None = None
     start_by: Time | None = None
     finish_by: Time | None = None
     max_attempts: Annotated[int, Field(ge=1, le=20)] | None = None
-    webhook: UUID | None = None
+    webhook: Annotated[UUID, AS_TEXT] | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

@@ -60,8 +60,11 @@ def test_a_key_is_made_used_listed_rotated_and_revoked(house: House, twofold: Sh
         assert one.rpartition("_")[2] not in table + noted + told
 
 
-def test_an_admin_speaks_for_all_tenants_when_that_is_said(house: House, twofold: Shell) -> None:
-    made = created(twofold, "--all-tenants", "--scope", "admin", "--days", "30")
+@pytest.mark.parametrize("scope", ["admin", "read", "operate"])
+def test_a_key_speaks_for_all_tenants_when_that_is_said(
+    house: House, twofold: Shell, scope: str
+) -> None:
+    made = created(twofold, "--all-tenants", "--scope", scope, "--days", "30")
 
     assert tenant_of(house, made.stdout.strip()) is None
     (shown,) = json.loads(twofold("keys", "list", "-o", "json").stdout)

@@ -80,11 +80,11 @@ class TestTenants:
         assert (said.returncode, said.stdout) == (0, "zoo: weight 2, 64 running at once\n")
         rows = json.loads(twofold("tenants", "list", "-o", "json").stdout)
         assert [list(row.values()) for row in rows] == [
-            ["acme", 1.0, None, 2, 1, *[None] * 5],
-            ["zoo", 2.0, 64, 0, 0, *[None] * 5],
+            ["acme", 1.0, None, 2, 1, *[None] * 6],
+            ["zoo", 2.0, 64, 0, 0, *[None] * 6],
         ]
         table = twofold("tenants", "list").stdout.splitlines()
-        assert table[1].split() == ["acme", "1", "any", "2", "1", *["any"] * 5]
+        assert table[1].split() == ["acme", "1", "any", "2", "1", *["any"] * 6]
 
         again = twofold("tenants", "set", "zoo", "--any-number", "--reason", "why not")
         assert again.stdout == "zoo: weight 2, any number running at once\n"
@@ -102,6 +102,7 @@ class TestTenants:
             ["--max-queued", "many"],
             ["--rate", "0"],
             ["--burst", "0"],
+            ["--jobs-days", "0"],
         ],
     )
     def test_what_is_no_share_or_right_ends_with_2(self, twofold: Shell, said: list[str]) -> None:
@@ -126,13 +127,24 @@ class TestTenants:
         assert again.returncode == 0, again.stderr
         (row,) = json.loads(twofold("tenants", "list", "-o", "json").stdout)
         assert list(row.values()) == [
-            *("zoo", 2.0, None, 0, 0, None, 2.5, 10),
+            *("zoo", 2.0, None, 0, 0, None, 2.5, 10, None),
             *(["s3://zoo/in", "s3://shared"], ["s3://zoo/out"]),
         ]
         assert "s3://zoo/in s3://shared" in twofold("tenants", "list").stdout
         noted = json.loads(twofold("operations", "list", "--kind", "rights", "-o", "json").stdout)
         assert [one["reason"] for one in noted] == ["contract 8", "contract 7"]
         assert noted[1]["change"]["may_write"] == []
+
+    def test_their_days_are_fewer_than_everybodys_and_shown(self, twofold: Shell) -> None:
+        said = twofold("tenants", "set", "zoo", "--jobs-days", "7", "--reason", "privacy")
+        many = twofold("tenants", "set", "zoo", "--jobs-days", "91", "--reason", "archive")
+        rows = json.loads(twofold("tenants", "list", "-o", "json").stdout)
+        lifted = twofold("tenants", "set", "zoo", "--jobs-days", "any", "--reason", "over")
+        without = json.loads(twofold("tenants", "list", "-o", "json").stdout)
+        assert "jobs kept for 7 days" in said.stdout, said.stderr
+        assert (many.returncode, "TWOFOLD_JOBS_DAYS (90)" in many.stderr) == (2, True)
+        assert lifted.returncode == 0, lifted.stderr
+        assert [row["jobs_days"] for row in (*rows, *without)] == [7, None]
 
 
 class TestByFilter:

@@ -108,16 +108,27 @@ class TestCreate:
             allowed = {other for other in Scope if key.allows(other)}
             assert allowed == (set(Scope) if scope is Scope.ADMIN else {scope})
 
-    def test_only_an_admins_key_speaks_for_all_tenants(self, engine: Engine) -> None:
-        admin = made(engine, tenant=None, scopes=[Scope.ADMIN]).key
+    @pytest.mark.parametrize(
+        "scopes",
+        [{"admin"}, {"read"}, {"operate"}, {"read", "operate"}, {"submit", "admin"}],
+        ids=str,
+    )
+    def test_a_key_of_no_tenant_speaks_for_all(self, engine: Engine, scopes: set[str]) -> None:
+        everybodys = made(engine, tenant=None, scopes=[Scope(one) for one in scopes]).key
         plain = made(engine, scopes=[Scope.ADMIN]).key
 
-        assert admin.speaks_for("acme")
-        assert admin.speaks_for("zoo")
+        assert everybodys.scopes == scopes
+        assert everybodys.speaks_for("acme")
+        assert everybodys.speaks_for("zoo")
         assert plain.speaks_for("acme")
         assert not plain.speaks_for("zoo")
-        with pytest.raises(InvalidOperation, match="admin"):
-            made(engine, tenant=None, scopes=[Scope.OPERATE])
+
+    @pytest.mark.parametrize("scopes", [{"submit"}, {"submit", "read", "operate"}], ids=str)
+    def test_only_an_admin_submits_for_whomsoever(self, engine: Engine, scopes: set[str]) -> None:
+        with pytest.raises(InvalidOperation, match="name a tenant"):
+            made(engine, tenant=None, scopes=[Scope(one) for one in scopes])
+        with engine.connect() as connection:
+            assert api_keys.every_key(connection) == []
 
     @pytest.mark.parametrize(
         "wrong",
@@ -137,7 +148,7 @@ class TestCreate:
         [
             ("scopes = '{}'", "api_keys_scopes_stated"),
             ("scopes = '{root}'", "api_keys_scopes_known"),
-            ("tenant = NULL", "api_keys_tenant_or_admin"),
+            ("tenant = NULL", "api_keys_submits_for_somebody"),
             ("digest = 'abc'", "api_keys_digest_whole"),
         ],
     )

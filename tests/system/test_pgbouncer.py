@@ -1,5 +1,6 @@
 """Behind pgbouncer in transaction mode, where a session's state belongs to nobody."""
 
+import asyncio
 import shutil
 import socket
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from tests.pictures import encoded
 
 from twofold_producer.dev.lifeline import Lifeline
 from twofold_schema import database
+from twofold_schema.async_reader import AsyncReader
 from twofold_schema.settings import DatabaseSettings
 from twofold_schema.states import JobState
 
@@ -104,5 +106,26 @@ def test_no_session_keeps_anything(through_pgbouncer: House) -> None:
         for changed in (database.reading_in_order, database.committing_each):
             with changed(engine).begin() as connection:
                 assert connection.execute(text("SHOW statement_timeout")).scalar_one() != "0"
+    finally:
+        engine.dispose()
+
+
+def test_a_coroutines_reads_are_bounded_and_leave_nothing_behind(through_pgbouncer: House) -> None:
+    settings = DatabaseSettings(database_url=through_pgbouncer.environment["TWOFOLD_DATABASE_URL"])
+    reader = AsyncReader(settings)
+    bound = text("SELECT current_setting('statement_timeout') AS bound, CAST(:n AS int) AS n")
+
+    async def read() -> list[tuple[int, str]]:
+        rows = [(await reader.rows(bound, {"n": n}))[0] for n in range(12)]
+        await reader.close()
+        return [(row["n"], row["bound"]) for row in rows]
+
+    told = asyncio.run(read())
+    assert [number for number, _ in told] == list(range(12))
+    assert "0" not in {bound for _, bound in told}
+    engine = database.connect(settings)
+    try:
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            assert connection.execute(text("SHOW statement_timeout")).scalar_one() == "0"
     finally:
         engine.dispose()

@@ -8,6 +8,7 @@
     jobs, submissions, events, queues, operations, fleet, uploads      the routes, by noun
     follower   the one reader of events of a process, for all who wait
     lookups    reads of single jobs, many in one trip
+    counts     counts of large submissions, shared by all who ask
 
 Routes are plain functions that run in threads, but for those that wait: these are coroutines that
 hold neither a thread nor a connection. What a caller may see is decided in the ledger: every call

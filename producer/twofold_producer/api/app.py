@@ -29,12 +29,14 @@ from twofold_producer.api import (
     uploads,
 )
 from twofold_producer.api.caller import Gate
+from twofold_producer.api.counts import Counts
 from twofold_producer.api.edge import Edge
 from twofold_producer.api.follower import Follower
 from twofold_producer.api.lookups import Lookups
 from twofold_producer.api.service import Service
 from twofold_producer.producer import Producer
 from twofold_schema import database
+from twofold_schema.async_reader import AsyncReader
 from twofold_schema.settings import (
     ApiSettings,
     BrokerSettings,
@@ -105,6 +107,7 @@ def build(
             database_settings=database_settings, broker=broker, storage=storage, limits=limits
         )
         follower = Follower(engine)
+        lookups = Lookups(AsyncReader(database_settings))
         app.state.service = Service(
             settings=settings,
             places=storage,
@@ -112,7 +115,8 @@ def build(
             engine=engine,
             gate=Gate(engine),
             follower=follower,
-            lookups=Lookups(engine),
+            lookups=lookups,
+            counts=Counts(engine),
             bulks=anyio.CapacityLimiter(_BULKS),
         )
         following = asyncio.create_task(follower.run(), name="follower")
@@ -122,6 +126,7 @@ def build(
             following.cancel()
             with suppress(asyncio.CancelledError):
                 await following
+            await lookups.close()
             producer.close()
             engine.dispose()
             sys.setswitchinterval(patience)

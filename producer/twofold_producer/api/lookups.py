@@ -1,21 +1,21 @@
 """Reads of single jobs: those that are asked for while one is under way are read together.
 
-A trip to the database and a thread's turn cost more than a row does; who asks alone waits for
-neither more nor less than before. What is answered was read after it was asked for.
+A trip to the database costs more than a row does; who asks alone waits for neither more nor less
+than before. What is answered was read after it was asked for. No thread takes part: to wake one and
+to hear from it would cost as much as the trip.
 """
 
 import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 from uuid import UUID
 
-import anyio
-import anyio.to_thread
-from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from twofold_schema.async_reader import AsyncReader
 from twofold_schema.job import Job
 from twofold_schema.ledger import reads
 
@@ -37,15 +37,13 @@ class Lookups:
     """Reads jobs. Only its event loop may use it.
 
     Args:
-        engine: Of the database.
+        reader: Of the database, for nobody else.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, reader: AsyncReader) -> None:
+        self._reader = reader
         self._asked: list[_Asked] = []
         self._reading: asyncio.Task[None] | None = None
-        # Of its own, so that it is never behind those who write.
-        self._thread = anyio.CapacityLimiter(1)
 
     async def job(self, job_id: UUID, tenant: str | None) -> Job:
         """One job of a tenant's, or of anybody's.
@@ -69,7 +67,7 @@ class Lookups:
 
     async def _answer(self, asked: Sequence[_Asked]) -> None:
         try:
-            found = await anyio.to_thread.run_sync(self._look, asked, limiter=self._thread)
+            found = await self._look(asked)
         except SQLAlchemyError as error:
             for one in asked:
                 if not one.answer.done():
@@ -84,13 +82,20 @@ class Lookups:
             else:
                 one.answer.set_result(job)
 
-    def _look(self, asked: Sequence[_Asked]) -> _Found:
+    async def _look(self, asked: Sequence[_Asked]) -> _Found:
         by_tenant = defaultdict[str | None, set[UUID]](set)
         for one in asked:
             by_tenant[one.tenant].add(one.job_id)
         found: dict[tuple[str | None, UUID], Job] = {}
-        with self._engine.connect() as connection:
-            for tenant, job_ids in by_tenant.items():
-                for job in reads.get_many(connection, list(job_ids), tenant=tenant):
-                    found[tenant, job.id] = job
+        for tenant, job_ids in by_tenant.items():
+            jobs = await reads.look_up(self._reader, job_ids, tenant=tenant)
+            found |= {(tenant, job_id): job for job_id, job in jobs.items()}
         return found
+
+    async def close(self) -> None:
+        """End; who still waits is let go."""
+        if self._reading is not None:
+            self._reading.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._reading
+        await self._reader.close()

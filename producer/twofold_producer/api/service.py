@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 from sqlalchemy import Connection, Engine
 
 from twofold_producer.api.caller import Gate
+from twofold_producer.api.counts import Counts
 from twofold_producer.api.follower import Follower
 from twofold_producer.api.lookups import Lookups
 from twofold_producer.producer import Producer
@@ -33,6 +34,7 @@ class Service:
         gate: Who may ask.
         follower: Who tells of what happens.
         lookups: Who reads a job for those that hold no thread.
+        counts: Who counts the jobs of submissions that go on.
         bulks: Threads of submissions of many jobs, which take their time.
     """
 
@@ -43,6 +45,7 @@ class Service:
     gate: Gate
     follower: Follower
     lookups: Lookups
+    counts: Counts
     bulks: anyio.CapacityLimiter
 
     @contextmanager

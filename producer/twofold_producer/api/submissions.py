@@ -5,7 +5,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Annotated, Any, Final
 from uuid import UUID
 
@@ -118,18 +118,28 @@ async def get(
         float, Query(ge=0, le=LONGEST_WAIT_SECONDS, description="Seconds to wait for its end.")
     ] = 0.0,
 ) -> SubmissionStatus:
-    """How far it is, and where its manifests lie once it has ended."""
-    report = await run_in_threadpool(_report, parts, submission_id, caller.tenant)
+    """How far it is, and where its manifests lie once it has ended.
+
+    The counts of one that goes on and has many jobs may be some seconds old.
+    """
+    report = await _report(parts, submission_id, caller.tenant)
     until = time.monotonic() + wait
     while report.finished_at is None and (left := until - time.monotonic()) > 0:
         await parts.follower.wait_for_submission(submission_id, seconds=left)
-        report = await run_in_threadpool(_report, parts, submission_id, caller.tenant)
+        report = await _report(parts, submission_id, caller.tenant)
     return SubmissionStatus.of(report)
 
 
-def _report(parts: Service, submission_id: UUID, tenant: str | None) -> SubmissionReport:
+async def _report(parts: Service, submission_id: UUID, tenant: str | None) -> SubmissionReport:
+    report = await run_in_threadpool(_row, parts, submission_id, tenant)
+    if report.finished_at is None:
+        return replace(report, counts=await parts.counts.of(submission_id))
+    return report
+
+
+def _row(parts: Service, submission_id: UUID, tenant: str | None) -> SubmissionReport:
     with parts.reading() as connection:
-        return ledger.report(connection, submission_id, tenant=tenant)
+        return ledger.get(connection, submission_id, tenant=tenant)
 
 
 def _asked(body: bytes) -> Submit:

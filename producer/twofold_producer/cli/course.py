@@ -66,7 +66,7 @@ def cancel(
     where = JobFilter(
         tenant=tenant,
         job_class=job_class,
-        states=states or None,
+        states=tuple(states) if states else None,
         submission_id=submission,
         created_after=created_after,
         created_before=created_before,
@@ -112,7 +112,7 @@ def retry(
     where = JobFilter(
         tenant=tenant,
         job_class=job_class,
-        states=states or None,
+        states=tuple(states) if states else None,
         submission_id=submission,
         created_after=created_after,
         created_before=created_before,

@@ -31,7 +31,7 @@ def create(
     *,
     tenant: Annotated[str | None, typer.Option(help="For whom it speaks.")] = None,
     all_tenants: Annotated[
-        bool, typer.Option("--all-tenants", help="It speaks for all; with --scope admin only.")
+        bool, typer.Option("--all-tenants", help="It speaks for all: for read, operate or admin.")
     ] = False,
     scope: Annotated[list[Scope], typer.Option(help="What it is for; several times.")],
     days: Annotated[

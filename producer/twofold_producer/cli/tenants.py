@@ -16,6 +16,7 @@ from twofold_schema import database
 from twofold_schema.ledger import rights, shares, tallies
 from twofold_schema.ledger.rights import Rights
 from twofold_schema.ledger.shares import Share
+from twofold_schema.settings import KeeperSettings
 from twofold_schema.states import JobState
 from twofold_schema.tenant_places import TenantPlaces
 
@@ -51,6 +52,7 @@ def list_(*, output: _OutputOption = Form.TABLE) -> None:
                 "max_queued": may.max_queued,
                 "rate": may.rate,
                 "burst": may.burst,
+                "jobs_days": may.jobs_days,
                 "may_read": may.places.may_read,
                 "may_write": may.places.may_write,
             }
@@ -87,6 +89,13 @@ def set_(
     burst: Annotated[
         str | None, typer.Option(metavar="NUMBER", help="Requests at once; any.")
     ] = None,
+    jobs_days: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBER",
+            help="Days for which jobs are kept after their end, fewer than everybody's; any.",
+        ),
+    ] = None,
     reason: Annotated[str, typer.Option(help="Why.")],
     who: WhoOption,
 ) -> None:
@@ -94,7 +103,7 @@ def set_(
     if any_number and max_running is not None:
         raise typer.BadParameter("give --max-running, or --any-number")
     of_share = weight is not None or max_running is not None or any_number
-    of_rights = [may_read, may_write, max_queued, rate, burst] != [None] * 5
+    of_rights = [may_read, may_write, max_queued, rate, burst, jobs_days] != [None] * 6
     if not of_share and not of_rights:
         raise typer.BadParameter("say what shall change; --help has the options")
     cap: int | Literal["any"] | None = "any" if any_number else max_running
@@ -115,6 +124,8 @@ def set_(
                 max_queued=_number(int, max_queued, "--max-queued"),
                 rate=_number(float, rate, "--rate"),
                 burst=_number(int, burst, "--burst"),
+                jobs_days=_number(int, jobs_days, "--jobs-days"),
+                everybodys_days=KeeperSettings.load().jobs_days,
                 reason=reason,
                 who=who,
             )
@@ -143,9 +154,10 @@ def _told(may: Rights) -> str:
     rate = "any rate" if may.rate is None else f"{may.rate:g} requests per second"
     burst = "" if may.burst is None else f", {may.burst} at once"
     waiting = "any number" if may.max_queued is None else may.max_queued
+    days = "" if may.jobs_days is None else f", jobs kept for {may.jobs_days} days"
     return (
         f"reads {_listed(may.places.may_read)}, writes {_listed(may.places.may_write)}, "
-        f"{waiting} waiting, {rate}{burst}"
+        f"{waiting} waiting, {rate}{burst}{days}"
     )
 
 
@@ -160,7 +172,7 @@ def _show(rows: list[dict[str, Any]], output: Form) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     left = {"tenant", "may read", "may write"}
     columns = ("tenant", "weight", "max running", "queued", "running")
-    for column in (*columns, "max queued", "rate", "burst", "may read", "may write"):
+    for column in (*columns, "max queued", "rate", "burst", "jobs days", "may read", "may write"):
         table.add_column(column, justify="left" if column in left else "right")
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row.values()))

@@ -36,6 +36,7 @@ from twofold_schema.ledger import (
     submissions,
     sweeps,
     tallies,
+    tenant_days,
 )
 from twofold_schema.settings import KeeperSettings, WebhookSettings
 from twofold_schema.storage.port import Storage
@@ -48,7 +49,8 @@ _TICKET_LOST = timedelta(seconds=2)
 #: How often it is said that jobs fit no live run, and up to how many are counted.
 _UNFIT_SECONDS, _UNFIT_COUNTED = 60.0, 100_000
 
-#: How often it is looked whether events and jobs have their partitions, and none too many.
+#: How often it is looked whether events and jobs have their partitions, and none too many, and
+#: whose days are over.
 _PARTITIONS_SECONDS = 60.0
 
 #: A store that refused to list or to delete is asked again after so long.
@@ -182,6 +184,17 @@ def count_duties(engine: Engine, settings: KeeperSettings) -> list[Duty]:
     def move(connection: Connection) -> int:
         return history.move(connection, age=timedelta(hours=settings.history_after_hours))
 
+    next_look = time.monotonic()
+
+    def forget_by_tenant(connection: Connection) -> int:
+        nonlocal next_look
+        if time.monotonic() < next_look:
+            return 0
+        forgotten = tenant_days.forget(connection, everybodys=settings.jobs_days)
+        if forgotten < tenant_days.FORGET_ROWS:
+            next_look = time.monotonic() + _PARTITIONS_SECONDS
+        return forgotten
+
     def forget_rollups(connection: Connection) -> int:
         return rollups.forget(connection, older_than=timedelta(days=settings.rollup_days))
 
@@ -198,6 +211,7 @@ def count_duties(engine: Engine, settings: KeeperSettings) -> list[Duty]:
         _duty(engine, "keep_history", _keeping(retention.HISTORY, weeks_to_come, jobs_age)),
         _duty(engine, "keep_pairs", _keeping(retention.PAIRS, weeks_of_pairs, jobs_age)),
         _duty(engine, "move", move),
+        _duty(engine, "forget_by_tenant", forget_by_tenant),
         _duty(engine, "forget_rollups", forget_rollups),
     ]
 

@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from twofold_producer.submit.request import JobRequest, is_uri
+from twofold_producer.submit.request import JobRequest, JsonRequest, is_uri
 from twofold_schema.artifacts import ArtifactUri
 from twofold_schema.errors import InvalidParameter, SourceUnreadable
 from twofold_schema.storage.port import Storage
@@ -53,7 +53,7 @@ class Line:
                 "file:///path."
             )
         try:
-            return JobRequest.of_fields(fields)
+            return JsonRequest.of_fields(fields)
         except InvalidParameter as invalid:
             raise InvalidParameter(f"Line {self.number}: {invalid.message}") from None
 

@@ -79,6 +79,12 @@ class JobRequest(JobFields):
             raise InvalidParameter(f"The job was not accepted: {'; '.join(faults)}.") from None
 
 
+class JsonRequest(JobRequest):
+    """A request whose fields come from JSON, where a number is no text and no text a number."""
+
+    model_config = ConfigDict(strict=True)
+
+
 def check_key(key: str) -> None:
     """Accept the key of a submission.
 

@@ -32,4 +32,5 @@ of their ids first, or skips those that others hold, so that no two of them wait
     audit      running_without_run, broken_lives, ...   what no CHECK can say
     history    move, bring_back                         jobs that ended a while ago
     retention  make_partitions, drop_partitions         how long jobs and events are kept
+    tenant_days  forget                                 the same of tenants that keep less
 """

@@ -103,7 +103,7 @@ def create(
     Args:
         connection: In a transaction.
         name: For people, up to 200 characters.
-        tenant: For whom it speaks; None for all tenants, with the scope `admin` only.
+        tenant: For whom it speaks; None for all tenants, to read and to operate, or for an admin.
         scopes: What it is for, one or more.
         reason: Why, for people.
         who: Makes it.
@@ -111,7 +111,7 @@ def create(
 
     Raises:
         InvalidOperation: It has no name or no scope, would speak for nobody, or for all tenants
-            without being an admin's, or would never count.
+            whom it would submit as no admin, or would never count.
     """
     if not 1 <= len(name.strip()) <= _LONGEST_NAME:
         raise InvalidOperation(f"Give the key a name of at most {_LONGEST_NAME} characters.")
@@ -119,8 +119,11 @@ def create(
         raise InvalidOperation("Say what the key is for: name at least one scope.")
     if tenant is not None and not tenant.strip():
         raise InvalidOperation("Say for which tenant the key speaks.")
-    if tenant is None and Scope.ADMIN not in scopes:
-        raise InvalidOperation("Only a key with the scope admin can be of all tenants; name one.")
+    if tenant is None and Scope.SUBMIT in scopes and Scope.ADMIN not in scopes:
+        raise InvalidOperation(
+            "A job is one tenant's, so that a key of all tenants cannot be for submit unless it is "
+            "for admin; name a tenant."
+        )
     if lifetime is not None and lifetime <= timedelta(0):
         raise InvalidOperation("A key that is to expire has to live for a while first.")
     prefix, secret, digest = _draw()

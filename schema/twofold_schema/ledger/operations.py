@@ -28,16 +28,46 @@ _INSERT = text(f"""
     RETURNING {OPERATION_COLUMNS}
 """)  # noqa: S608 - a constant
 
-# Of those that concern one tenant's jobs alone; None for all.
-_OF_TENANT = "(CAST(:tenant AS text) IS NULL OR filter ->> 'tenant' = :tenant)"
+#: What a tenant is told of: what is done to its jobs and its endpoints. Its share, its rights and
+#: its keys are said by operators, and are between them.
+TOLD = (
+    OperationKind.CANCEL,
+    OperationKind.RETRY,
+    OperationKind.PAUSE,
+    OperationKind.RESUME,
+    OperationKind.WEBHOOK,
+)
+
+_TOLD = ", ".join(f"'{kind}'" for kind in TOLD)
+
+# Of those that concern one tenant's jobs alone, and that it is told of; None for all.
+_OF_TENANT = f"""
+    (CAST(:tenant AS text) IS NULL OR filter ->> 'tenant' = :tenant AND kind IN ({_TOLD}))
+"""
+
+
+def as_told(column: str) -> str:
+    """SQL: who did something, as a tenant is told: by name if it was one of its own keys."""
+    return f"""
+        CASE WHEN CAST(:tenant AS text) IS NULL
+                  OR {column} IN (SELECT 'key ' || prefix FROM api_keys WHERE tenant = :tenant)
+             THEN {column}
+             WHEN {column} IS NOT NULL THEN 'an operator' END AS {column}
+    """  # noqa: S608 - of the names of columns of this package
+
+
+_SEEN = ", ".join(
+    as_told(name) if name in {"who", "stopped_by"} else name
+    for name in Operation.__dataclass_fields__
+)
 
 _GET = text(f"""
-    SELECT {OPERATION_COLUMNS} FROM operations WHERE id = :id AND {_OF_TENANT}
+    SELECT {_SEEN} FROM operations WHERE id = :id AND {_OF_TENANT}
 """)  # noqa: S608 - built from constants of this package
 
 # Newest first; ids are in order of time.
 _FIND = text(f"""
-    SELECT {OPERATION_COLUMNS} FROM operations
+    SELECT {_SEEN} FROM operations
     WHERE (CAST(:kinds AS text[]) IS NULL OR kind = ANY(CAST(:kinds AS text[])))
       AND (NOT :unfinished OR finished_at IS NULL)
       AND (CAST(:before AS uuid) IS NULL OR id < :before) AND {_OF_TENANT}
@@ -136,7 +166,7 @@ def get(connection: Connection, operation_id: UUID, *, tenant: str | None = None
     Args:
         connection: Of the database.
         operation_id: Its id.
-        tenant: Whose jobs alone it has to concern; None for whosoever's.
+        tenant: To whom it is told, and whose jobs alone it has to concern; None for whosoever's.
 
     Raises:
         OperationNotFound: None of these has this id.
@@ -163,7 +193,8 @@ def find(
         connection: Of the database.
         kinds: Only these; None for all.
         unfinished: Only those that go on.
-        tenant: Only those that concern this one's jobs alone; None for all.
+        tenant: To whom they are told: only those that concern this one's jobs and endpoints alone,
+            and without the names of operators; None for all.
         before: The last id of the page before.
         limit: 1 or more.
     """

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, TextClause, text
 
+from twofold_schema.async_reader import AsyncReader
 from twofold_schema.database import read_in_order
 from twofold_schema.errors import InvalidParameter, JobNotFound, SubmissionNotFound
 from twofold_schema.job import JOB_COLUMNS, Job
@@ -123,7 +124,7 @@ def not_found(job_id: UUID) -> JobNotFound:
     """What is said of an id that no job has."""
     return JobNotFound(
         f"No job has the id {job_id}. It was never submitted to this database, or it ended longer "
-        "ago than jobs are kept (TWOFOLD_JOBS_DAYS)."
+        "ago than jobs are kept (TWOFOLD_JOBS_DAYS, or the fewer days of its tenant)."
     )
 
 
@@ -138,6 +139,27 @@ def get_many(
             rows = connection.execute(statement, asked).mappings()
             found |= {row["id"]: Job.from_row(row) for row in rows}
     return [found[job_id] for job_id in job_ids if job_id in found]
+
+
+async def look_up(
+    reader: AsyncReader, job_ids: Collection[UUID], *, tenant: str | None = None
+) -> Mapping[UUID, Job]:
+    """Jobs by their ids, for a coroutine; unknown ids, and other tenants', are left out.
+
+    Args:
+        reader: Of the database.
+        job_ids: Of the jobs.
+        tenant: Whose they have to be; None for whosoever.
+
+    Raises:
+        DBAPIError: The database is away.
+    """
+    found: dict[UUID, Job] = {}
+    for statement in (_GET, _GET_ANY):
+        if missing := [job_id for job_id in job_ids if job_id not in found]:
+            rows = await reader.rows(statement, {"ids": missing, "tenant": tenant})
+            found |= {row["id"]: Job.from_row(row) for row in rows}
+    return found
 
 
 def find(

@@ -54,6 +54,13 @@ class Kept:
         return timedelta(**{f"{self.each}s": 1})
 
 
+def first_id(moment: str) -> str:
+    """SQL: lower than every id of that moment or later, and above those of before it."""
+    # The first UUID version 7 of a moment begins with its milliseconds (RFC 9562, 5.7).
+    milliseconds = f"CAST(extract(epoch FROM {moment}) * 1000 AS bigint)"
+    return f"CAST(rpad(lpad(to_hex({milliseconds}), 12, '0'), 32, '0') AS uuid)"
+
+
 EVENTS = Kept(table="events", column="at", each="day", ahead=7)
 HISTORY = Kept(table="history", column="finished_at", each="week", ahead=2, tallied=True)
 PAIRS = Kept(
@@ -61,11 +68,7 @@ PAIRS = Kept(
     column="job_id",
     each="week",
     ahead=2,
-    # The first UUID version 7 of a moment begins with its milliseconds (RFC 9562, 5.7).
-    bound=(
-        "CAST(rpad(lpad(to_hex(CAST(extract(epoch FROM timezone('UTC', {0})) * 1000 AS bigint)),"
-        " 12, '0'), 32, '0') AS uuid)"
-    ),
+    bound=first_id("timezone('UTC', {0})"),
     in_use=(
         "EXISTS (SELECT FROM jobs WHERE id >= {first} AND id < {end})"
         " OR EXISTS (SELECT FROM history WHERE id >= {first} AND id < {end})"

@@ -1,4 +1,4 @@
-"""What tenants may do: the places that their jobs name, and how much they ask for.
+"""What tenants may do: the places that their jobs name, how much they ask for, how long it is kept.
 
 A tenant of whom nothing was said may name every place that is open to Twofold, and have any number
 of jobs waiting. How many requests it may make is for whoever takes them to hold it to.
@@ -20,20 +20,21 @@ Value = TypeVar("Value")
 #: What a right is to be: `any` lifts a limit, None leaves it as it is.
 Change: TypeAlias = Value | Literal["any"] | None
 
-_NAMES = ("may_read", "may_write", "max_queued", "rate", "burst")
+_NAMES = ("may_read", "may_write", "max_queued", "rate", "burst", "jobs_days")
 _COLUMNS = ", ".join(_NAMES)
 
 # Says what a tenant may do; what is not said stays as it is.
 _SET = text(f"""
     INSERT INTO tenants AS held (tenant, {_COLUMNS})
     VALUES (:tenant, CAST(:may_read AS text[]), CAST(:may_write AS text[]), :max_queued, :rate,
-            :burst)
+            :burst, :jobs_days)
     ON CONFLICT (tenant) DO UPDATE
     SET may_read = CASE WHEN :keep_may_read THEN held.may_read ELSE excluded.may_read END,
         may_write = CASE WHEN :keep_may_write THEN held.may_write ELSE excluded.may_write END,
         max_queued = CASE WHEN :keep_max_queued THEN held.max_queued ELSE excluded.max_queued END,
         rate = CASE WHEN :keep_rate THEN held.rate ELSE excluded.rate END,
-        burst = CASE WHEN :keep_burst THEN held.burst ELSE excluded.burst END
+        burst = CASE WHEN :keep_burst THEN held.burst ELSE excluded.burst END,
+        jobs_days = CASE WHEN :keep_jobs_days THEN held.jobs_days ELSE excluded.jobs_days END
     RETURNING tenant, {_COLUMNS}
 """)  # noqa: S608 - built from a constant of this module
 
@@ -55,12 +56,14 @@ class Rights:
         max_queued: How many of its jobs may wait, for a run or for their time; None for any number.
         rate: Requests per second, over a while; None for any number.
         burst: Requests at once; None for what `rate` allows in a second.
+        jobs_days: How long its jobs are kept after their end; None for as long as everybody's.
     """
 
     places: TenantPlaces
     max_queued: int | None = None
     rate: float | None = None
     burst: int | None = None
+    jobs_days: int | None = None
 
 
 def get(connection: Connection, tenant: str) -> Rights:
@@ -91,6 +94,8 @@ def set_rights(
     max_queued: Change[int] = None,
     rate: Change[float] = None,
     burst: Change[int] = None,
+    jobs_days: Change[int] = None,
+    everybodys_days: int | None = None,
 ) -> Rights:
     """Say what a tenant may do. It holds for what is submitted and claimed from then on.
 
@@ -105,6 +110,9 @@ def set_rights(
         max_queued: How many of its jobs may wait, 0 or more.
         rate: Requests per second, more than 0.
         burst: Requests at once, 1 or more.
+        jobs_days: How long its jobs are kept after they have ended, 1 or more.
+        everybodys_days: How long those of others are (TWOFOLD_JOBS_DAYS), which is the most; None
+            where that is not known.
 
     Returns:
         What it may do now.
@@ -118,8 +126,15 @@ def set_rights(
         "max_queued": max_queued,
         "rate": rate,
         "burst": burst,
+        "jobs_days": jobs_days,
     }
     _check(stated)
+    if isinstance(jobs_days, int) and jobs_days > (everybodys_days or jobs_days):
+        raise InvalidOperation(
+            f"Jobs of all tenants are dropped together once TWOFOLD_JOBS_DAYS ({everybodys_days}) "
+            f"are over, so that nobody's are kept for {jobs_days} days; state fewer days, or raise "
+            "that setting for everybody."
+        )
     values = {name: None if value == "any" else value for name, value in stated.items()}
     keeps = {f"keep_{name}": value is None for name, value in stated.items()}
     row = connection.execute(_SET, {"tenant": tenant} | values | keeps).one()
@@ -145,7 +160,7 @@ def _places(stated: Change[Collection[str]]) -> Change[list[str]]:
 
 
 def _check(stated: Mapping[str, Any]) -> None:
-    least = {"max_queued": 0, "burst": 1}
+    least = {"max_queued": 0, "burst": 1, "jobs_days": 1}
     for name, number in least.items():
         if isinstance(stated[name], int) and stated[name] < number:
             raise InvalidOperation(f"{name} is {number} or more, not {stated[name]}.")
@@ -160,4 +175,10 @@ def _rights(row: Row[Any]) -> Rights:
         may_read=None if row.may_read is None else tuple(row.may_read),
         may_write=None if row.may_write is None else tuple(row.may_write),
     )
-    return Rights(places=places, max_queued=row.max_queued, rate=row.rate, burst=row.burst)
+    return Rights(
+        places=places,
+        max_queued=row.max_queued,
+        rate=row.rate,
+        burst=row.burst,
+        jobs_days=row.jobs_days,
+    )

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from types import MappingProxyType
 from uuid import UUID
@@ -359,14 +359,29 @@ def report(
     Raises:
         SubmissionNotFound: No submission of theirs has this id.
     """
+    found = get(connection, submission_id, tenant=tenant)
+    if found.finished_at is None:
+        return replace(found, counts=count(connection, submission_id))
+    return found
+
+
+def get(
+    connection: Connection, submission_id: UUID, *, tenant: str | None = None
+) -> SubmissionReport:
+    """A submission as its row has it: with counts only if it has ended.
+
+    Args:
+        connection: Of the database.
+        submission_id: Of the submission.
+        tenant: Whose it has to be; None for whosoever.
+
+    Raises:
+        SubmissionNotFound: No submission of theirs has this id.
+    """
     row = connection.execute(_GET, {"id": submission_id, "tenant": tenant}).one_or_none()
     if row is None:
         raise SubmissionNotFound(f"No submission has the id {submission_id}.")
-    if row.finished_at is None:
-        counted = connection.execute(_COUNT, {"id": submission_id})
-        counts = {entry.state: entry.jobs for entry in counted}
-    else:
-        counts = row.counts
+    counts = row.counts if row.finished_at else {}
     return SubmissionReport(
         id=row.id,
         tenant=row.tenant,
@@ -379,3 +394,9 @@ def report(
         results=row.results,
         errors=row.errors,
     )
+
+
+def count(connection: Connection, submission_id: UUID) -> Mapping[JobState, int]:
+    """How many of a submission's jobs are in each state: looks at all of them."""
+    counted = connection.execute(_COUNT, {"id": submission_id})
+    return MappingProxyType({JobState(entry.state): entry.jobs for entry in counted})

@@ -28,7 +28,11 @@ api_keys = Table(
     time("last_used_at"),
     CheckConstraint(f"scopes <@ ARRAY[{_SCOPES}]", "scopes_known"),
     CheckConstraint("cardinality(scopes) > 0", "scopes_stated"),
-    CheckConstraint("tenant IS NOT NULL OR 'admin' = ANY (scopes)", "tenant_or_admin"),
+    # Jobs are somebody's.
+    CheckConstraint(
+        "tenant IS NOT NULL OR 'admin' = ANY (scopes) OR NOT 'submit' = ANY (scopes)",
+        "submits_for_somebody",
+    ),
     CheckConstraint("octet_length(digest) = 32", "digest_whole"),
     Index("api_keys_digest", "digest", unique=True),
 )

@@ -33,11 +33,14 @@ tenants = Table(
     # Requests per second, and at once.
     Column("rate", Double),
     Column("burst", Integer),
+    # How long its jobs are kept after their end; NULL for as long as everybody's.
+    Column("jobs_days", Integer),
     CheckConstraint("weight > 0", "weight_positive"),
     CheckConstraint("max_running >= 0", "max_running_counts"),
     CheckConstraint("max_queued >= 0", "max_queued_counts"),
     CheckConstraint("rate > 0", "rate_positive"),
     CheckConstraint("burst > 0", "burst_positive"),
+    CheckConstraint("jobs_days > 0", "jobs_days_positive"),
 )
 
 #: What is not claimed from: a tenant, a class, a tenant's class, or, where neither is named, all.
