@@ -5,17 +5,20 @@ Names are the ledger's. Times are RFC 3339, with the database's clock.
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from twofold_schema.job import NO_NUL, AttemptError, Job, Output, Parameters, Result, Time
-from twofold_schema.ledger.events import Event
 from twofold_schema.operation import JobFilter, Operation, OperationKind
 from twofold_schema.request import JobFields
 from twofold_schema.states import JobClass, JobState
 from twofold_schema.submission import SubmissionReport
+
+if TYPE_CHECKING:
+    # A client needs no database.
+    from twofold_schema.ledger.events import Event
 
 #: The most items of an inline submission; more come as JSONL.
 MOST_ITEMS = 10_000
@@ -233,7 +236,7 @@ class EventReport(BaseModel):
     error: str | None
 
     @classmethod
-    def of(cls, event: Event) -> Self:
+    def of(cls, event: "Event") -> Self:
         """What is said of an event."""
         given = {name: getattr(event, name) for name in cls.model_fields}
         return cls.model_validate(given | {"position": str(event.position)})

@@ -13,7 +13,7 @@ import pytest
 from tests.api.conftest import Served
 from tests.factories import begun, claimed, job_of, new_job, result_of, submitted
 from tests.pictures import encoded
-from tests.shell import Shell
+from tests.shell import Shell, imported
 
 from twofold_producer.api.follower import Follower
 from twofold_schema.artifacts import ArtifactUri
@@ -111,6 +111,23 @@ class TestBothDoors:
         (job_id,) = submitted(served.house.engine)
         both = Shell({**served.house.environment, **NOWHERE}, tmp_path)
         assert both("jobs", "list", "-o", "ids").stdout == f"{job_id}\n"
+
+    def test_who_goes_over_http_pays_for_no_server(
+        self, served: Served, tmp_path: Path, bucket: str
+    ) -> None:
+        """Neither the database's driver is imported, nor the broker's, the store's or Pillow."""
+        (tmp_path / "cat.png").write_bytes(encoded())
+        submitter = shell(served, tmp_path, "default", "submit", "read")
+        for command in (
+            ("submit", "cat.png", f"s3://{bucket}/dog.png"),
+            ("jobs", "list"),
+            ("operations", "list"),
+        ):
+            told = submitter(*command, PYTHONPROFILEIMPORTTIME="1")
+            assert told.returncode == 0, told.stderr
+            modules = imported(told)
+            assert "httpx2" in modules
+            assert modules & {"sqlalchemy", "psycopg", "celery", "redis", "boto3", "PIL"} == set()
 
     def test_none_is_named_where_neither_is_stated(self, tmp_path: Path) -> None:
         nobody = Shell({}, tmp_path)("jobs", "list")

@@ -9,7 +9,7 @@ from contextlib import closing
 from typing import Any, Protocol
 from uuid import UUID
 
-from twofold_producer.producer import OnProgress
+from twofold_producer.progress import OnProgress
 from twofold_producer.submit.submission import OnAnswers, Submission
 from twofold_schema.environment import process_environment, read
 from twofold_schema.errors import ConfigError

@@ -10,13 +10,11 @@ import typer
 
 from twofold_producer.client import Client
 from twofold_producer.client.calls import refuse_faults
-from twofold_producer.producer import OnProgress
+from twofold_producer.progress import OnProgress
 from twofold_producer.submit.submission import Answer, OnAnswers, Outcome, Submission
 from twofold_schema.errors import JobNotFound, SubmitError
-from twofold_schema.ledger.reads import not_found
-from twofold_schema.ledger.requests import CancelAnswer
 from twofold_schema.operation import JobFilter, OperationKind
-from twofold_schema.states import JobClass, JobState
+from twofold_schema.states import CancelAnswer, JobClass, JobState
 from twofold_schema.wire import JobReport, OperationReport, PauseReport, SubmissionStatus
 
 #: What the service accepts in a page.
@@ -91,7 +89,8 @@ class HttpDoor:
         found = {job.id: job for job in self._client.get_many(job_ids)}
         for job_id in job_ids:
             if job_id not in found:
-                raise not_found(job_id)
+                # For the service's own words.
+                found[job_id] = self._client.get(job_id)
         return [found[job_id] for job_id in job_ids]
 
     def wait(

@@ -16,9 +16,10 @@ import httpx2
 
 from twofold_producer.client import calls, connecting
 from twofold_producer.client.answers import Answer
-from twofold_producer.client.calls import Call, Flow, OnProgress
+from twofold_producer.client.calls import Call, Flow
 from twofold_producer.client.following import Behind, Stream, query
 from twofold_producer.client.retrying import Tries
+from twofold_producer.progress import OnProgress
 from twofold_producer.submit.submission import OnAnswers, Submission
 from twofold_schema.operation import JobFilter, OperationKind
 from twofold_schema.states import JobClass, JobState

@@ -16,6 +16,7 @@ from uuid import UUID, uuid4
 from pydantic import BaseModel, TypeAdapter
 
 from twofold_producer.client.answers import Answer
+from twofold_producer.progress import OnProgress
 from twofold_producer.submit.submission import Answer as Answered
 from twofold_producer.submit.submission import JobIds, OnAnswers, Outcome, Submission
 from twofold_schema.errors import ApiUnreachable, InvalidParameter, JobNotFound, WaitTimeout
@@ -43,8 +44,6 @@ Value = TypeVar("Value")
 #: A flow that returns a value.
 Flow: TypeAlias = Generator["Call", Answer, Value]
 Body = TypeVar("Body", bound=BaseModel)
-#: Told how many of how many jobs have ended.
-OnProgress: TypeAlias = Callable[[int, int], None]
 
 JSON_LINES: Final = "application/x-ndjson"
 _KEY: Final = "Idempotency-Key"
