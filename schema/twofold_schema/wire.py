@@ -10,6 +10,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from twofold_schema.api_key import Scope
 from twofold_schema.job import NO_NUL, AttemptError, Job, Output, Parameters, Result, Time
 from twofold_schema.operation import JobFilter, Operation, OperationKind
 from twofold_schema.request import JobFields
@@ -295,16 +296,35 @@ class ResultLink(BaseModel):
     content_type: str
 
 
+class KeyReport(BaseModel):
+    """An API key, as the service sees who asks with it.
+
+    Attributes:
+        prefix: How its text begins, by which people recognise it.
+        tenant: For whom it speaks; null for all tenants.
+        scopes: What it is for.
+        version: Of the service.
+    """
+
+    prefix: str
+    tenant: str | None
+    scopes: list[Scope]
+    version: str
+
+
 class UploadBody(BaseModel):
     """What is going to be uploaded.
 
     Attributes:
         content_type: Of the file; the PUT has to state the same.
+        sha256: Of the file: the same file is given the same place, so that the same job can be
+            submitted again. None for a place that nobody else is given.
     """
 
     model_config = _EXACT
 
     content_type: Annotated[str, Field(pattern=r"^[a-z]+/[A-Za-z0-9.+_-]{1,100}$")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 
 
 class UploadLink(BaseModel):

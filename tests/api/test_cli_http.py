@@ -226,6 +226,21 @@ class TestSubmitting:
         assert (again.returncode, again.stderr) == (0, "0 created, 1 existing, 0 invalid.\n")
         assert len(served.house.rows("SELECT FROM submissions WHERE key = 'album'")) == 1
 
+    def test_a_local_file_again_is_the_same_job(
+        self, served: Served, twofold: Shell, tmp_path: Path
+    ) -> None:
+        (tmp_path / "cat.png").write_bytes(encoded())
+        call = ("submit", "cat.png", "--key", "cat", "-o", "ids")
+
+        first, again = twofold(*call), twofold(*call)
+        (tmp_path / "cat.png").write_bytes(encoded(8, 8))
+        other = twofold(*call)
+
+        assert (first.returncode, again.returncode) == (0, 0), again.stderr
+        assert again.stdout == first.stdout
+        assert len(served.house.rows("SELECT FROM jobs")) == 1
+        assert (other.returncode, "key_reused" in other.stderr) == (2, True)
+
     @pytest.mark.parametrize("stored", [True, False])
     def test_a_manifest_is_answered_line_by_line(
         self, twofold: Shell, tmp_path: Path, s3: "S3Client", bucket: str, *, stored: bool
@@ -346,6 +361,48 @@ class TestChanging:
         assert acme("resume").stdout == "resumed all that this API key speaks for\n"
         assert acme("resume").returncode == 5
         assert len(json.loads(acme("pauses", "-o", "json").stdout)) == 1
+
+
+class TestDoctor:
+    def test_looks_at_the_service_and_the_key_and_nothing_else(
+        self, served: Served, tmp_path: Path
+    ) -> None:
+        told = shell(served, tmp_path, "acme", "submit", "read")("doctor", "-o", "json")
+        found = [(one["check"], one["status"]) for one in json.loads(told.stdout)]
+        assert (told.returncode, found) == (0, [("settings", "ok"), ("api", "ok"), ("key", "ok")])
+        key = json.loads(told.stdout)[2]["what"]
+        assert key.endswith("speaks for the tenant acme: read, submit.")
+
+    @pytest.mark.parametrize(
+        ("url", "key", "statuses", "mend"),
+        [
+            ("there", "tfk_x", ["ok", "ok", "failed"], "twofold keys create"),
+            ("there", None, ["ok", "failed", "failed"], "TWOFOLD_API_KEY"),
+            ("away", "tfk_x", ["ok", "failed", "skipped"], "TWOFOLD_URL"),
+            ("wrong", "tfk_x", ["failed", "skipped", "skipped"], "https://host"),
+        ],
+    )
+    def test_says_how_to_mend_what_is_wrong(
+        self,
+        served: Served,
+        tmp_path: Path,
+        url: str,
+        key: str | None,
+        statuses: list[str],
+        mend: str,
+    ) -> None:
+        urls = {"there": served.url, "away": "http://127.0.0.1:9", "wrong": "twofold.example"}
+        settings = {"TWOFOLD_URL": urls[url]} | ({"TWOFOLD_API_KEY": key} if key else {})
+        told = Shell(settings, tmp_path)("doctor", "-o", "json")
+        findings = json.loads(told.stdout)
+        assert told.returncode == 1
+        assert [one["status"] for one in findings] == statuses
+        assert mend in told.stdout
+
+    def test_another_check_may_be_asked_for(self, served: Served, twofold: Shell) -> None:
+        told = twofold("doctor", "--only", "database", "-o", "json")
+        ((check, status),) = [(one["check"], one["status"]) for one in json.loads(told.stdout)]
+        assert (told.returncode, check, status) == (1, "database", "failed")
 
 
 class TestWhoMayNot:

@@ -9,7 +9,7 @@ from uuid import UUID
 import typer
 
 from twofold_producer.client import Client
-from twofold_producer.client.calls import refuse_faults
+from twofold_producer.client.submitting import refuse_faults
 from twofold_producer.progress import OnProgress
 from twofold_producer.submit.submission import Answer, OnAnswers, Outcome, Submission
 from twofold_schema.errors import JobNotFound, SubmitError
@@ -49,7 +49,7 @@ class HttpDoor:
                 faults.append(Answer(*fault))
             else:
                 places.append(position)
-        submission = self._client.submit_many(items, key=key)
+        submission = self._client.submit_many(items, key=key, progress=False)
         if len(sources) == 1:
             refuse_faults(submission)
         faults += [_in_place(fault, places) for fault in submission.faults]
@@ -98,7 +98,7 @@ class HttpDoor:
     ) -> Sequence[JobReport]:
         # An unknown one is said at once, not when its turn to be waited for comes.
         self.get(job_ids)
-        return self._client.wait(job_ids, timeout=timeout, on_progress=on_progress)
+        return self._client.wait(job_ids, timeout=timeout, on_progress=on_progress, progress=False)
 
     def cancel(self, job_ids: Sequence[UUID]) -> Mapping[UUID, str]:
         answers: dict[UUID, str] = {}
