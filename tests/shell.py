@@ -55,9 +55,3 @@ class Shell:
             timeout=60,
             stdin=subprocess.DEVNULL,
         )
-
-
-def imported(ended: Ended) -> set[str]:
-    """The modules that a command imported which was run with PYTHONPROFILEIMPORTTIME."""
-    lines = ended.stderr.splitlines()
-    return {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}

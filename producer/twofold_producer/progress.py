@@ -1,5 +1,6 @@
 """How far work is, for whoever waits for it at a terminal."""
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -52,7 +53,9 @@ class Bar:
         )
         self._task = self._bar.add_task(what, total=None)
         self._done = done
-        self._told, self._count = time.monotonic(), 0
+        # A bar is drawn at once; the first line waits for its turn.
+        self._told = -math.inf if self._drawn else time.monotonic()
+        self._count: int | None = None
 
     def tell(self, count: int, total: int | None, *, what: str | None = None) -> None:
         """Show how many of how many are done; None for nobody knows how many.
@@ -70,7 +73,7 @@ class Bar:
         if self._drawn:
             self._bar.update(self._task, completed=count, total=total, description=what)
         else:
-            self._console.print(f"{count} of {total or 'unknown'} {self._done}")
+            self._console.print(f"{count} of {'unknown' if total is None else total} {self._done}")
 
     def __enter__(self) -> Self:
         self._bar.start()

@@ -12,8 +12,9 @@ from uuid import UUID
 import pytest
 from tests.api.conftest import Served
 from tests.factories import begun, claimed, job_of, new_job, result_of, submitted
+from tests.imports import imported
 from tests.pictures import encoded
-from tests.shell import Shell, imported
+from tests.shell import Shell
 
 from twofold_producer.api.follower import Follower
 from twofold_schema.artifacts import ArtifactUri
@@ -117,15 +118,15 @@ class TestBothDoors:
     ) -> None:
         """Neither the database's driver is imported, nor the broker's, the store's or Pillow."""
         (tmp_path / "cat.png").write_bytes(encoded())
-        submitter = shell(served, tmp_path, "default", "submit", "read")
+        key = served.issue("default", "submit", "read")
+        settings = {"TWOFOLD_URL": served.url, "TWOFOLD_API_KEY": key}
+        noted = Shell(settings | {"PYTHONPROFILEIMPORTTIME": "1"}, tmp_path)
         for command in (
             ("submit", "cat.png", f"s3://{bucket}/dog.png"),
             ("jobs", "list"),
             ("operations", "list"),
         ):
-            told = submitter(*command, PYTHONPROFILEIMPORTTIME="1")
-            assert told.returncode == 0, told.stderr
-            modules = imported(told)
+            modules = imported(noted, *command)
             assert "httpx2" in modules
             assert modules & {"sqlalchemy", "psycopg", "celery", "redis", "boto3", "PIL"} == set()
 

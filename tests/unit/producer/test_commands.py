@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from tests.shell import Shell, imported
+from tests.imports import imported
+from tests.shell import Shell
 from typer.main import get_command
 
 from twofold_producer.cli.app import app
@@ -11,6 +12,8 @@ from twofold_producer.cli.commands import Every, Late
 
 #: What only those need who reach the servers themselves.
 SERVERS = {"sqlalchemy", "psycopg", "celery", "kombu", "redis", "boto3", "botocore", "PIL"}
+
+NOTED = {"PYTHONPROFILEIMPORTTIME": "1"}
 
 
 def commands() -> list[Late]:
@@ -29,18 +32,14 @@ def test_each_is_there_and_its_help_is_what_the_overview_says(command: Late) -> 
 
 
 def test_help_imports_no_command(tmp_path: Path) -> None:
-    told = Shell({}, tmp_path)("--help", PYTHONPROFILEIMPORTTIME="1")
-    assert (told.returncode, "submit" in told.stdout) == (0, True)
-    modules = imported(told)
+    modules = imported(Shell(NOTED, tmp_path), "--help")
     assert "twofold_producer.cli.commands" in modules
     assert modules & (SERVERS | {"httpx2", "pydantic", "twofold_producer.cli.jobs"}) == set()
 
 
 def test_one_that_needs_the_database_has_its_driver(tmp_path: Path) -> None:
     """That the measure can fail."""
-    told = Shell({}, tmp_path)("collect", "--help", PYTHONPROFILEIMPORTTIME="1")
-    assert told.returncode == 0
-    assert {"sqlalchemy", "psycopg"} <= imported(told)
+    assert {"sqlalchemy", "psycopg"} <= imported(Shell(NOTED, tmp_path), "collect", "--help")
 
 
 def test_a_name_that_is_nearly_right_is_guessed(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ class AsyncFollower(AsyncSender):
             progress=progress,
             go_on=lambda: going_on.waiting(work),
         ) as tell:
+            tell(0, count)
             async with aclosing(self._ended(left)) as ended:
                 async for job in ended:
                     tell(count - len(left), count)

@@ -33,6 +33,7 @@ class Follower(Sender):
             progress=progress,
             go_on=lambda: going_on.waiting(work),
         ) as tell:
+            tell(0, count)
             with closing(self._ended(left)) as ended:
                 for job in ended:
                     tell(count - len(left), count)

@@ -97,6 +97,7 @@ class Jobs(Sender):
                 if on_progress is not None:
                     on_progress(ended, count)
 
+            tell(0, len(set(ids)))
             return self._run(jobs.wait_for_jobs(ids, timeout=timeout, on_progress=told))
 
     def submission(self, submission_id: UUID) -> SubmissionStatus:
