@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from os import PathLike
 from types import TracebackType
-from typing import Any, Self, TypeAlias, overload
+from typing import Any, Self, overload
 from uuid import UUID
 
 from sqlalchemy import Connection
@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from twofold_producer.broker import Bell
+from twofold_producer.progress import OnProgress
 from twofold_producer.submit.acceptance import Acceptance
 from twofold_producer.submit.bulk import Tally, in_turn, overlapping
 from twofold_producer.submit.chunks import CHUNK_ITEMS, Chunk, Item, gather
@@ -39,7 +40,6 @@ from twofold_schema.ledger import (
     submit,
 )
 from twofold_schema.ledger.new_jobs import Accepted
-from twofold_schema.ledger.requests import CancelAnswer
 from twofold_schema.ledger.submit import Answer
 from twofold_schema.operation import JobFilter, Operation, OperationKind
 from twofold_schema.settings import (
@@ -48,12 +48,10 @@ from twofold_schema.settings import (
     LimitSettings,
     StorageSettings,
 )
+from twofold_schema.states import CancelAnswer
 from twofold_schema.storage.places import OpenPlaces
 from twofold_schema.submission import SubmissionReport
 from twofold_schema.tenant_places import TenantPlaces
-
-#: Told how many of how many jobs have ended.
-OnProgress: TypeAlias = Callable[[int, int], None]
 
 _FIRST_LOOK, _LONGEST_LOOK = 0.05, 1.0
 #: A chunk whose commit may have failed is written again after each of these, in seconds; so long is

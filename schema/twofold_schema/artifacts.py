@@ -176,10 +176,16 @@ def upload_place(uploads: ArtifactUri, sha256: str) -> ArtifactUri:
     return uploads.child(f"{sha256[:2]}/{sha256}")
 
 
-def tenant_upload_place(uploads: ArtifactUri, tenant: str, upload_id: UUID) -> ArtifactUri:
-    """Where a tenant puts a source by itself, under a name that nobody else is given."""
+def tenant_upload_place(uploads: ArtifactUri, tenant: str, name: str) -> ArtifactUri:
+    """Where a tenant puts a source by itself, in a folder that no other tenant is given.
+
+    Args:
+        uploads: The prefix under which sources are stored.
+        tenant: Whose it is.
+        name: A new id; or the SHA-256 of the content, under which the same source lies once.
+    """
     digest = hashlib.sha256(tenant.encode()).hexdigest()
-    return uploads.child(f"tenants/{digest[:32]}/{upload_id}")
+    return uploads.child(f"tenants/{digest[:32]}/{name}")
 
 
 def manifest_place(

@@ -4,7 +4,7 @@ A process that starts stops at the first wrong part. Whoever asks what is wrong 
 """
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self, TypeVar, get_args
@@ -61,12 +61,12 @@ class Effective:
     secrets: Collection[str]
 
     @classmethod
-    def of(cls, environment: Mapping[str, str]) -> Self:
-        """Read everything that there is; raises nothing over what is wrong."""
+    def of(cls, environment: Mapping[str, str], only: Sequence[type[Settings]] = PARTS) -> Self:
+        """Read everything that there is, or some parts; raises nothing over what is wrong."""
         settings: list[Setting] = []
         parts: dict[type[Settings], Settings] = {}
         secrets: set[str] = set()
-        for part in PARTS:
+        for part in only:
             reading = _Reading.of(environment, part)
             if reading.built is not None:
                 parts[part] = reading.built

@@ -30,6 +30,23 @@ class JobState(StrEnum):
         return self in FINAL_STATES
 
 
+class CancelAnswer(StrEnum):
+    """What a cancel came to."""
+
+    #: No worker had it; it never runs.
+    CANCELLED = "cancelled"
+    #: A worker has it and will hear; `complete` may still win until the worker confirms.
+    CANCELLING = "cancelling"
+    #: It had already succeeded.
+    SUCCEEDED = "succeeded"
+    #: It had already failed.
+    FAILED = "failed"
+    #: It had already expired.
+    EXPIRED = "expired"
+    #: There is no such job.
+    NOT_FOUND = "not_found"
+
+
 FINAL_STATES = frozenset(
     {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED}
 )

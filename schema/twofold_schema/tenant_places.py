@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import unquote
-from uuid import UUID
 
 from twofold_schema.artifacts import ArtifactUri, tenant_upload_place, upload_place
 from twofold_schema.errors import InvalidUri, PlaceNotAllowed
@@ -79,14 +78,14 @@ class OwnPlaces:
         """Whether it is named as an upload is: by the digest of its content, or as the tenant's.
 
         Who can name a digest had the content, or was told its name by somebody who had. What a
-        tenant puts there by itself has a name that was given to it.
+        tenant puts there by itself lies in a folder of its own.
         """
         name = source.key.rpartition("/")[2]
-        if _SHA256.fullmatch(name):
-            return source == upload_place(self.uploads, name)
-        return bool(_UUID.fullmatch(name)) and source == tenant_upload_place(
-            self.uploads, tenant, UUID(name)
-        )
+        digest = bool(_SHA256.fullmatch(name))
+        if digest and source == upload_place(self.uploads, name):
+            return True
+        named = digest or bool(_UUID.fullmatch(name))
+        return named and source == tenant_upload_place(self.uploads, tenant, name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

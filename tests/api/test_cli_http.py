@@ -12,6 +12,7 @@ from uuid import UUID
 import pytest
 from tests.api.conftest import Served
 from tests.factories import begun, claimed, job_of, new_job, result_of, submitted
+from tests.imports import imported
 from tests.pictures import encoded
 from tests.shell import Shell
 
@@ -112,6 +113,23 @@ class TestBothDoors:
         both = Shell({**served.house.environment, **NOWHERE}, tmp_path)
         assert both("jobs", "list", "-o", "ids").stdout == f"{job_id}\n"
 
+    def test_who_goes_over_http_pays_for_no_server(
+        self, served: Served, tmp_path: Path, bucket: str
+    ) -> None:
+        """Neither the database's driver is imported, nor the broker's, the store's or Pillow."""
+        (tmp_path / "cat.png").write_bytes(encoded())
+        key = served.issue("default", "submit", "read")
+        settings = {"TWOFOLD_URL": served.url, "TWOFOLD_API_KEY": key}
+        noted = Shell(settings | {"PYTHONPROFILEIMPORTTIME": "1"}, tmp_path)
+        for command in (
+            ("submit", "cat.png", f"s3://{bucket}/dog.png"),
+            ("jobs", "list"),
+            ("operations", "list"),
+        ):
+            modules = imported(noted, *command)
+            assert "httpx2" in modules
+            assert modules & {"sqlalchemy", "psycopg", "celery", "redis", "boto3", "PIL"} == set()
+
     def test_none_is_named_where_neither_is_stated(self, tmp_path: Path) -> None:
         nobody = Shell({}, tmp_path)("jobs", "list")
         assert (nobody.returncode, nobody.stdout) == (2, "")
@@ -208,6 +226,21 @@ class TestSubmitting:
         assert (first.returncode, first.stderr) == (0, "1 created, 0 existing, 0 invalid.\n")
         assert (again.returncode, again.stderr) == (0, "0 created, 1 existing, 0 invalid.\n")
         assert len(served.house.rows("SELECT FROM submissions WHERE key = 'album'")) == 1
+
+    def test_a_local_file_again_is_the_same_job(
+        self, served: Served, twofold: Shell, tmp_path: Path
+    ) -> None:
+        (tmp_path / "cat.png").write_bytes(encoded())
+        call = ("submit", "cat.png", "--key", "cat", "-o", "ids")
+
+        first, again = twofold(*call), twofold(*call)
+        (tmp_path / "cat.png").write_bytes(encoded(8, 8))
+        other = twofold(*call)
+
+        assert (first.returncode, again.returncode) == (0, 0), again.stderr
+        assert again.stdout == first.stdout
+        assert len(served.house.rows("SELECT FROM jobs")) == 1
+        assert (other.returncode, "key_reused" in other.stderr) == (2, True)
 
     @pytest.mark.parametrize("stored", [True, False])
     def test_a_manifest_is_answered_line_by_line(
@@ -329,6 +362,48 @@ class TestChanging:
         assert acme("resume").stdout == "resumed all that this API key speaks for\n"
         assert acme("resume").returncode == 5
         assert len(json.loads(acme("pauses", "-o", "json").stdout)) == 1
+
+
+class TestDoctor:
+    def test_looks_at_the_service_and_the_key_and_nothing_else(
+        self, served: Served, tmp_path: Path
+    ) -> None:
+        told = shell(served, tmp_path, "acme", "submit", "read")("doctor", "-o", "json")
+        found = [(one["check"], one["status"]) for one in json.loads(told.stdout)]
+        assert (told.returncode, found) == (0, [("settings", "ok"), ("api", "ok"), ("key", "ok")])
+        key = json.loads(told.stdout)[2]["what"]
+        assert key.endswith("speaks for the tenant acme: read, submit.")
+
+    @pytest.mark.parametrize(
+        ("url", "key", "statuses", "mend"),
+        [
+            ("there", "tfk_x", ["ok", "ok", "failed"], "twofold keys create"),
+            ("there", None, ["ok", "failed", "failed"], "TWOFOLD_API_KEY"),
+            ("away", "tfk_x", ["ok", "failed", "skipped"], "TWOFOLD_URL"),
+            ("wrong", "tfk_x", ["failed", "skipped", "skipped"], "https://host"),
+        ],
+    )
+    def test_says_how_to_mend_what_is_wrong(
+        self,
+        served: Served,
+        tmp_path: Path,
+        url: str,
+        key: str | None,
+        statuses: list[str],
+        mend: str,
+    ) -> None:
+        urls = {"there": served.url, "away": "http://127.0.0.1:9", "wrong": "twofold.example"}
+        settings = {"TWOFOLD_URL": urls[url]} | ({"TWOFOLD_API_KEY": key} if key else {})
+        told = Shell(settings, tmp_path)("doctor", "-o", "json")
+        findings = json.loads(told.stdout)
+        assert told.returncode == 1
+        assert [one["status"] for one in findings] == statuses
+        assert mend in told.stdout
+
+    def test_another_check_may_be_asked_for(self, served: Served, twofold: Shell) -> None:
+        told = twofold("doctor", "--only", "database", "-o", "json")
+        ((check, status),) = [(one["check"], one["status"]) for one in json.loads(told.stdout)]
+        assert (told.returncode, check, status) == (1, "database", "failed")
 
 
 class TestWhoMayNot:

@@ -17,7 +17,7 @@ from tests.factories import begun, claimed, new_job, result_of, submitted
 from tests.house import House, eventually
 from tests.pictures import encoded
 
-from twofold_producer.client import AsyncClient, Client, calls
+from twofold_producer.client import AsyncClient, Client, submitting
 from twofold_producer.client.answers import Answer
 from twofold_producer.submit.submission import Answer as Answered
 from twofold_producer.submit.submission import Outcome
@@ -106,6 +106,15 @@ class TestSubmitting:
         assert "/tenants/" in job.source
         assert job.source.startswith(served.house.environment["TWOFOLD_UPLOADS"])
 
+    def test_the_same_file_lies_in_one_place_and_no_other_tenants(self, served: Served) -> None:
+        with served.client("acme") as client, served.client("zoo") as other:
+            place = client.upload(encoded(16, 8))
+            assert client.upload(encoded(16, 8)) == place
+            assert client.upload(encoded(8, 8)) != place
+            assert other.upload(encoded(16, 8)) != place
+            first = client.submit(encoded(16, 8), key="cat")
+            assert client.submit(encoded(16, 8), key="cat").id == first.id
+
     def test_a_lost_answer_is_asked_for_again_under_the_same_key(self, served: Served) -> None:
         cutting = _Cutting(2)
         with (
@@ -140,7 +149,7 @@ class TestSubmitting:
     def test_an_answer_that_was_cut_off_is_heard_once(self) -> None:
         """The next try's answer begins anew."""
         ids, told = [uuid4() for _ in range(3)], list[Answered]()
-        flow = calls.submit_lines(io.BytesIO(), key="album", on_answers=told.extend)
+        flow = submitting.submit_lines(io.BytesIO(), key="album", on_answers=told.extend)
         hear = next(flow).on_line
         assert hear is not None
         items = [Answered(n, None, Outcome.EXISTING, ids[n], line=n + 1) for n in range(3)]

@@ -32,6 +32,7 @@ _SCOPES = {
     ("GET", "/v1/workers"): {"read"},
     ("GET", "/v1/autoscale"): {"read"},
     ("POST", "/v1/uploads"): {"submit"},
+    ("GET", "/v1/key"): set[str](),
     ("GET", "/livez"): set[str](),
     ("GET", "/readyz"): set[str](),
 }
@@ -77,6 +78,16 @@ def test_a_key_without_the_scope_gets_nothing(
     assert (unknown.status_code, unknown.json()["code"]) == (401, "invalid_api_key")
     assert (nobody.status_code, nobody.json()["code"]) == (401, "invalid_api_key")
     assert nobody.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+@pytest.mark.parametrize("scope", ["submit", "read", "operate", "admin"])
+def test_a_key_for_anything_hears_what_it_is_for(served: Served, scope: str) -> None:
+    with served.http("acme", scope) as http:
+        told = http.get("/v1/key").json()
+        del http.headers["Authorization"]
+        nobody = http.get("/v1/key")
+    assert (told["tenant"], told["scopes"]) == ("acme", [scope])
+    assert nobody.status_code == 401
 
 
 @pytest.mark.parametrize("path", sorted(_EVERYBODYS))

@@ -81,7 +81,9 @@ class TestCommand:
         ended = shell(house, "doctor", "-o", "json", TWOFOLD_MODEL=str(model))
 
         found = [Finding.from_json(plain) for plain in json.loads(ended.stdout)]
-        assert {(f.check, f.status) for f in found} == {(name, OK) for name in CheckName}, found
+        assert {(f.check, f.status) for f in found} == {
+            (name, OK) for name in set(CheckName) - {CheckName.API, CheckName.KEY}
+        }, found
         assert (ended.returncode, ended.stderr) == (0, "")
         assert all(finding.seconds >= 0 and not finding.mend for finding in found)
 

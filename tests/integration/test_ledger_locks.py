@@ -25,7 +25,7 @@ from twofold_schema.errors import CorruptSource
 from twofold_schema.job import Claim
 from twofold_schema.ledger import claims, outcomes, requests, submit, sweeps
 from twofold_schema.settings import DatabaseSettings
-from twofold_schema.states import JobState
+from twofold_schema.states import CancelAnswer, JobState
 
 _LOCK = text("SELECT FROM jobs WHERE id = :id FOR UPDATE")
 _LONG_UP = text("INSERT INTO pulse (beat_at, resumed_at) VALUES (clock_timestamp(), '2020-01-01Z')")
@@ -188,7 +188,7 @@ def test_a_cancel_answers_a_job_that_is_retried_under_its_hands(engine: Engine) 
         answers = requests.cancel(connection, [job_id])
         connection.commit()
         retries[0].answer()
-    assert answers[job_id] in {requests.CancelAnswer.FAILED, requests.CancelAnswer.CANCELLED}
+    assert answers[job_id] in {CancelAnswer.FAILED, CancelAnswer.CANCELLED}
     assert job_of(engine, job_id).generation == 2
 
 

@@ -25,8 +25,7 @@ from twofold_schema.ledger import (
     submit,
     sweeps,
 )
-from twofold_schema.ledger.requests import CancelAnswer
-from twofold_schema.states import JobState
+from twofold_schema.states import CancelAnswer, JobState
 
 _LATE = text("UPDATE jobs SET finish_by = '2020-01-01Z'")
 _SUBMISSION = text("SELECT generation, finished_at IS NULL FROM submissions")

@@ -33,14 +33,13 @@ from twofold_schema.errors import (
 )
 from twofold_schema.ids import new_id
 from twofold_schema.ledger import outcomes
-from twofold_schema.ledger.requests import CancelAnswer
 from twofold_schema.settings import (
     BrokerSettings,
     DatabaseSettings,
     LimitSettings,
     StorageSettings,
 )
-from twofold_schema.states import JobState
+from twofold_schema.states import CancelAnswer, JobState
 
 #: How much longer a submit may take when Redis is away than when it is there, in seconds.
 SLOWER = 0.2

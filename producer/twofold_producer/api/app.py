@@ -21,6 +21,7 @@ from twofold_producer.api import (
     events,
     fleet,
     health,
+    identity,
     jobs,
     operations,
     problems,
@@ -80,7 +81,7 @@ def describe() -> FastAPI:
         redoc_url=None,
         openapi_url="/v1/openapi.json",
     )
-    for room in (jobs, submissions, events, queues, operations, fleet, uploads):
+    for room in (jobs, submissions, events, queues, operations, fleet, uploads, identity):
         app.include_router(room.router, responses=description.KEYED)
     app.include_router(health.router, responses=description.EVERY)
     problems.install(app)

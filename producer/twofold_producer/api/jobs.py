@@ -22,9 +22,8 @@ from twofold_schema.artifacts import ArtifactUri
 from twofold_schema.errors import ResultNotReady
 from twofold_schema.job import NO_NUL, Job
 from twofold_schema.ledger import keys, reads, requests
-from twofold_schema.ledger.requests import CancelAnswer
 from twofold_schema.settings import LONGEST_WAIT_SECONDS
-from twofold_schema.states import JobState
+from twofold_schema.states import CancelAnswer, JobState
 from twofold_schema.wire import (
     Attempt,
     Cancelled,

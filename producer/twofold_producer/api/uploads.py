@@ -24,7 +24,8 @@ def begin(body: UploadBody, caller: Submitter, parts: Parts, response: Response)
 
     Put the file there with the headers that are stated, then submit its `uri`.
     """
-    place = tenant_upload_place(parts.places.uploads_uri, caller.submits_for, new_id())
+    name = body.sha256 or str(new_id())
+    place = tenant_upload_place(parts.places.uploads_uri, caller.submits_for, name)
     seconds = parts.settings.api_link_seconds
     url = parts.producer.storage.sign_write(
         place, content_type=body.content_type, expires=timedelta(seconds=seconds)

@@ -3,59 +3,10 @@
 import sys
 from typing import NoReturn
 
-from sqlalchemy.exc import DBAPIError
-
-from twofold_producer.cli import (
-    config,
-    course,
-    jobs,
-    keys,
-    local,
-    operations,
-    pauses,
-    serve,
-    submissions,
-    tenants,
-    webhooks,
-)
 from twofold_producer.cli.app import EXIT_CODES, app, err
-from twofold_producer.cli.check import check
-from twofold_producer.cli.collect import collect
-from twofold_producer.cli.doctor import doctor
-from twofold_producer.cli.submit import submit
-from twofold_schema.database import is_transient
-from twofold_schema.errors import DatabaseUnavailable, TwofoldError
+from twofold_schema.errors import TwofoldError
 
 __all__ = ["main"]
-
-serve.database_app.command()(check)
-jobs.app.command()(course.cancel)
-jobs.app.command()(course.retry)
-app.add_typer(jobs.app, name="jobs", help="Look at jobs and change their course.")
-app.add_typer(submissions.app, name="submissions", help="Look at what was submitted together.")
-app.add_typer(operations.app, name="operations", help="What was asked for by filter, and by whom.")
-app.add_typer(tenants.app, name="tenants", help="What tenants are due, may do, and have.")
-app.add_typer(keys.app, name="keys", help="API keys: who may ask over HTTP.")
-app.add_typer(webhooks.app, name="webhooks", help="Who is told what happened, and what arrives.")
-app.add_typer(serve.database_app, name="db", help="The job table.")
-app.add_typer(config.app, name="config", help="The settings.")
-for command in (
-    submit,
-    pauses.pause,
-    pauses.resume,
-    pauses.pauses,
-    serve.keeper,
-    serve.api,
-    doctor,
-    collect,
-    local.dev,
-    local.demo,
-):
-    app.command()(command)
-app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    add_help_option=False,
-)(serve.worker)
 
 
 def main() -> NoReturn:
@@ -64,11 +15,25 @@ def main() -> NoReturn:
         app(prog_name="twofold")
     except TwofoldError as error:
         _end(error)
-    except DBAPIError as error:
-        if not is_transient(error):
+    except Exception as error:
+        lost = _lost_database(error)
+        if lost is None:
             raise
-        _end(DatabaseUnavailable(f"{DatabaseUnavailable().message} ({error.orig})"))
+        _end(lost)
     sys.exit(0)
+
+
+def _lost_database(error: Exception) -> TwofoldError | None:
+    """What is said of a database that is away; None where it is something else."""
+    # A driver that nobody imported before raised nothing, and costs only who has failed.
+    from sqlalchemy.exc import DBAPIError
+
+    from twofold_schema.database import is_transient
+    from twofold_schema.errors import DatabaseUnavailable
+
+    if isinstance(error, DBAPIError) and is_transient(error):
+        return DatabaseUnavailable(f"{DatabaseUnavailable().message} ({error.orig})")
+    return None
 
 
 def _end(error: TwofoldError) -> NoReturn:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from twofold_producer.cli.commands import Every
 from twofold_schema.errors import (
     ApiKeyNotFound,
     ConfigError,
@@ -60,13 +61,18 @@ out = Console(highlight=False, width=_UNFOLDED)
 err = Console(stderr=True, highlight=False)
 
 app = typer.Typer(
+    cls=Every,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Make pictures twice as large, many at a time.",
     epilog="Exit codes: 0 well, 1 error, 2 usage, setting, or something was not accepted, 3 some "
     "jobs did not succeed, 4 the API key is not in force or not for this, 5 not found, 124 wait "
     "timed out, 130 interrupted.",
 )
+
+
+@app.callback()
+def _twofold() -> None:
+    """Make pictures twice as large, many at a time."""
 
 
 def login_name() -> str:

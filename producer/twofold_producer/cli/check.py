@@ -13,6 +13,7 @@ from twofold_producer.cli import findings as printed
 from twofold_producer.cli.app import err
 from twofold_producer.cli.door import database_settings
 from twofold_producer.cli.findings import EXIT_UNWELL, Form
+from twofold_producer.cli.serve import database_app as app
 from twofold_schema import database, findings
 from twofold_schema.errors import DatabaseUnavailable
 from twofold_schema.findings import Finding, Status
@@ -96,6 +97,7 @@ _NAMES = (_TALLIES, *(check.name for check in _CHECKS))
 _NAME_WIDTH = max(len(name) for name in _NAMES)
 
 
+@app.command()
 def check(
     *,
     repair: Annotated[

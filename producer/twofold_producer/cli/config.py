@@ -16,7 +16,7 @@ from twofold_schema.environment import process_environment
 
 EXIT_WRONG_SETTING = 2
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 
 class Form(StrEnum):
@@ -26,9 +26,10 @@ class Form(StrEnum):
     JSON = "json"
 
 
+# For a group of one command so far.
 @app.callback()
 def _group() -> None:
-    """Keep `config` a group, though it has one command so far."""
+    """The settings."""
 
 
 @app.command()

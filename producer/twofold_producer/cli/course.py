@@ -11,10 +11,10 @@ import typer
 
 from twofold_producer.cli import door, operations
 from twofold_producer.cli.app import EXIT_NOT_FOUND, AskerOption, YesOption, agree, err, out
+from twofold_producer.cli.jobs import app
 from twofold_producer.cli.submissions import Form
-from twofold_schema.ledger.requests import CancelAnswer
 from twofold_schema.operation import JobFilter, OperationKind
-from twofold_schema.states import JobClass, JobState
+from twofold_schema.states import CancelAnswer, JobClass, JobState
 
 
 def _moment(said: str) -> datetime:
@@ -46,6 +46,7 @@ _Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Watch it until it
 _Output = Annotated[Form, typer.Option("--output", "-o", help="How to print the operation.")]
 
 
+@app.command()
 def cancel(
     job_ids: _Ids = None,
     *,
@@ -91,6 +92,7 @@ def cancel(
     )
 
 
+@app.command()
 def retry(
     job_ids: _Ids = None,
     *,

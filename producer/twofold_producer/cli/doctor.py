@@ -8,11 +8,13 @@ import typer
 
 from twofold_producer.cli import findings
 from twofold_producer.cli.app import out
+from twofold_producer.cli.door import goes_over_http
 from twofold_producer.cli.findings import EXIT_UNWELL, Form
-from twofold_producer.doctor.checks import CheckName, examine
+from twofold_producer.doctor.checks import OVER_HTTP, CheckName, examine
 from twofold_schema.effective import Effective
 from twofold_schema.environment import process_environment
 from twofold_schema.findings import Finding, Status
+from twofold_schema.settings import ClientSettings
 
 _NAME_WIDTH = max(len(name) for name in CheckName)
 
@@ -27,10 +29,17 @@ def doctor(
 ) -> None:
     """Look at settings, servers, storage, model and device; say how to mend what is not well.
 
+    Where only TWOFOLD_URL is set, at what goes over HTTP: the service and the API key.
+
     Ends with 0 when nothing failed, with 1 when something did. As a container's health check:
     twofold doctor --only worker
     """
-    found = examine(Effective.of(process_environment()), only=only or ())
+    asked = frozenset(only or ())
+    environment = process_environment()
+    if asked <= OVER_HTTP and goes_over_http():
+        found = examine(Effective.of(environment, (ClientSettings,)), only=asked or OVER_HTTP)
+    else:
+        found = examine(Effective.of(environment), only=asked)
     if output is Form.JSON:
         heard = list(found)
         findings.write_json(heard)

@@ -9,7 +9,7 @@ from contextlib import closing
 from typing import Any, Protocol
 from uuid import UUID
 
-from twofold_producer.producer import OnProgress
+from twofold_producer.progress import OnProgress
 from twofold_producer.submit.submission import OnAnswers, Submission
 from twofold_schema.environment import process_environment, read
 from twofold_schema.errors import ConfigError
@@ -146,13 +146,22 @@ def opened() -> closing[Door]:
     return closing(_chosen())
 
 
-def _chosen() -> Door:
+def goes_over_http() -> bool:
+    """Whether the environment leads to the API and to no job table.
+
+    Raises:
+        ConfigError: A file that it names cannot be read.
+    """
     environment = process_environment()
-    if read(environment, _DATABASE) is not None:
+    return read(environment, _DATABASE) is None and read(environment, _API) is not None
+
+
+def _chosen() -> Door:
+    if read(process_environment(), _DATABASE) is not None:
         from twofold_producer.cli.ledger_door import LedgerDoor
 
         return LedgerDoor()
-    if read(environment, _API) is not None:
+    if goes_over_http():
         # Only who goes over HTTP pays for this import.
         from twofold_producer.cli.http_door import HttpDoor
 
@@ -169,8 +178,7 @@ def database_settings() -> DatabaseSettings:
     Raises:
         ConfigError: They are wrong, or there is no job table.
     """
-    environment = process_environment()
-    if read(environment, _DATABASE) is None and read(environment, _API) is not None:
+    if goes_over_http():
         raise ConfigError(
             f"This command works on the job table itself, not over HTTP: set {_DATABASE}."
         )

@@ -9,14 +9,12 @@ from uuid import UUID
 import typer
 
 from twofold_producer.client import Client
-from twofold_producer.client.calls import refuse_faults
-from twofold_producer.producer import OnProgress
+from twofold_producer.client.submitting import refuse_faults
+from twofold_producer.progress import OnProgress
 from twofold_producer.submit.submission import Answer, OnAnswers, Outcome, Submission
 from twofold_schema.errors import JobNotFound, SubmitError
-from twofold_schema.ledger.reads import not_found
-from twofold_schema.ledger.requests import CancelAnswer
 from twofold_schema.operation import JobFilter, OperationKind
-from twofold_schema.states import JobClass, JobState
+from twofold_schema.states import CancelAnswer, JobClass, JobState
 from twofold_schema.wire import JobReport, OperationReport, PauseReport, SubmissionStatus
 
 #: What the service accepts in a page.
@@ -51,7 +49,7 @@ class HttpDoor:
                 faults.append(Answer(*fault))
             else:
                 places.append(position)
-        submission = self._client.submit_many(items, key=key)
+        submission = self._client.submit_many(items, key=key, progress=False)
         if len(sources) == 1:
             refuse_faults(submission)
         faults += [_in_place(fault, places) for fault in submission.faults]
@@ -91,7 +89,8 @@ class HttpDoor:
         found = {job.id: job for job in self._client.get_many(job_ids)}
         for job_id in job_ids:
             if job_id not in found:
-                raise not_found(job_id)
+                # For the service's own words.
+                found[job_id] = self._client.get(job_id)
         return [found[job_id] for job_id in job_ids]
 
     def wait(
@@ -99,7 +98,7 @@ class HttpDoor:
     ) -> Sequence[JobReport]:
         # An unknown one is said at once, not when its turn to be waited for comes.
         self.get(job_ids)
-        return self._client.wait(job_ids, timeout=timeout, on_progress=on_progress)
+        return self._client.wait(job_ids, timeout=timeout, on_progress=on_progress, progress=False)
 
     def cancel(self, job_ids: Sequence[UUID]) -> Mapping[UUID, str]:
         answers: dict[UUID, str] = {}

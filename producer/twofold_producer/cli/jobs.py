@@ -2,26 +2,26 @@
 
 import json
 import sys
-import time
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated
 from uuid import UUID
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from twofold_producer.cli import door
 from twofold_producer.cli.app import EXIT_INTERRUPTED, EXIT_JOBS_FAILED, err, out, pairs
 from twofold_producer.cli.door import Door
-from twofold_producer.producer import OnProgress
+from twofold_producer.progress import Bar
 from twofold_schema.artifacts import publish_place
 from twofold_schema.states import JobState
 from twofold_schema.wire import JobReport
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Look at jobs and change their course."
+)
 
 _COLOURS = {
     JobState.SUCCEEDED: "green",
@@ -30,7 +30,6 @@ _COLOURS = {
     JobState.CANCELLED: "yellow",
     JobState.RUNNING: "cyan",
 }
-_LOG_EVERY_SECONDS = 10.0
 
 
 class Output(StrEnum):
@@ -102,8 +101,8 @@ def wait_for(asked: Door, job_ids: Sequence[UUID], timeout: float | None, output
         output: How to print.
     """
     try:
-        with _progress() as (progress, _):
-            ended = asked.wait(job_ids, timeout=timeout, on_progress=progress)
+        with Bar("upscaling", done="jobs have ended", console=err) as bar:
+            ended = asked.wait(job_ids, timeout=timeout, on_progress=bar.tell)
     except KeyboardInterrupt:
         ids = " ".join(str(job_id) for job_id in job_ids)
         err.print(
@@ -124,36 +123,6 @@ def wait_for(asked: Door, job_ids: Sequence[UUID], timeout: float | None, output
         show(ended, output)
     if any(job.state is not JobState.SUCCEEDED for job in ended):
         raise typer.Exit(EXIT_JOBS_FAILED)
-
-
-class _progress:  # noqa: N801 - used as a function that is a context
-    """A bar on a terminal, a line now and then elsewhere."""
-
-    def __init__(self) -> None:
-        self._bar = Progress(
-            TextColumn("upscaling"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=err,
-            disable=not err.is_terminal,
-        )
-        self._task = self._bar.add_task("upscaling", total=None)
-        self._said = time.monotonic()
-
-    def __enter__(self) -> tuple[OnProgress, Progress]:
-        self._bar.start()
-        return self._tell, self._bar
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def _tell(self, ended: int, total: int) -> None:
-        self._bar.update(self._task, completed=ended, total=total)
-        now = time.monotonic()
-        if not err.is_terminal and (ended == total or now - self._said > _LOG_EVERY_SECONDS):
-            self._said = now
-            err.print(f"{ended} of {total} jobs have ended")
 
 
 def show(jobs: Sequence[JobReport], output: Output) -> None:

@@ -18,7 +18,9 @@ from twofold_schema import database
 from twofold_schema.api_key import ApiKey, NewApiKey, Scope
 from twofold_schema.ledger import api_keys
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="API keys: who may ask over HTTP."
+)
 
 _OutputOption = Annotated[Form, typer.Option("--output", "-o", help="How to print.")]
 _KeyId = Annotated[UUID, typer.Argument(metavar="ID", help="Id of a key.")]

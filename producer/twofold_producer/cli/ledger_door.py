@@ -9,7 +9,8 @@ from uuid import UUID
 from sqlalchemy import Engine
 
 from twofold_producer.cli.app import login_name
-from twofold_producer.producer import OnProgress, Producer
+from twofold_producer.producer import Producer
+from twofold_producer.progress import OnProgress
 from twofold_producer.submit.submission import OnAnswers, Submission
 from twofold_schema import database
 from twofold_schema.job import DEFAULT_TENANT

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -17,14 +16,17 @@ from twofold_producer.cli.app import EXIT_INTERRUPTED, AskerOption, err, out
 from twofold_producer.cli.door import Door
 from twofold_producer.cli.jobs import Output, OutputOption
 from twofold_producer.cli.submissions import Form
+from twofold_producer.progress import Bar
 from twofold_schema.errors import WaitTimeout
 from twofold_schema.operation import OperationKind
 from twofold_schema.wire import OperationReport
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="What was asked for by filter, and by whom."
+)
 
 _LOOK_SECONDS = 0.3
-_LOG_EVERY_SECONDS = 10.0
+_STILL_SECONDS = 10.0
 
 _OperationId = Annotated[UUID, typer.Argument(metavar="ID", help="Id of an operation.")]
 
@@ -102,33 +104,25 @@ def watch(asked: Door, operation_id: UUID, *, timeout: float | None = None) -> O
         OperationNotFound: None has this id.
         WaitTimeout: Time is over; the operation goes on.
     """
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=err,
-        disable=not err.is_terminal,
-    )
     follow = f"twofold operations get --wait {operation_id}"
     began = said = moved = time.monotonic()
-    task, jobs = bar.add_task("", total=None), 0
+    jobs = 0
     try:
         err.print(f"Operation {operation_id}", style="dim")
-        with bar:
+        with Bar("working", done="jobs are done", console=err) as bar:
             while True:
                 operation, now = asked.operation(operation_id), time.monotonic()
                 moved, jobs = (now if operation.jobs != jobs else moved), operation.jobs
-                bar.update(
-                    task, description=operation.kind, completed=jobs, total=operation.expected
-                )
+                bar.tell(jobs, operation.expected, what=operation.kind)
                 if operation.finished_at is not None:
                     return operation
                 if timeout is not None and now - began > timeout:
                     raise WaitTimeout(f"The operation goes on. Follow it with: {follow}")
-                if now - said > _LOG_EVERY_SECONDS:
+                if now - max(said, moved) > _STILL_SECONDS:
                     said = now
-                    _say_how_far(operation, stands_still=now - moved > _LOG_EVERY_SECONDS)
+                    err.print(
+                        "No job was done for a while. Does a keeper run? `twofold doctor` looks."
+                    )
                 time.sleep(_LOOK_SECONDS)
     except KeyboardInterrupt:
         err.print(
@@ -137,13 +131,6 @@ def watch(asked: Door, operation_id: UUID, *, timeout: float | None = None) -> O
             soft_wrap=True,
         )
         raise typer.Exit(EXIT_INTERRUPTED) from None
-
-
-def _say_how_far(operation: OperationReport, *, stands_still: bool) -> None:
-    if stands_still:
-        err.print("No job was done for a while. Does a keeper run? `twofold doctor` looks.")
-    elif not err.is_terminal:
-        err.print(f"{operation.jobs} of {operation.expected or 'unknown'} jobs are done")
 
 
 def show(operation: OperationReport, output: Form) -> None:

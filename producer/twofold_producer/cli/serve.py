@@ -22,7 +22,8 @@ from twofold_schema.settings import (
     WebhookSettings,
 )
 
-database_app = typer.Typer(no_args_is_help=True)
+database_app = typer.Typer(no_args_is_help=True, add_completion=False, help="The job table.")
+worker_app = typer.Typer(add_completion=False)
 
 
 @database_app.command()
@@ -73,6 +74,11 @@ def api(
     app.server(service, settings).run()
 
 
+# Its options are the worker's own.
+@worker_app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
 def worker(context: typer.Context) -> None:
     """Run GPU worker processes until SIGTERM. `twofold worker --help` has its options."""
     if importlib.util.find_spec("torch") is None:

@@ -13,7 +13,7 @@ from rich.text import Text
 from twofold_producer.cli import door
 from twofold_producer.cli.app import out
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 
 class Form(StrEnum):
@@ -23,9 +23,10 @@ class Form(StrEnum):
     JSON = "json"
 
 
+# For a group of one command so far.
 @app.callback()
 def _group() -> None:
-    """Keep `submissions` a group, though it has one command so far."""
+    """Look at what was submitted together."""
 
 
 @app.command()

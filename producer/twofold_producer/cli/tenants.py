@@ -20,7 +20,9 @@ from twofold_schema.settings import KeeperSettings
 from twofold_schema.states import JobState
 from twofold_schema.tenant_places import TenantPlaces
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="What tenants are due, may do, and have."
+)
 
 Number = TypeVar("Number", int, float)
 

@@ -24,7 +24,9 @@ from twofold_schema.ledger import webhooks as ledger
 from twofold_schema.settings import WebhookSettings
 from twofold_schema.webhook import Delivery, DeliveryState, EventType, Webhook
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Who is told what happened, and what arrives."
+)
 
 _WebhookId = Annotated[UUID, typer.Argument(metavar="ID", help="Id of an endpoint.")]
 _FormOption = Annotated[Form, typer.Option("--output", "-o", help="How to print.")]

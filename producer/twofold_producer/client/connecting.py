@@ -1,11 +1,12 @@
 """Where the service is, and how a request gets there."""
 
-from collections.abc import Iterator, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 import httpx2
 
@@ -16,7 +17,8 @@ from twofold_schema.formats import sniff
 from twofold_schema.settings import ClientSettings
 
 #: Between the pings of a stream and what a network takes.
-_STREAM_SECONDS = 45.0
+_STREAM_SECONDS: Final = 45.0
+_BLOCK_BYTES: Final = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +36,13 @@ class Service:
     max_retries: int
 
     def request(self, call: Call) -> dict[str, Any]:
-        """What the HTTP client's `build_request` takes."""
+        """What the HTTP client's `build_request` takes, besides the content."""
         own = call.path.startswith("/")
         streams = call.headers.get("Accept") == "text/event-stream"
         return {
             "method": call.method,
             "url": f"{self.url}{call.path}" if own else call.path,
             "params": list(call.query) or None,
-            "content": _begun(call.content),
             "headers": {
                 **call.headers,
                 **({"Authorization": f"Bearer {self.api_key}"} if own else {}),
@@ -122,8 +123,19 @@ def media_type(data: bytes) -> str:
     return form.media_type
 
 
-def _begun(content: bytes | BinaryIO | None) -> bytes | BinaryIO | None:
+def body(content: bytes | BinaryIO | None) -> bytes | BinaryIO | None:
     """A body from its start, whatever an earlier try took of it."""
     if content is not None and not isinstance(content, bytes):
         content.seek(0)
     return content
+
+
+def async_body(content: bytes | BinaryIO | None) -> bytes | AsyncIterator[bytes] | None:
+    """The same, of which a file is read beside the event loop."""
+    begun = body(content)
+    return begun if begun is None or isinstance(begun, bytes) else _blocks(begun)
+
+
+async def _blocks(file: BinaryIO) -> AsyncIterator[bytes]:
+    while block := await asyncio.to_thread(file.read, _BLOCK_BYTES):
+        yield block

@@ -1,8 +1,8 @@
 """What a stream of server-sent events says."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
+from twofold_producer.client.calls import Call
 from twofold_schema.wire import EventReport
 
 
@@ -53,10 +53,9 @@ class Stream:
         return EventReport.model_validate_json(data)
 
 
-def query(submission_id: object | None, job_id: object | None) -> list[tuple[str, str]]:
-    """Of `/v1/events`."""
-    stated: Iterable[tuple[str, object | None]] = (
-        ("submission", submission_id),
-        ("job", job_id),
-    )
-    return [(name, str(value)) for name, value in stated if value is not None]
+def events(submission_id: object | None, job_id: object | None, after: str | None) -> Call:
+    """What follows the stream of events: of a submission, of a job, or of all."""
+    stated = {"submission": submission_id, "job": job_id}
+    query = [(name, str(value)) for name, value in stated.items() if value is not None]
+    headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": after} if after else {})
+    return Call(method="GET", path="/v1/events", query=query, headers=headers)

@@ -10,6 +10,7 @@ from twofold_producer.doctor import (
     database,
     examination,
     fleet,
+    service,
     storage,
     worker,
 )
@@ -37,16 +38,23 @@ class CheckName(StrEnum):
     WORKER = fleet.WORKER
     MODEL = worker.MODEL
     DEVICE = worker.DEVICE
+    API = service.API
+    KEY = service.KEY
+
+
+#: What concerns whoever goes over HTTP.
+OVER_HTTP = frozenset({CheckName.SETTINGS, CheckName.API, CheckName.KEY})
 
 
 def examine(settings: Effective, *, only: Collection[str] = ()) -> Iterator[Finding]:
-    """Look at everything, or only at some of it; gives findings as they come.
+    """Look at everything here, or only at some of it; gives findings as they come.
 
     Args:
         settings: Of this process.
-        only: Names of checks; empty for all.
+        only: Names of checks; empty for all that is reached without the API.
     """
-    wanted = [check for check in _every(settings) if not only or check.name in only]
+    asked = only or set(CheckName) - {CheckName.API, CheckName.KEY}
+    wanted = [check for check in _every(settings) if check.name in asked]
     return examination.examine(wanted, asked=only, secrets=settings.secrets)
 
 
@@ -61,6 +69,8 @@ def _every(settings: Effective) -> Iterator[Check]:
     yield Check(CheckName.WORKER, partial(fleet.check_worker, settings))
     yield Check(CheckName.MODEL, partial(worker.check, settings, worker.MODEL), _WORKER_SECONDS)
     yield Check(CheckName.DEVICE, partial(worker.check, settings, worker.DEVICE), _WORKER_SECONDS)
+    yield Check(CheckName.API, partial(service.check_api, settings))
+    yield Check(CheckName.KEY, partial(service.check_key, settings))
 
 
 def _storage(settings: Effective) -> Iterator[Check]:

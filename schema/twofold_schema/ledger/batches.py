@@ -14,9 +14,8 @@ from sqlalchemy import Connection, text
 
 from twofold_schema.ledger import matching, operations, requests
 from twofold_schema.ledger.matching import CHANGEABLE, Bounds, Page
-from twofold_schema.ledger.requests import CancelAnswer
 from twofold_schema.operation import JobFilter, OperationKind
-from twofold_schema.states import JobState
+from twofold_schema.states import CancelAnswer, JobState
 
 #: How many jobs one batch changes.
 BATCH_JOBS = 1000

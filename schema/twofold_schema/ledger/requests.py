@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from enum import StrEnum
 from uuid import UUID
 
 from sqlalchemy import Connection, text
@@ -11,25 +10,7 @@ from twofold_schema.errors import JobNotRetryable
 from twofold_schema.ledger import history, reads
 from twofold_schema.ledger.history import ALL_JOBS
 from twofold_schema.ledger.reads import OF_TENANT
-from twofold_schema.states import JobState
-
-
-class CancelAnswer(StrEnum):
-    """What a cancel came to."""
-
-    #: No worker had it; it never runs.
-    CANCELLED = "cancelled"
-    #: A worker has it and will hear; `complete` may still win until the worker confirms.
-    CANCELLING = "cancelling"
-    #: It had already succeeded.
-    SUCCEEDED = "succeeded"
-    #: It had already failed.
-    FAILED = "failed"
-    #: It had already expired.
-    EXPIRED = "expired"
-    #: There is no such job.
-    NOT_FOUND = "not_found"
-
+from twofold_schema.states import CancelAnswer, JobState
 
 # Ends waiting jobs at once and flags running ones; final ones stay as they are. They are locked
 # too, so that no retry comes between this statement and the one that reads the answers.

@@ -15,6 +15,7 @@ from twofold_schema.wire.jobs import (
     ResultLink,
     Retry,
 )
+from twofold_schema.wire.keys import KeyReport
 from twofold_schema.wire.operations import OperationBody, OperationReport
 from twofold_schema.wire.problems import Problem
 from twofold_schema.wire.queues import PauseBody, PauseReport, QueueReport, ResumeBody, Resumed
@@ -31,6 +32,7 @@ __all__ = [
     "JobBody",
     "JobPage",
     "JobReport",
+    "KeyReport",
     "OperationBody",
     "OperationReport",
     "PauseBody",

@@ -1,14 +1,17 @@
 """What goes over HTTP of what happens to jobs."""
 
 from datetime import datetime
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
 from pydantic import BaseModel
 
-from twofold_schema.ledger.events import Event
 from twofold_schema.states import JobClass, JobState
 from twofold_schema.wire.base import ATTRIBUTES
+
+if TYPE_CHECKING:
+    # A client needs no database.
+    from twofold_schema.ledger.events import Event
 
 
 class EventReport(BaseModel):
@@ -38,7 +41,7 @@ class EventReport(BaseModel):
     error: str | None
 
     @classmethod
-    def of(cls, event: Event) -> Self:
+    def of(cls, event: "Event") -> Self:
         """What is said of an event."""
         given = {name: getattr(event, name) for name in cls.model_fields}
         return cls.model_validate(given | {"position": str(event.position)})

@@ -13,11 +13,14 @@ class UploadBody(BaseModel):
 
     Attributes:
         content_type: Of the file; the PUT has to state the same.
+        sha256: Of the file: the same file is given the same place, so that the same job can be
+            submitted again. None for a place that nobody else is given.
     """
 
     model_config = EXACT
 
     content_type: Annotated[str, Field(pattern=r"^[a-z]+/[A-Za-z0-9.+_-]{1,100}$")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 
 
 class UploadLink(BaseModel):

@@ -281,13 +281,16 @@ class TestTenants:
             with pytest.raises(PlaceNotAllowed):
                 limited.check_source(ArtifactUri.parse(text), OWN)
 
-    def test_reads_what_the_tenant_put_there_itself_and_nothing_of_anothers(self) -> None:
-        limited, upload_id = TenantPlaces(tenant="acme", may_read=()), new_id()
-        mine = tenant_upload_place(OWN.uploads, "acme", upload_id)
+    @pytest.mark.parametrize("name", [str(new_id()), SHA256])
+    def test_reads_what_the_tenant_put_there_itself_and_nothing_of_anothers(
+        self, name: str
+    ) -> None:
+        limited = TenantPlaces(tenant="acme", may_read=())
+        mine = tenant_upload_place(OWN.uploads, "acme", name)
 
         limited.check_source(mine, OWN)
         for place in (
-            tenant_upload_place(OWN.uploads, "zoo", upload_id),
+            tenant_upload_place(OWN.uploads, "zoo", name),
             ArtifactUri.parse(f"{mine}.png"),
             mine.child("x"),
         ):

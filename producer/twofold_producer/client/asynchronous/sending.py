@@ -1,0 +1,99 @@
+"""How calls are carried out."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx2
+
+from twofold_producer.client import connecting
+from twofold_producer.client.answers import Answer
+from twofold_producer.client.calls import Call, Flow, Value
+from twofold_producer.client.connecting import Service
+from twofold_producer.client.retrying import Tries
+
+
+class AsyncSender:
+    """Sends calls to the service, and again where nobody answered or it is refused for now.
+
+    Args:
+        service: Where it is, and who asks.
+        http: Sends them.
+    """
+
+    def __init__(self, service: Service, http: httpx2.AsyncClient) -> None:
+        self._service = service
+        self._http = http
+
+    async def _run(self, flow: Flow[Value]) -> Value:
+        """Carry a flow's calls out."""
+        try:
+            call = next(flow)
+            while True:
+                call = flow.send(await self._answer(call))
+        except StopIteration as end:
+            value: Value = end.value
+            return value
+
+    async def _answer(self, call: Call) -> Answer:
+        tries = Tries(self._service.max_retries)
+        while True:
+            answer, lost = None, None
+            try:
+                answer = await self._ask(call)
+                if answer.is_good:
+                    return answer
+            except httpx2.TransportError as error:
+                lost = error
+            pause = tries.pause_after(answer, repeatable=call.repeatable)
+            if pause is None:
+                raise answer.error() if answer else connecting.unreachable(lost)
+            await asyncio.sleep(pause)
+
+    async def _ask(self, call: Call) -> Answer:
+        content = connecting.async_body(call.content)
+        request = self._http.build_request(**self._service.request(call), content=content)
+        response = await self._http.send(request, stream=True)
+        try:
+            lines = call.on_line if response.status_code < 400 else None
+            if lines is None:
+                await response.aread()
+                return connecting.answer(response)
+            async for line in response.aiter_lines():
+                lines(line)
+            return Answer(response.status_code, dict(response.headers), b"")
+        finally:
+            await response.aclose()
+
+    @asynccontextmanager
+    async def _followed(self, call: Call) -> AsyncIterator[AsyncIterator[str]]:
+        """The lines of a stream; they end with the connection."""
+        tries = Tries(self._service.max_retries)
+        while True:
+            request = self._http.build_request(**self._service.request(call))
+            answer, lost = None, None
+            try:
+                response = await self._http.send(request, stream=True)
+                if response.status_code < 400:
+                    break
+                await response.aread()
+                answer = connecting.answer(response)
+            except httpx2.TransportError as error:
+                lost = error
+            pause = tries.pause_after(answer, repeatable=True)
+            if pause is None:
+                raise answer.error() if answer else connecting.unreachable(lost)
+            await asyncio.sleep(pause)
+        try:
+            yield _until_lost(response)
+        finally:
+            await response.aclose()
+
+
+async def _until_lost(response: httpx2.Response) -> AsyncIterator[str]:
+    try:
+        async for line in response.aiter_lines():
+            yield line
+    except httpx2.TransportError:
+        # As if it had ended well: who follows goes on from the last event.
+        return
