@@ -48,7 +48,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "Load
             f"The server in {shared.pop()} serves one process of tests; leave out -n."
         )
 
-    class Files(LoadFileScheduling):
+    class Files(LoadFileScheduling):  # type: ignore[misc]  # without types
         def _split_scope(self, nodeid: str) -> str:
             file = super()._split_scope(nodeid)
             return "stores" if file.startswith("tests/conformance/") else file
