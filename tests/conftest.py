@@ -138,7 +138,7 @@ def s3_endpoint(request: pytest.FixtureRequest) -> Iterator[str]:
         yield os.environ.get("S3_ENDPOINT_URL") or request.getfixturevalue("moto").url
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def s3(s3_endpoint: str) -> "Iterator[S3Client]":
     """A client of the S3 server."""
     client = boto3.client(
