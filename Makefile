@@ -5,6 +5,8 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --constraint constraints.txt
 IMAGES ?=
+# Each process of tests starts servers of its own, so those in the environment serve one process.
+TEST_PROCESSES ?= $(if $(DATABASE_URL)$(REDIS_URL),0,2)
 OUT ?= demo-out
 
 .DEFAULT_GOAL := help
@@ -20,7 +22,7 @@ dev: $(VENV)/.demo ## Run everything on this machine until Ctrl-C
 	$(RUN) -m twofold_producer dev
 
 test: $(VENV)/.test ## Run all tests that PyPI's packages alone can serve
-	$(RUN) -m pytest -m "not gpu and not system"
+	$(RUN) -m pytest --numprocesses $(TEST_PROCESSES) -m "not gpu and not system"
 
 system-packages: ## Install what test-system needs (Debian, Ubuntu)
 	apt-get update --quiet

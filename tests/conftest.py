@@ -11,7 +11,7 @@ import boto3
 import pytest
 import redis
 from botocore.config import Config
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.engine import make_url
 from tests.house import House
 from tests.servers.moto import Moto
@@ -24,6 +24,8 @@ from twofold_worker.upscaler import standin
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadFileScheduling
 
 TEMPLATE = "twofold_test_template"
 
@@ -34,6 +36,25 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # A shell lets what it runs in the background ignore interrupts, and so would every command that a
 # test begins and then interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "LoadFileScheduling":
+    """Processes of tests take file by file; one takes all of the stores', which fill one table."""
+    from xdist.scheduler import LoadFileScheduling
+
+    if shared := {"DATABASE_URL", "REDIS_URL"} & os.environ.keys():
+        raise pytest.UsageError(
+            f"The server in {shared.pop()} serves one process of tests; leave out -n."
+        )
+
+    class Files(LoadFileScheduling):  # type: ignore[misc]  # without types
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "stores" if file.startswith("tests/conformance/") else file
+
+    config.option.loadscopereorder = False
+    return Files(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -47,21 +68,28 @@ def postgres_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def template(postgres_url: str) -> Iterator[str]:
-    """The server's URL, once it has a migrated database to copy."""
-    _administer(postgres_url, f"DROP DATABASE IF EXISTS {TEMPLATE}", f"CREATE DATABASE {TEMPLATE}")
-    database.migrate(settings_for(postgres_url, TEMPLATE))
-    yield postgres_url
-    _administer(postgres_url, f"DROP DATABASE {TEMPLATE}")
+def template(postgres_url: str) -> Iterator[Connection]:
+    """The server, once it has a migrated database to copy."""
+    url = make_url(postgres_url).set(drivername="postgresql+psycopg")
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as server:
+        server.execute(text(f"DROP DATABASE IF EXISTS {TEMPLATE}"))
+        server.execute(text(f"CREATE DATABASE {TEMPLATE}"))
+        database.migrate(settings_for(postgres_url, TEMPLATE))
+        yield server
+        server.execute(text(f"DROP DATABASE {TEMPLATE}"))
+    engine.dispose()
 
 
 @pytest.fixture
-def database_settings(template: str) -> Iterator[DatabaseSettings]:
+def database_settings(postgres_url: str, template: Connection) -> Iterator[DatabaseSettings]:
     """A migrated database of the test's own."""
     name = f"twofold_test_{secrets.token_hex(6)}"
-    _administer(template, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
-    yield settings_for(template, name)
-    _administer(template, f"DROP DATABASE {name} WITH (FORCE)")
+    # Where nothing is synced, as here, copying files is faster than writing all pages to the log.
+    copy = f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY file_copy"
+    template.execute(text(copy))
+    yield settings_for(postgres_url, name)
+    template.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 @pytest.fixture
@@ -110,7 +138,7 @@ def s3_endpoint(request: pytest.FixtureRequest) -> Iterator[str]:
         yield os.environ.get("S3_ENDPOINT_URL") or request.getfixturevalue("moto").url
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def s3(s3_endpoint: str) -> "Iterator[S3Client]":
     """A client of the S3 server."""
     client = boto3.client(
@@ -170,12 +198,3 @@ def settings_for(server_url: str, name: str) -> DatabaseSettings:
     return DatabaseSettings.model_validate(
         {"database_url": url.render_as_string(hide_password=False)}
     )
-
-
-def _administer(server_url: str, *statements: str) -> None:
-    url = make_url(server_url).set(drivername="postgresql+psycopg")
-    engine = create_engine(url, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        for statement in statements:
-            connection.execute(text(statement))
-    engine.dispose()

@@ -23,6 +23,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.engine import make_url
 from tests.factories import PAST, begun, new_job, of_side, submitted
 from tests.house import House, eventually
+from tests.shell import Ended, Shell
 
 from twofold_producer.doctor.checks import CheckName, examine
 from twofold_schema import database, findings
@@ -53,17 +54,9 @@ def one(found: list[Finding]) -> Finding:
     return finding
 
 
-def shell(house: House, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+def shell(house: House, *arguments: str, **changes: str) -> Ended:
     """Run `twofold` in this house."""
-    outside = {k: v for k, v in os.environ.items() if not k.startswith("TWOFOLD_")}
-    return subprocess.run(
-        [sys.executable, "-m", "twofold_producer", *arguments],
-        env=outside | house.environment | changes,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    return Shell(house.environment, Path.cwd())(*arguments, **changes)
 
 
 class TestCommand:

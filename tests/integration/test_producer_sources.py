@@ -462,7 +462,9 @@ class TestNames:
             guard.submit(encoded(), **options)
 
     @pytest.mark.parametrize(
-        "name", [f"{new_id()}/1-{new_id()}", "{job}/1-{job}", f"x/{new_id()}/1-{new_id()}.preview"]
+        "name",
+        [f"{new_id()}/1-{new_id()}", "{job}/1-{job}", f"x/{new_id()}/1-{new_id()}.preview"],
+        ids=["result", "template", "preview"],  # processes of tests compare what they found
     )
     def test_a_name_that_a_claim_may_have_is_refused(self, guard: Producer, name: str) -> None:
         """It would lie over another job's result, and be collected as a dead claim's."""
