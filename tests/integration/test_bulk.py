@@ -156,7 +156,7 @@ class TestAnswers:
     def test_items_are_taken_as_they_are_written_never_all_at_once(
         self, producer: Producer, bucket: str
     ) -> None:
-        """At most one chunk is written while another is gathered."""
+        """At most two chunks are being written, or wait to be, while another is gathered."""
         taken: list[int] = []
         seen: list[tuple[int, int]] = []
 
@@ -170,7 +170,7 @@ class TestAnswers:
         )
 
         assert [position for position, _ in seen] == list(range(9, 100, 10))
-        assert all(count <= position + 11 for position, count in seen)
+        assert all(count <= position + 31 for position, count in seen)
 
     def test_what_is_said_was_committed(
         self, house: House, producer: Producer, bucket: str

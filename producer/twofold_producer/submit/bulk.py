@@ -1,7 +1,9 @@
 """Many items, chunk by chunk: the next is checked while the one before it is written."""
 
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeAlias
 from uuid import UUID
 
@@ -14,6 +16,10 @@ from twofold_schema.ledger.new_jobs import Accepted
 Write: TypeAlias = Callable[[Chunk], Sequence[submit.Answer]]
 
 _MOST_FAULTS = 1000
+
+#: Chunks that are written, or wait to be, while the next is gathered: the server has work while
+#: one's answers are looked through.
+_UNDER_WAY = 2
 
 
 class Tally:
@@ -74,22 +80,44 @@ def in_turn(chunks: Iterator[Chunk], write: Write, tally: Tally) -> None:
 
 
 def overlapping(chunks: Iterator[Chunk], write: Write, tally: Tally) -> None:
-    """Write each chunk in a thread of its own while the next is gathered.
+    """Write chunks in a thread of its own, one after the other, while the next are gathered.
 
-    Whatever ends the items, the chunk under way is written and counted first.
+    Whatever ends the items, the chunks under way are written and counted first. After one that
+    cannot be written no other is begun.
     """
     chunk = next(chunks)
     if chunk.is_last:
         tally.add(chunk, write(chunk))
         return
-    with ThreadPoolExecutor(1, "submit") as writer:
-        written = writer.submit(write, chunk)
-        while not chunk.is_last:
+    under_way: deque[tuple[Chunk, Future[Sequence[submit.Answer]]]] = deque()
+    failed = threading.Event()
+
+    def write_next(chunk: Chunk) -> Sequence[submit.Answer]:
+        if failed.is_set():
+            return ()
+        try:
+            return write(chunk)
+        except BaseException:
+            failed.set()
+            raise
+
+    def count(most_left: int) -> None:
+        while len(under_way) > most_left:
+            written, answers = under_way.popleft()
             try:
-                following = next(chunks)
+                tally.add(written, answers.result())
             except BaseException:
-                tally.add(chunk, written.result())
+                failed.set()
+                under_way.clear()
                 raise
-            tally.add(chunk, written.result())
-            chunk, written = following, writer.submit(write, following)
-        tally.add(chunk, written.result())
+
+    with ThreadPoolExecutor(1, "submit") as writer:
+        try:
+            while True:
+                under_way.append((chunk, writer.submit(write_next, chunk)))
+                if chunk.is_last:
+                    break
+                count(most_left=_UNDER_WAY)
+                chunk = next(chunks)
+        finally:
+            count(most_left=0)

@@ -34,8 +34,8 @@ _NULL = "\\N"
 _ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 #: Of many jobs most have their size and their terms from few others.
 _REMEMBERED = 4096
-#: The driver takes up to 128 KiB at once gladly, and the server shall not wait for the first.
-_LINES_PER_WRITE = 64
+#: The server shall not wait for the first, and each write may wait for the interpreter's lock.
+_LINES_PER_WRITE = 256
 
 
 def copy_jobs(

@@ -281,7 +281,7 @@ class TestTenants:
             with pytest.raises(PlaceNotAllowed):
                 limited.check_source(ArtifactUri.parse(text), OWN)
 
-    @pytest.mark.parametrize("name", [str(new_id()), SHA256])
+    @pytest.mark.parametrize("name", [str(new_id()), SHA256], ids=["drawn", "by content"])
     def test_reads_what_the_tenant_put_there_itself_and_nothing_of_anothers(
         self, name: str
     ) -> None:
