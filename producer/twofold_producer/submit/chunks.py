@@ -27,8 +27,6 @@ class Chunk:
     Attributes:
         jobs: The jobs to write.
         job_ids: Theirs if they are new: drawn once, so that a repeat is recognised.
-        fingerprints: Those of the jobs that have keys, empty ones for the others: whoever writes
-            has less to do then.
         places: The position of each, and its line in a manifest.
         invalid: What came of the items that were not accepted.
         is_first: Whether no chunk came before it.
@@ -38,7 +36,6 @@ class Chunk:
     is_first: bool
     jobs: list[NewJob] = field(default_factory=list)
     job_ids: list[UUID] = field(default_factory=list)
-    fingerprints: list[bytes] = field(default_factory=list)
     places: list[tuple[int, int | None]] = field(default_factory=list)
     invalid: list[Answer] = field(default_factory=list)
     is_last: bool = False
@@ -76,7 +73,7 @@ def gather(
         request = item if isinstance(item, JobRequest) else None
         try:
             request = request or _request(item)
-            new_job = accept(request)
+            chunk.jobs.append(accept(request))
         except (SubmitError, JobError) as error:
             key = request.key if request else _key_of(item)
             # What may pass is no fault of this item, and would be the next ones' as well.
@@ -87,9 +84,7 @@ def gather(
                 Answer(position, key, Outcome.INVALID, None, error.code, error.message, line)
             )
         else:
-            chunk.jobs.append(new_job)
             chunk.job_ids.append(new_id())
-            chunk.fingerprints.append(b"" if new_job.key is None else new_job.fingerprint())
             chunk.places.append((position, line))
         if chunk.items >= most or time.monotonic() > until:
             yield chunk

@@ -78,7 +78,6 @@ class Writing:
             connection,
             chunk.jobs,
             job_ids=chunk.job_ids,
-            fingerprints=chunk.fingerprints,
             submission_id=self.submission_id,
             remember_keys=self._remember,
             sealed=not takes_more,

@@ -76,7 +76,6 @@ def insert_each(
     new_jobs: Sequence[NewJob],
     *,
     job_ids: Sequence[UUID],
-    fingerprints: Sequence[bytes] | None = None,
     submission_id: UUID | None = None,
     remember_keys: timedelta = timedelta(days=30),
     sealed: bool = False,
@@ -91,7 +90,6 @@ def insert_each(
         connection: In a transaction.
         new_jobs: What to write.
         job_ids: As many, fresh: those of the jobs that are new.
-        fingerprints: Of each job that has a key, where the caller had the time to compute them.
         submission_id: Of all of them; this transaction has joined it.
         remember_keys: How long keys are held.
         sealed: Whether the submission takes no more jobs: then all have to be known.
@@ -113,7 +111,6 @@ def insert_each(
             connection,
             [new_jobs[at] for at in good],
             job_ids=[job_ids[at] for at in good],
-            fingerprints=None if fingerprints is None else [fingerprints[at] for at in good],
             submission_id=submission_id,
             remember_keys=remember_keys,
             sealed=sealed,
@@ -122,9 +119,8 @@ def insert_each(
         )
         by_place: dict[int, Answer] = {**strays, **dict(zip(good, written, strict=True))}
         return [by_place[at] for at in range(len(new_jobs))]
-    if fingerprints is None:
-        fingerprints = [b"" if job.key is None else job.fingerprint() for job in new_jobs]
-    proposals = list(zip(job_ids, new_jobs, fingerprints, strict=True))
+    digests = (b"" if new_job.key is None else new_job.fingerprint() for new_job in new_jobs)
+    proposals = list(zip(job_ids, new_jobs, digests, strict=True))
     first: dict[keys.TenantKey, keys.Holder] = {}
     for job_id, new_job, fingerprint in proposals:
         if new_job.key is not None:
