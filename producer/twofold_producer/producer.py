@@ -39,8 +39,7 @@ from twofold_schema.ledger import (
     submissions,
     submit,
 )
-from twofold_schema.ledger.new_jobs import Accepted
-from twofold_schema.ledger.submit import Answer
+from twofold_schema.ledger.new_jobs import Accepted, Written
 from twofold_schema.operation import JobFilter, Operation, OperationKind
 from twofold_schema.settings import (
     BrokerSettings,
@@ -177,27 +176,28 @@ class Producer:
         chunks = gather(items, accept, strict=strict, most=chunk)
         tally = Tally(on_answers)
         if session is None:
-            overlapping(chunks, partial(self._write_alone, writing), tally)
+            write = partial(self._write_alone, writing)
+            overlapping(chunks, write, tally, one_by_one=strict)
         else:
             with self._transaction(session) as (connection, ring):
                 in_turn(chunks, partial(writing.write, connection, alone=False), tally)
                 ring(tally.created)
         return tally.submission(writing.submission_id)
 
-    def _write_alone(self, writing: Writing, chunk: Chunk) -> Sequence[Answer]:
+    def _write_alone(self, writing: Writing, chunk: Chunk) -> Written:
         """Write a chunk in a transaction of its own; again, while nobody knows whether it did."""
         pauses, again = iter(_PAUSES), False
         while True:
             try:
                 with self._transaction(None) as (connection, ring):
-                    answers = writing.write(connection, chunk, alone=True, again=again)
-                    ring(sum(isinstance(a, Accepted) and a.created for a in answers))
+                    written = writing.write(connection, chunk, alone=True, again=again)
+                    ring(sum(written.created))
             except DBAPIError as error:
                 pause = next(pauses, None)
                 if pause is None or not database.is_transient(error):
                     raise
             else:
-                return answers
+                return written
             again = True
             time.sleep(pause)
 

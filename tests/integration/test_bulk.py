@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
@@ -30,12 +30,14 @@ from twofold_schema.errors import (
     InvalidParameter,
     KeyReused,
     PlaceNotAllowed,
+    QueueFull,
     StorageUnavailable,
     SubmissionSealed,
     SubmitError,
 )
 from twofold_schema.ids import new_id
-from twofold_schema.ledger import submit
+from twofold_schema.ledger import rights, submit
+from twofold_schema.ledger.new_jobs import Written
 from twofold_schema.settings import (
     BrokerSettings,
     DatabaseSettings,
@@ -170,7 +172,7 @@ class TestAnswers:
         )
 
         assert [position for position, _ in seen] == list(range(9, 100, 10))
-        assert all(count <= position + 31 for position, count in seen)
+        assert all(count <= position + 51 for position, count in seen)
 
     def test_what_is_said_was_committed(
         self, house: House, producer: Producer, bucket: str
@@ -179,6 +181,35 @@ class TestAnswers:
             assert len(house.jobs([answer.job_id for answer in some])) == len(some)
 
         producer.submit_many(requests(bucket, 30), chunk=10, on_answers=look)
+
+
+class TestSideBySide:
+    """Chunks over several connections tell nobody that they were."""
+
+    def test_of_items_with_one_key_the_first_has_it_wherever_they_are(
+        self, house: House, producer: Producer, bucket: str
+    ) -> None:
+        items = [
+            fields(bucket, number, key=str(number % 30), steps=1 + number // 30)
+            for number in range(90)
+        ]
+        answers: list[Answer] = []
+        submission = producer.submit_many(items, chunk=10, on_answers=answers.extend)
+
+        assert (submission.created, submission.existing, submission.invalid) == (30, 0, 60)
+        assert [answer.position for answer in answers] == list(range(90))
+        assert {answer.code for answer in answers[30:]} == {"key_reused"}
+        assert {job.parameters.steps for job in house.jobs(submission.job_ids)} == {1}
+
+    def test_a_quota_is_kept_to_the_chunk(
+        self, house: House, producer: Producer, bucket: str
+    ) -> None:
+        with house.engine.begin() as connection:
+            rights.set_rights(connection, "acme", reason="test", who="test", max_queued=55)
+        with pytest.raises(QueueFull):
+            producer.submit_many(requests(bucket, 200), tenant="acme", chunk=10)
+
+        assert keys_of(house) == [str(number) for number in range(50)]
 
 
 class TestEnding:
@@ -484,7 +515,7 @@ def test_any_mix_over_any_chunks_is_the_same_as_one_at_a_time(
         answers: list[Answer] = []
         writing = Writing(None, tenant="default", remember=timedelta(days=1), strict=False)
 
-        def write(one: Chunk) -> Sequence[submit.Answer]:
+        def write(one: Chunk) -> Written:
             with engine.begin() as connection:
                 return writing.write(connection, one, alone=True)
 

@@ -219,10 +219,10 @@ def test_any_text_comes_back_as_it_was_submitted(
     several = [asked, *[new_job(key=f"{number}{key}") for number in range(30)]]
     with engine.begin() as connection:
         ids = [new_id() for _ in several]
-        (answer, *_) = submit.insert_each(connection, several, job_ids=ids, likely_new=True)
+        written = submit.insert_each(connection, several, job_ids=ids, likely_new=True)
         assert submit.insert_jobs(connection, several)[0] == (ids[0], False)
 
-    assert answer == (ids[0], True)
+    assert (written.job_ids, list(written.created), written.faults) == (ids, [True] * 31, {})
     job = job_of(engine, ids[0])
     assert (job.source, job.key, job.publish_to) == (source, key, publish_to)
     assert (job.parameters.prompt, dict(job.metadata)) == (prompt, {value: prompt})

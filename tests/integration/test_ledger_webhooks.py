@@ -357,15 +357,12 @@ class TestNaming:
             for at, one in enumerate((None, new_id(), webhook.id, foreign.id))
         ]
         with engine.begin() as connection:
-            answers = submit.insert_each(
+            written = submit.insert_each(
                 connection, asked, job_ids=[new_id() for _ in asked], likely_new=True
             )
-        assert [isinstance(answer, InvalidParameter) for answer in answers] == [
-            False,
-            True,
-            False,
-            True,
-        ]
+        assert list(written.faults) == [1, 3]
+        assert all(isinstance(fault, InvalidParameter) for fault in written.faults.values())
+        assert list(written.created) == [True, False, True, False]
         with engine.connect() as connection:
             kept = connection.execute(text("SELECT key FROM jobs ORDER BY key")).scalars().all()
             held = connection.execute(text("SELECT key FROM job_keys ORDER BY 1")).scalars().all()

@@ -1,25 +1,26 @@
-"""Many items, chunk by chunk: the next is checked while the one before it is written."""
+"""Many items, chunk by chunk: while some are written the next are checked."""
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from itertools import compress
 from typing import TypeAlias
 from uuid import UUID
 
 from twofold_producer.submit.chunks import Chunk
 from twofold_producer.submit.submission import Answer, JobIds, OnAnswers, Outcome, Submission
-from twofold_schema.ledger import submit
-from twofold_schema.ledger.new_jobs import Accepted
+from twofold_schema.ledger.new_jobs import Written
 
 #: Writes a chunk, for good or inside the caller's transaction; says what came of each of its jobs.
-Write: TypeAlias = Callable[[Chunk], Sequence[submit.Answer]]
+Write: TypeAlias = Callable[[Chunk], Written]
 
 _MOST_FAULTS = 1000
+_OUTCOMES = (Outcome.EXISTING, Outcome.CREATED)
 
-#: Chunks that are written, or wait to be, while the next is gathered: the server has work while
-#: one's answers are looked through.
-_UNDER_WAY = 2
+#: Chunks that are written side by side: while the server works for one, the interpreter does for
+#: another. And how many are written or wait to be while the next is gathered.
+_WRITERS, _UNDER_WAY = 3, 4
 
 
 class Tally:
@@ -39,26 +40,43 @@ class Tally:
         self._ids = bytearray()
         self._faults: list[Answer] = []
 
-    def add(self, chunk: Chunk, written: Sequence[submit.Answer]) -> None:
+    def add(self, chunk: Chunk, written: Written) -> None:
         """Count a chunk that was written."""
-        answers, faults = [], list(chunk.invalid)
-        for new_job, (position, line), answer in zip(
-            chunk.jobs, chunk.places, written, strict=True
-        ):
-            if isinstance(answer, Accepted):
-                job_id, is_new = answer
-                self._ids += job_id.bytes
-                self.created += is_new
-                outcome = Outcome.CREATED if is_new else Outcome.EXISTING
-                answers.append(Answer(position, new_job.key, outcome, job_id, None, None, line))
-            else:
-                fault = (Outcome.INVALID, None, answer.code, answer.message, line)
-                faults.append(Answer(position, new_job.key, *fault))
-        faults.sort()
-        self._items += len(answers) + len(faults)
+        faults = [
+            Answer(
+                position=chunk.positions[at],
+                key=chunk.jobs[at].key,
+                outcome=Outcome.INVALID,
+                code=fault.code,
+                message=fault.message,
+                line=chunk.lines[at],
+            )
+            for at, fault in written.faults.items()
+        ]
+        faults = sorted([*chunk.invalid, *faults])
+        accepted = bytearray(b"\1" * len(chunk.jobs))
+        for at in written.faults:
+            accepted[at] = False
+        self._ids += b"".join(job_id.bytes for job_id in compress(written.job_ids, accepted))
+        self.created += sum(written.created)
+        self._items += chunk.items
         self._invalid += len(faults)
         self._faults += faults[: _MOST_FAULTS - len(self._faults)]
-        if self._on_answers and (answers or faults):
+        if self._on_answers and chunk.items:
+            answers = [
+                Answer(position, new_job.key, _OUTCOMES[created], job_id, line=line)
+                for position, new_job, created, job_id, line in compress(
+                    zip(
+                        chunk.positions,
+                        chunk.jobs,
+                        written.created,
+                        written.job_ids,
+                        chunk.lines,
+                        strict=True,
+                    ),
+                    accepted,
+                )
+            ]
             self._on_answers(sorted(answers + faults) if faults else answers)
 
     def submission(self, submission_id: UUID) -> Submission:
@@ -79,45 +97,79 @@ def in_turn(chunks: Iterator[Chunk], write: Write, tally: Tally) -> None:
         tally.add(chunk, write(chunk))
 
 
-def overlapping(chunks: Iterator[Chunk], write: Write, tally: Tally) -> None:
-    """Write chunks in a thread of its own, one after the other, while the next are gathered.
+def overlapping(
+    chunks: Iterator[Chunk], write: Write, tally: Tally, *, one_by_one: bool = False
+) -> None:
+    """Write chunks in threads of their own while the next are gathered; count them in order.
 
-    Whatever ends the items, the chunks under way are written and counted first. After one that
-    cannot be written no other is begun.
+    Side by side, but for the first, which begins the submission, the last, which seals it, those
+    that share a key with another, so that the first to name it has it, and those of a tenant that
+    may only have so many jobs waiting. Whatever ends the items, the chunks under way are written
+    and counted first. After one that cannot be written no other is begun.
+
+    Args:
+        chunks: The last says so.
+        write: Called in any thread.
+        tally: Told in the thread that calls.
+        one_by_one: None side by side.
     """
-    chunk = next(chunks)
-    if chunk.is_last:
-        tally.add(chunk, write(chunk))
+    first = next(chunks)
+    if first.is_last:
+        tally.add(first, write(first))
         return
-    under_way: deque[tuple[Chunk, Future[Sequence[submit.Answer]]]] = deque()
-    failed = threading.Event()
-
-    def write_next(chunk: Chunk) -> Sequence[submit.Answer]:
-        if failed.is_set():
-            return ()
+    with ThreadPoolExecutor(_WRITERS, "submit") as writers:
+        under_way = _UnderWay(writers, write, tally)
+        under_way.begin(first)
         try:
-            return write(chunk)
-        except BaseException:
-            failed.set()
-            raise
+            for chunk in chunks:
+                alone = one_by_one or chunk.is_last or under_way.must_end_before(chunk)
+                under_way.count(most_left=0 if alone else _UNDER_WAY)
+                under_way.begin(chunk)
+        finally:
+            under_way.count(most_left=0)
 
-    def count(most_left: int) -> None:
-        while len(under_way) > most_left:
-            written, answers = under_way.popleft()
+
+class _UnderWay:
+    """Chunks that are written or wait to be."""
+
+    def __init__(self, writers: Executor, write: Write, tally: Tally) -> None:
+        self._writers = writers
+        self._write = write
+        self._tally = tally
+        self._failed = threading.Event()
+        self._chunks: deque[tuple[Chunk, Future[Written | None]]] = deque()
+        self._limited = False
+
+    def must_end_before(self, chunk: Chunk) -> bool:
+        """Whether this chunk can only be written when all of them are."""
+        return any(
+            self._limited or other.is_first or not other.keys.isdisjoint(chunk.keys)
+            for other, _ in self._chunks
+        )
+
+    def begin(self, chunk: Chunk) -> None:
+        """Write a chunk as soon as a thread is free."""
+        self._chunks.append((chunk, self._writers.submit(self._write_next, chunk)))
+
+    def count(self, *, most_left: int) -> None:
+        """Wait until no more are under way, and count those that have ended."""
+        while len(self._chunks) > most_left:
+            chunk, ended = self._chunks.popleft()
             try:
-                tally.add(written, answers.result())
+                written = ended.result()
+                if written is not None:
+                    self._limited = written.limited
+                    self._tally.add(chunk, written)
             except BaseException:
-                failed.set()
-                under_way.clear()
+                self._failed.set()
+                self._chunks.clear()
                 raise
 
-    with ThreadPoolExecutor(1, "submit") as writer:
+    def _write_next(self, chunk: Chunk) -> Written | None:
+        if self._failed.is_set():
+            return None
         try:
-            while True:
-                under_way.append((chunk, writer.submit(write_next, chunk)))
-                if chunk.is_last:
-                    break
-                count(most_left=_UNDER_WAY)
-                chunk = next(chunks)
-        finally:
-            count(most_left=0)
+            return self._write(chunk)
+        except BaseException:
+            self._failed.set()
+            raise

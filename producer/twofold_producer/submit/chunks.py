@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -20,14 +21,15 @@ Item: TypeAlias = JobRequest | Mapping[str, Any] | Source | Line
 CHUNK_ITEMS, CHUNK_SECONDS = 2000, 2.0
 
 
-@dataclass(slots=True)
+@dataclass
 class Chunk:
     """Items that are written together.
 
     Attributes:
         jobs: The jobs to write.
         job_ids: Theirs if they are new: drawn once, so that a repeat is recognised.
-        places: The position of each, and its line in a manifest.
+        positions: Of each among all items.
+        lines: Of each in a manifest.
         invalid: What came of the items that were not accepted.
         is_first: Whether no chunk came before it.
         is_last: Whether none comes after it.
@@ -36,9 +38,15 @@ class Chunk:
     is_first: bool
     jobs: list[NewJob] = field(default_factory=list)
     job_ids: list[UUID] = field(default_factory=list)
-    places: list[tuple[int, int | None]] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    lines: list[int | None] = field(default_factory=list)
     invalid: list[Answer] = field(default_factory=list)
     is_last: bool = False
+
+    @cached_property
+    def keys(self) -> frozenset[str]:
+        """Of its jobs; asked for once it is whole."""
+        return frozenset(new_job.key for new_job in self.jobs if new_job.key is not None)
 
     @property
     def items(self) -> int:
@@ -85,7 +93,8 @@ def gather(
             )
         else:
             chunk.job_ids.append(new_id())
-            chunk.places.append((position, line))
+            chunk.positions.append(position)
+            chunk.lines.append(line)
         if chunk.items >= most or time.monotonic() > until:
             yield chunk
             chunk, until = Chunk(is_first=False), time.monotonic() + seconds

@@ -1,15 +1,14 @@
 """The database's side of submitting many: one submission, chunk after chunk."""
 
-from collections.abc import Sequence
 from datetime import timedelta
 from uuid import UUID
 
 from sqlalchemy import Connection
 
 from twofold_producer.submit.chunks import Chunk
-from twofold_schema.errors import SubmitError
 from twofold_schema.ids import new_id
 from twofold_schema.ledger import submissions, submit
+from twofold_schema.ledger.new_jobs import Written
 
 
 class Writing:
@@ -46,7 +45,7 @@ class Writing:
 
     def write(
         self, connection: Connection, chunk: Chunk, *, alone: bool, again: bool = False
-    ) -> Sequence[submit.Answer]:
+    ) -> Written:
         """Write a chunk; the last one seals the submission.
 
         Args:
@@ -74,7 +73,7 @@ class Writing:
         takes_more = submissions.join(
             connection, self.submission_id, to_seal=chunk.is_last or not alone
         )
-        answers = submit.insert_each(
+        written = submit.insert_each(
             connection,
             chunk.jobs,
             job_ids=chunk.job_ids,
@@ -85,15 +84,10 @@ class Writing:
             again=again,
         )
         if self._strict:
-            _raise_first(chunk, answers)
+            for at, fault in written.faults.items():
+                fault.add_note(f"It is item {chunk.positions[at]}.")
+                raise fault
         if chunk.is_last:
             submissions.seal(connection, self.submission_id)
-        self._likely_new = not answers or answers[-1] == (chunk.job_ids[-1], True)
-        return answers
-
-
-def _raise_first(chunk: Chunk, answers: Sequence[submit.Answer]) -> None:
-    for (position, _), answer in zip(chunk.places, answers, strict=True):
-        if isinstance(answer, SubmitError):
-            answer.add_note(f"It is item {position}.")
-            raise answer
+        self._likely_new = not written.created or bool(written.created[-1])
+        return written

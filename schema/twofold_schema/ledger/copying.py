@@ -35,7 +35,7 @@ _ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 #: Of many jobs most have their size and their terms from few others.
 _REMEMBERED = 4096
 #: The server shall not wait for the first, and each write may wait for the interpreter's lock.
-_LINES_PER_WRITE = 256
+_LINES_PER_WRITE = 1000
 
 
 def copy_jobs(

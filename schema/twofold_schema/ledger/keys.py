@@ -1,6 +1,6 @@
 """Keys: a caller's own names for jobs, each held by one job while it is remembered."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from typing import TypeAlias
@@ -45,7 +45,8 @@ _RESERVE = text("""
 
 def hold(
     connection: Connection,
-    wanted: Mapping[TenantKey, Holder],
+    wanted: Collection[TenantKey],
+    holder: Callable[[TenantKey], Holder],
     *,
     expires_at: datetime,
     likely_free: bool,
@@ -54,26 +55,26 @@ def hold(
 
     Args:
         connection: In a transaction.
-        wanted: Who would hold each.
+        wanted: The keys.
+        holder: Who would hold each.
         expires_at: When they are forgotten.
         likely_free: Try COPY first, which is several times faster while all of them are free, and
             costs a little more when one is not.
 
     Returns:
-        Who holds each of them now.
+        Who else holds those that were not free.
     """
-    if likely_free and len(wanted) > _FEW and _copied(connection, wanted, expires_at):
-        return dict(wanted)
-    held: dict[TenantKey, Holder] = {}
+    if likely_free and len(wanted) > _FEW and _copied(connection, wanted, holder, expires_at):
+        return {}
+    others: dict[TenantKey, Holder] = {}
     left = wanted
     while left:
-        held |= holders(connection, left)
-        free = {key: left[key] for key in left if key not in held}
+        others |= holders(connection, left)
+        free = {key: holder(key) for key in left if key not in others}
         won = _reserve(connection, free, expires_at) if free else set()
-        held |= {key: free[key] for key in won}
         # What others took meanwhile is looked up once more.
-        left = {key: free[key] for key in free if key not in won}
-    return held
+        left = [key for key in free if key not in won]
+    return others
 
 
 def holders(connection: Connection, keys: Iterable[TenantKey]) -> dict[TenantKey, Holder]:
@@ -87,9 +88,12 @@ def holders(connection: Connection, keys: Iterable[TenantKey]) -> dict[TenantKey
 
 
 def _copied(
-    connection: Connection, wanted: Mapping[TenantKey, Holder], expires_at: datetime
+    connection: Connection,
+    wanted: Collection[TenantKey],
+    holder: Callable[[TenantKey], Holder],
+    expires_at: datetime,
 ) -> bool:
-    rows = ((*key, *wanted[key]) for key in sorted(wanted))
+    rows = ((*key, *holder(key)) for key in sorted(wanted))
     with suppress(IntegrityError), connection.begin_nested():
         copying.copy_keys(connection, rows, expires_at=expires_at)
         return True

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -10,6 +11,7 @@ from json.encoder import encode_basestring_ascii
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from twofold_schema.errors import InvalidParameter, KeyReused
 from twofold_schema.job import DEFAULT_TENANT, Output, Parameters
 from twofold_schema.lanes import Measure
 from twofold_schema.states import JobClass
@@ -108,6 +110,26 @@ class NewJob(NamedTuple):
             begin, sized, sourced, end = self.terms.unpublished
         payload = f"{begin}{metadata}{sized}{size}{sourced}{source}{end}"
         return hashlib.sha256(payload.encode()).digest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What came of writing several jobs, each at its place.
+
+    In columns, because of a hundred thousand jobs every object that lives for a while is one more
+    that Python looks through for garbage, again and again.
+
+    Attributes:
+        job_ids: Of each job, if it is new; of one whose key was known that of the key's holder.
+        created: Whether each is new.
+        faults: Why jobs were not written.
+        limited: Whether one of their tenants may only have so many jobs waiting.
+    """
+
+    job_ids: Sequence[UUID]
+    created: Sequence[int]
+    faults: Mapping[int, KeyReused | InvalidParameter]
+    limited: bool = False
 
 
 class Accepted(NamedTuple):

@@ -1,9 +1,11 @@
 """Writes new jobs: one or thousands, each once per key."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TypeAlias
+from itertools import compress
+from typing import Self
 from uuid import UUID
 
 from sqlalchemy import Connection, text
@@ -13,14 +15,10 @@ from twofold_schema.errors import (
     KeyReused,
     QueueFull,
     SubmissionSealed,
-    SubmitError,
 )
 from twofold_schema.ids import new_id
 from twofold_schema.ledger import copying, keys, tallies, webhooks
-from twofold_schema.ledger.new_jobs import Accepted, NewJob
-
-#: What comes of one job of several.
-Answer: TypeAlias = Accepted | KeyReused | InvalidParameter
+from twofold_schema.ledger.new_jobs import Accepted, NewJob, Written
 
 # By whose clock jobs are queued and keys forgotten, and which of the tenants have a quota.
 _CLOCK = text("""
@@ -56,19 +54,19 @@ def insert_jobs(
         QueueFull: As of `insert_each`.
         InvalidParameter: A job names an endpoint that its tenant does not have; the same.
     """
-    answers = insert_each(
+    written = insert_each(
         connection,
         new_jobs,
         job_ids=[new_id() for _ in new_jobs],
         submission_id=submission_id,
         remember_keys=remember_keys,
     )
-    accepted = []
-    for answer in answers:
-        if isinstance(answer, SubmitError):
-            raise answer
-        accepted.append(answer)
-    return accepted
+    for fault in written.faults.values():
+        raise fault
+    return [
+        Accepted(job_id, bool(created))
+        for job_id, created in zip(written.job_ids, written.created, strict=True)
+    ]
 
 
 def insert_each(
@@ -81,7 +79,7 @@ def insert_each(
     sealed: bool = False,
     likely_new: bool = False,
     again: bool = False,
-) -> list[Answer]:
+) -> Written:
     """Write jobs, each once per key; one that cannot be written does not stop the others.
 
     That is one whose key is taken, or that names an endpoint which its tenant does not have.
@@ -97,7 +95,7 @@ def insert_each(
         again: Whether the same call was made before and its commit may have been what was lost.
 
     Returns:
-        One answer per job, in order.
+        What came of each, faults in the order of their places.
 
     Raises:
         SubmissionSealed: One of the jobs is new, and the submission is sealed.
@@ -117,39 +115,80 @@ def insert_each(
             likely_new=likely_new,
             again=again,
         )
-        by_place: dict[int, Answer] = {**strays, **dict(zip(good, written, strict=True))}
-        return [by_place[at] for at in range(len(new_jobs))]
-    digests = (b"" if new_job.key is None else new_job.fingerprint() for new_job in new_jobs)
-    proposals = list(zip(job_ids, new_jobs, digests, strict=True))
-    first: dict[keys.TenantKey, keys.Holder] = {}
-    for job_id, new_job, fingerprint in proposals:
-        if new_job.key is not None:
-            first.setdefault((new_job.terms.tenant, new_job.key), (job_id, fingerprint))
+        return _among(written, good, job_ids, strays)
+    proposed = _Proposed.of(new_jobs, job_ids)
     if again and connection.execute(_WRITTEN, {"ids": list(job_ids)}).scalar_one():
-        return _answers(proposals, keys.holders(connection, first))
+        return proposed.beside(keys.holders(connection, proposed.first))
     if sealed:
-        held = keys.holders(connection, first)
-        if len(held) < len(first) or any(new_job.key is None for new_job in new_jobs):
+        held = keys.holders(connection, proposed.first)
+        if len(held) < len(proposed.first) or any(new_job.key is None for new_job in new_jobs):
             raise SubmissionSealed(
                 f"The submission {submission_id} is sealed, and not all of these jobs are its own; "
                 "submit them under another key, or under none."
             )
-        return _answers(proposals, held)
+        return proposed.beside(held)
     tenants = list({new_job.terms.tenant for new_job in new_jobs})
     clock = connection.execute(_CLOCK, {"remember": remember_keys, "tenants": tenants}).one()
-    held = keys.hold(connection, first, expires_at=clock.expires_at, likely_free=likely_new)
-    answers = _answers(proposals, held)
-    created = [
-        (job_id, new_job)
-        for job_id, new_job, answer in zip(job_ids, new_jobs, answers, strict=True)
-        if isinstance(answer, Accepted) and answer.created
-    ]
-    if created:
+    others = keys.hold(
+        connection,
+        proposed.first,
+        proposed.holder,
+        expires_at=clock.expires_at,
+        likely_free=likely_new,
+    )
+    written = proposed.beside(others)
+    if any(written.created):
         if clock.quotas:
-            new = Counter(new_job.terms.tenant for _, new_job in created)
+            new = Counter(new_job.terms.tenant for new_job in compress(new_jobs, written.created))
             _check_room(new, clock.quotas, tallies.waiting(connection, clock.quotas))
+        created = compress(zip(job_ids, new_jobs, strict=True), written.created)
         copying.copy_jobs(connection, created, submission_id=submission_id, now=clock.now)
-    return answers
+    return replace(written, limited=True) if clock.quotas else written
+
+
+@dataclass(frozen=True, slots=True)
+class _Proposed:
+    """Jobs that may be written, their ids and digests, and the first place of each key."""
+
+    new_jobs: Sequence[NewJob]
+    job_ids: Sequence[UUID]
+    digests: Sequence[bytes]
+    first: Mapping[keys.TenantKey, int]
+
+    @classmethod
+    def of(cls, new_jobs: Sequence[NewJob], job_ids: Sequence[UUID]) -> Self:
+        digests = [b"" if new_job.key is None else new_job.fingerprint() for new_job in new_jobs]
+        first: dict[keys.TenantKey, int] = {}
+        for at, new_job in enumerate(new_jobs):
+            if new_job.key is not None:
+                first.setdefault((new_job.terms.tenant, new_job.key), at)
+        return cls(new_jobs, job_ids, digests, first)
+
+    def holder(self, key: keys.TenantKey) -> keys.Holder:
+        """Who holds a key if nobody else does."""
+        at = self.first[key]
+        return self.job_ids[at], self.digests[at]
+
+    def beside(self, others: Mapping[keys.TenantKey, keys.Holder]) -> Written:
+        """What comes of them while others hold these keys."""
+        ids, created = list(self.job_ids), bytearray(b"\1" * len(self.job_ids))
+        faults: dict[int, KeyReused | InvalidParameter] = {}
+        if not others and len(self.first) == len(self.new_jobs):
+            return Written(job_ids=ids, created=created, faults=faults)
+        for at, new_job in enumerate(self.new_jobs):
+            if new_job.key is None:
+                continue
+            key = new_job.terms.tenant, new_job.key
+            holder_id, asked = others.get(key) or self.holder(key)
+            if asked != self.digests[at]:
+                created[at] = False
+                faults[at] = KeyReused(
+                    f"The key {new_job.key!r} belongs to job {holder_id}, which asks for "
+                    "something else; use a new key for a new job."
+                )
+            elif holder_id != ids[at]:
+                ids[at], created[at] = holder_id, False
+        return Written(job_ids=ids, created=created, faults=faults)
 
 
 def _check_room(
@@ -177,24 +216,15 @@ def _strays(connection: Connection, new_jobs: Sequence[NewJob]) -> dict[int, Inv
     }
 
 
-def _answers(
-    proposals: Iterable[tuple[UUID, NewJob, bytes]], held: Mapping[keys.TenantKey, keys.Holder]
-) -> list[Answer]:
-    answers: list[Answer] = []
-    for job_id, new_job, fingerprint in proposals:
-        if new_job.key is None:
-            answers.append(Accepted(job_id, created=True))
-            continue
-        # A key may have been forgotten since, where this is a repeat.
-        holder_id, asked = held.get((new_job.terms.tenant, new_job.key), (job_id, fingerprint))
-        if asked == fingerprint:
-            is_new = holder_id is job_id or holder_id == job_id
-            answers.append(Accepted(holder_id, is_new))
-        else:
-            answers.append(
-                KeyReused(
-                    f"The key {new_job.key!r} belongs to job {holder_id}, which asks for something "
-                    "else; use a new key for a new job."
-                )
-            )
-    return answers
+def _among(
+    written: Written,
+    places: Sequence[int],
+    job_ids: Sequence[UUID],
+    strays: Mapping[int, InvalidParameter],
+) -> Written:
+    """The same of some jobs among others that are strays."""
+    ids, created = list(job_ids), bytearray(len(job_ids))
+    for at, job_id, is_new in zip(places, written.job_ids, written.created, strict=True):
+        ids[at], created[at] = job_id, is_new
+    faults = {places[at]: fault for at, fault in written.faults.items()} | dict(strays)
+    return replace(written, job_ids=ids, created=created, faults=dict(sorted(faults.items())))
