@@ -91,6 +91,7 @@ class Workshop:
         self.pipeline = Pipeline(
             run_id=self.run_id,
             engine=self.engine,
+            for_claims=self.engine,
             storage=self.storage,
             own=settings.own,
             upscaler=self.upscaler,

@@ -14,7 +14,7 @@ from benchmarks.queue.bench import Bench
 from benchmarks.queue.keeping import kept
 from benchmarks.queue.peers.contender import BATCH
 from benchmarks.report import Report
-from twofold_schema.database import reading_in_order
+from twofold_schema.database import committing_each
 from twofold_schema.ledger import claims, outcomes
 from twofold_schema.ledger.low_water import LowWater
 
@@ -46,7 +46,7 @@ def measure(bench: Bench) -> Report:
     for _, count in bench.each(plan, "finished-rows"):
         database, waiting = rows.filled(bench, count)
         rows.enqueue(database, waiting, (scale.claims + _WARM) * BATCH)
-        taker, ender = reading_in_order(database.connect()), database.connect()
+        taker, ender = committing_each(database.connect(in_order=True)), database.connect()
         run_id, low_water = begun(ender), LowWater()
         with kept(database):
             for _ in range(_WARM):

@@ -19,7 +19,7 @@ from benchmarks.queue.keeping import kept
 from benchmarks.queue.peers.contender import BATCH
 from benchmarks.queue.servers import Database
 from benchmarks.report import Report
-from twofold_schema.database import committing_each, reading_in_order
+from twofold_schema.database import committing_each
 from twofold_schema.ledger import claims, outcomes, runs, sweeps
 from twofold_schema.ledger.low_water import LowWater
 from twofold_worker.heartbeat import BEATS
@@ -66,14 +66,15 @@ class _Run:
         engine = self.database.connect()
         run_id = begun(engine, lease=timedelta(seconds=self.lease_seconds))
         stop, beats, taken = threading.Event(), list[float](), list[float]()
-        in_order, each = reading_in_order(engine), committing_each(engine)
+        taker = committing_each(self.database.connect(in_order=True))
+        each = committing_each(engine)
         low_water = LowWater()
         shift.begin()
         heart = threading.Thread(target=self._beat, args=(engine, run_id, stop, beats))
         heart.start()
         while not shift.over:
             begin = time.perf_counter()
-            with in_order.begin() as connection:
+            with taker.begin() as connection:
                 jobs = claims.claim(
                     connection, run_id, limit=BATCH, run_deadline=AMPLE, low_water=low_water
                 )
@@ -87,6 +88,7 @@ class _Run:
             shift.did(sum(one.stands for one in settled))
         stop.set()
         heart.join()
+        taker.dispose()
         engine.dispose()
         shift.tell({"claims": taken, "beats": beats})
 

@@ -47,9 +47,9 @@ class Database:
             {"database_url": self.url, "database_timeout_seconds": _PATIENCE_SECONDS}
         )
 
-    def connect(self) -> Engine:
+    def connect(self, *, in_order: bool = False) -> Engine:
         """As workers and producers connect."""
-        return database.connect(self.settings)
+        return database.connect(self.settings, in_order=in_order)
 
     def plain(self) -> psycopg.Connection:
         """A bare connection, each statement a transaction of its own."""

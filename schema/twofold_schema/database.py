@@ -1,7 +1,7 @@
 """Connections to Postgres.
 
-A session keeps no state where pgbouncer stands between, and elsewhere nothing but plans and the
-bounds that every transaction has.
+A session keeps no state where pgbouncer stands between, and elsewhere nothing but plans and what
+every transaction of its engine has: bounds, and perhaps an order.
 """
 
 import select
@@ -40,15 +40,19 @@ _FRESH_SECONDS = 1.0
 #: Of the same statement on one connection; psycopg's own default.
 _PREPARED_AFTER = 5
 
-_IN_ORDER = "SET LOCAL enable_sort = off"
-#: The execution option of an engine whose transactions begin with it.
-_BEGINS_IN_ORDER = "begins_in_order"
+#: The execution option of an engine whose sessions read in order.
+_READS_IN_ORDER = "reads_in_order"
 #: The execution option of an engine whose statements are transactions.
 _COMMITS_EACH = "commits_each"
 
 
-def connect(settings: DatabaseSettings) -> Engine:
-    """An engine over a small pool; no connection is made yet."""
+def connect(settings: DatabaseSettings, *, in_order: bool = False) -> Engine:
+    """An engine over a small pool; no connection is made yet.
+
+    Args:
+        settings: Of the database.
+        in_order: Read tables in the order of their indexes, as `read_in_order` does, always.
+    """
     engine = create_engine(
         settings.database_url.get_secret_value(),
         # The driver begins no transaction by itself: `_begin` does, in one trip with its bounds.
@@ -56,13 +60,16 @@ def connect(settings: DatabaseSettings) -> Engine:
         pool_size=settings.database_pool_size,
         max_overflow=3 * settings.database_pool_size,
         connect_args=dict(CONNECT_ARGS),
+        execution_options={_READS_IN_ORDER: in_order},
     )
     milliseconds = int(settings.database_timeout_seconds * 1000)
     # A process that freezes between two statements must not keep its rows locked either.
-    bounds = {
+    kept: dict[str, int | str] = {
         "statement_timeout": milliseconds,
         "idle_in_transaction_session_timeout": milliseconds,
     }
+    if in_order:
+        kept["enable_sort"] = "off"
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
@@ -73,23 +80,22 @@ def connect(settings: DatabaseSettings) -> Engine:
             return
         statements = [] if own else ["BEGIN"]
         if not direct:
-            statements += [f"SET LOCAL {name} = {value}" for name, value in bounds.items()]
-        if options.get(_BEGINS_IN_ORDER):
-            statements.append(_IN_ORDER)
+            statements += [f"SET LOCAL {name} = {value}" for name, value in kept.items()]
         if statements:
             connection.exec_driver_sql("; ".join(statements))
 
     @event.listens_for(engine, "connect")
     def _keep_where_possible(connection: psycopg.Connection, _record: object) -> None:
-        """Let the session keep bounds, and plans of what it repeats: they take longer than a claim.
+        """Let the session keep what every transaction has, and plans of what it repeats.
 
-        Both outlive a transaction, which pgbouncer's transaction mode forbids. It gives clients
-        another process id than that of the server's process, by which it is known.
+        Plans take longer to make than a claim. All of it outlives a transaction, which pgbouncer's
+        transaction mode forbids. It gives clients another process id than that of the server's
+        process, by which it is known.
         """
         found = connection.execute("SELECT pg_backend_pid()").fetchone()
         if found == (connection.info.backend_pid,):
             connection.prepare_threshold = _PREPARED_AFTER
-            connection.execute("; ".join(f"SET {name} = {value}" for name, value in bounds.items()))
+            connection.execute("; ".join(f"SET {name} = {value}" for name, value in kept.items()))
 
     event.listen(engine, "checkout", _check_before_use)
     event.listen(engine, "checkin", _note_use)
@@ -134,14 +140,16 @@ def read_in_order(connection: Connection) -> None:
 
     Of a range of an index the planner often expects a row or two, as of a lane that was filled
     since it last looked: it would as soon fetch all that there are and sort them.
+
+    Raises:
+        ValueError: There is no transaction, since every statement is one.
     """
-    if not connection.get_execution_options().get(_BEGINS_IN_ORDER):
-        connection.exec_driver_sql(_IN_ORDER)
-
-
-def reading_in_order(engine: Engine) -> Engine:
-    """The same engine, where every transaction reads in order from its begin, in the same trip."""
-    return engine.execution_options(**{_BEGINS_IN_ORDER: True})
+    options = connection.get_execution_options()
+    if options.get(_READS_IN_ORDER):
+        return
+    if options.get(_COMMITS_EACH):
+        raise ValueError("what commits each statement reads in order only with sessions that do")
+    connection.exec_driver_sql("SET LOCAL enable_sort = off")
 
 
 def committing_each(engine: Engine) -> Engine:

@@ -81,9 +81,7 @@ def test_a_kept_plan_outlives_a_migration_that_adds_a_column(single: Engine) -> 
             connection.execute(text("ALTER TABLE jobs DROP COLUMN added"))
 
 
-@pytest.mark.parametrize(
-    "changed", [lambda engine: engine, database.reading_in_order, database.committing_each]
-)
+@pytest.mark.parametrize("changed", [lambda engine: engine, database.committing_each])
 def test_every_transaction_has_its_bounds(
     single: Engine, changed: Callable[[Engine], Engine]
 ) -> None:
@@ -94,10 +92,29 @@ def test_every_transaction_has_its_bounds(
 
 def test_a_transaction_that_reads_in_order_leaves_the_session_as_it_was(single: Engine) -> None:
     show = text("SHOW enable_sort")
-    with database.reading_in_order(single).begin() as connection:
+    with single.begin() as connection:
+        database.read_in_order(connection)
         assert connection.execute(show).scalar_one() == "off"
     with single.begin() as connection:
         assert connection.execute(show).scalar_one() == "on"
+
+
+def test_sessions_that_read_in_order_do_so_in_every_statement(
+    database_settings: DatabaseSettings,
+) -> None:
+    engine = database.connect(database_settings, in_order=True)
+    try:
+        for changed in (engine, database.committing_each(engine)):
+            with changed.begin() as connection:
+                database.read_in_order(connection)
+                assert connection.execute(text("SHOW enable_sort")).scalar_one() == "off"
+    finally:
+        engine.dispose()
+
+
+def test_what_commits_each_statement_cannot_read_in_order_for_a_transaction(single: Engine) -> None:
+    with database.committing_each(single).begin() as connection, pytest.raises(ValueError):
+        database.read_in_order(connection)
 
 
 def test_a_statement_of_an_engine_that_commits_each_stays_whatever_comes_after(

@@ -90,7 +90,7 @@ def test_jobs_go_their_way_through_a_pool_of_two_connections(through_pgbouncer: 
 
 def test_no_session_keeps_anything(through_pgbouncer: House) -> None:
     settings = DatabaseSettings(database_url=through_pgbouncer.environment["TWOFOLD_DATABASE_URL"])
-    engine = database.connect(settings)
+    engine, ordered = database.connect(settings), database.connect(settings, in_order=True)
     try:
         for _ in range(12):
             with engine.begin() as connection:
@@ -103,11 +103,15 @@ def test_no_session_keeps_anything(through_pgbouncer: House) -> None:
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             assert connection.execute(text("SHOW statement_timeout")).scalar_one() == "0"
         # What commits each statement elsewhere has its bounds here as well, in a transaction.
-        for changed in (database.reading_in_order, database.committing_each):
-            with changed(engine).begin() as connection:
-                assert connection.execute(text("SHOW statement_timeout")).scalar_one() != "0"
+        with database.committing_each(engine).begin() as connection:
+            assert connection.execute(text("SHOW statement_timeout")).scalar_one() != "0"
+        with database.committing_each(ordered).begin() as connection:
+            assert connection.execute(text("SHOW enable_sort")).scalar_one() == "off"
+        with engine.begin() as connection:
+            assert connection.execute(text("SHOW enable_sort")).scalar_one() == "on"
     finally:
         engine.dispose()
+        ordered.dispose()
 
 
 def test_a_coroutines_reads_are_bounded_and_leave_nothing_behind(through_pgbouncer: House) -> None:

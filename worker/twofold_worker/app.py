@@ -137,6 +137,7 @@ class Process:
         pipeline = Pipeline(
             run_id=self._run.id,
             engine=self._engine,
+            for_claims=database.committing_each(database.connect(database_settings, in_order=True)),
             storage=OpenPlaces(places),
             own=places.own,
             upscaler=upscaler,

@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 
 from twofold_schema import lanes
 from twofold_schema.artifacts import ArtifactUri, preview_place, result_place
-from twofold_schema.database import Answer, committing_each, persevere, reading_in_order
+from twofold_schema.database import Answer, committing_each, persevere
 from twofold_schema.errors import (
     CorruptSource,
     Mismeasured,
@@ -52,10 +52,15 @@ HEAD_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pipeline:
-    """What a job needs on its way: the ledger, storage and a model."""
+    """What a job needs on its way: the ledger, storage and a model.
+
+    Attributes:
+        for_claims: Of the same database as `engine`; `claims.claim` says what saves trips.
+    """
 
     run_id: UUID
     engine: Engine
+    for_claims: Engine
     storage: Storage
     own: OwnPlaces
     upscaler: Upscaler
@@ -76,7 +81,7 @@ class Pipeline:
         Raises:
             DBAPIError: The database is away; what it may have given is found by the heartbeat.
         """
-        with self.progress.step("claim"), reading_in_order(self.engine).begin() as connection:
+        with self.progress.step("claim"), self.for_claims.begin() as connection:
             jobs = claims.claim(
                 connection,
                 self.run_id,

@@ -9,7 +9,7 @@ from tests.factories import AMPLE, begun, result_of
 from benchmarks.queue import rows
 from benchmarks.queue.crew import Shift
 from benchmarks.queue.servers import Database
-from twofold_schema.database import committing_each, reading_in_order
+from twofold_schema.database import committing_each
 from twofold_schema.ledger import claims, holds, outcomes
 from twofold_schema.ledger.low_water import LowWater
 
@@ -50,11 +50,12 @@ class Twofold:
     def work(self, shift: Shift) -> None:
         """As a worker, without its work."""
         engine = self.database.connect()
-        in_order, each = reading_in_order(engine), committing_each(engine)
+        taker = committing_each(self.database.connect(in_order=True))
+        each = committing_each(engine)
         run_id, low_water = begun(engine), LowWater()
         shift.begin()
         while not shift.over:
-            with in_order.begin() as connection:
+            with taker.begin() as connection:
                 jobs = claims.claim(
                     connection,
                     run_id,
@@ -72,6 +73,7 @@ class Twofold:
             with each.begin() as connection:
                 settled = outcomes.complete(connection, run_id, results)
             shift.did(sum(one.stands for one in settled))
+        taker.dispose()
         engine.dispose()
 
     def left(self) -> int:

@@ -192,7 +192,7 @@ def claim(
 
     Args:
         connection: Whose transaction ends soon after: the claimed rows stay locked until then. One
-            of an engine that reads in order saves a trip.
+            of an engine that reads in order, and commits each statement, takes one trip for all.
         run_id: Of the claiming run.
         limit: 1 or more.
         run_deadline: From now on, how long the claim may last whatever the lease says.
