@@ -7,7 +7,7 @@ from statistics import median
 from typing import Final
 
 from benchmarks.queue import rows
-from benchmarks.queue.bench import Bench
+from benchmarks.queue.bench import Bench, Scale
 from benchmarks.queue.crew import Crew, Sample, middle_rate
 from benchmarks.queue.keeping import kept
 from benchmarks.queue.peers import (
@@ -41,19 +41,16 @@ def measure(bench: Bench) -> Report:
         plan = [
             (clients, number, one)
             for clients in scale.clients
-            for number in range(scale.rounds + 1)  # the first is to see how fast each one is
+            for number in range(scale.rounds + 1)  # the first is to see how many jobs it takes
             for one in everyone
         ]
-        speed: dict[str, float] = {}
+        jobs: dict[str, int] = {}
         for clients, number, one in bench.each(plan, "claim-complete"):
-            jobs = scale.warm_jobs
             if number:
-                jobs = min(max(jobs, int(speed[one.name] * scale.drain_seconds)), _MOST_JOBS)
-            found = middle_rate(drained(one, jobs, clients))
-            if number:
+                found = middle_rate(drained(one, jobs[one.name], clients))
                 rates[one.name][clients].append(found)
             else:
-                speed[one.name] = found
+                jobs[one.name] = _jobs_of_a_drain(one, clients, bench.scale)
         return _report(everyone, rates)
 
 
@@ -81,6 +78,24 @@ def contenders(bench: Bench) -> Iterator[list[Contender]]:
         for one in everyone:
             one.prepare()
         yield everyone
+
+
+def _jobs_of_a_drain(contender: Contender, clients: int, scale: Scale) -> int:
+    """How many jobs it has done when the drain has lasted as long as it is meant to.
+
+    A client is slow at first: it imports, connects and has statements planned. So that this is not
+    what is measured, a drain that was too short is no measure of the next.
+    """
+    jobs = scale.warm_jobs
+    while True:
+        samples = drained(contender, jobs, clients)
+        took = samples[-1][0] - samples[0][0]
+        if took >= scale.drain_seconds / 2 or jobs == _MOST_JOBS:
+            return jobs
+        wanted = int(middle_rate(samples) * scale.drain_seconds)
+        if wanted <= jobs:
+            return jobs
+        jobs = min(wanted, _MOST_JOBS)
 
 
 def drained(contender: Contender, jobs: int, clients: int) -> list[Sample]:

@@ -54,11 +54,8 @@ def measure(bench: Bench) -> Report:
                     begin = time.perf_counter()
                     producer.submit_many(requests(scale.submitted, "bench"))
                     times[name].append(time.perf_counter() - begin)
-            tables = _read(own)
-            _check(tables, scale.submitted)
-            for name, checks in ((_COPY, False), (_CHECKED, True)):
-                _empty(copied)
-                times[name].append(_copy(copied, tables, checks_keys=checks))
+            for name, seconds in _copied(own, copied, scale.submitted).items():
+                times[name].append(seconds)
             for peer, jobs in (
                 *((peer, scale.submitted) for peer in peers),
                 (celery, scale.submitted_singly),
@@ -66,6 +63,16 @@ def measure(bench: Bench) -> Report:
                 rates[peer.name].append(jobs / _timed(partial(peer.submit, jobs)))
         few, many = (_peak_kib(bench, items) for items in scale.remembered)
     return _report(bench, times, rates, (few, many))
+
+
+def _copied(own: Database, copied: Database, jobs: int) -> dict[str, float]:
+    """Seconds for COPY of what the ledger's tables hold; of it nothing stays in memory."""
+    tables, seconds = _read(own), dict[str, float]()
+    _check(tables, jobs)
+    for name, checks in ((_COPY, False), (_CHECKED, True)):
+        _empty(copied)
+        seconds[name] = _copy(copied, tables, checks_keys=checks)
+    return seconds
 
 
 @dataclass(frozen=True, slots=True)

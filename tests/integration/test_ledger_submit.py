@@ -1,6 +1,7 @@
 """Jobs are written once per key, in the state that their start time gives them."""
 
 from datetime import timedelta
+from uuid import UUID
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -11,7 +12,7 @@ from tests.rivals import rivals
 
 from twofold_schema import lanes
 from twofold_schema.errors import KeyReused, SubmissionNotFound
-from twofold_schema.ids import new_id
+from twofold_schema.ids import new_id, new_packed_id
 from twofold_schema.job import Parameters
 from twofold_schema.ledger import reads, submissions, submit
 from twofold_schema.states import JobClass, JobState
@@ -218,11 +219,11 @@ def test_any_text_comes_back_as_it_was_submitted(
     )
     several = [asked, *[new_job(key=f"{number}{key}") for number in range(30)]]
     with engine.begin() as connection:
-        ids = [new_id() for _ in several]
+        ids = [new_packed_id() for _ in several]
         written = submit.insert_each(connection, several, job_ids=ids, likely_new=True)
-        assert submit.insert_jobs(connection, several)[0] == (ids[0], False)
+        assert submit.insert_jobs(connection, several)[0] == (UUID(bytes=ids[0]), False)
 
     assert (written.job_ids, list(written.created), written.faults) == (ids, [True] * 31, {})
-    job = job_of(engine, ids[0])
+    job = job_of(engine, UUID(bytes=ids[0]))
     assert (job.source, job.key, job.publish_to) == (source, key, publish_to)
     assert (job.parameters.prompt, dict(job.metadata)) == (prompt, {value: prompt})

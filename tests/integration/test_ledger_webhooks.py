@@ -31,7 +31,7 @@ from twofold_schema.errors import (
     StorageUnavailable,
     WebhookNotFound,
 )
-from twofold_schema.ids import new_id
+from twofold_schema.ids import new_id, new_packed_id
 from twofold_schema.ledger import (
     claims,
     deliveries,
@@ -358,7 +358,7 @@ class TestNaming:
         ]
         with engine.begin() as connection:
             written = submit.insert_each(
-                connection, asked, job_ids=[new_id() for _ in asked], likely_new=True
+                connection, asked, job_ids=[new_packed_id() for _ in asked], likely_new=True
             )
         assert list(written.faults) == [1, 3]
         assert all(isinstance(fault, InvalidParameter) for fault in written.faults.values())

@@ -1,22 +1,32 @@
 """The ledger, called as the worker calls it."""
 
+import queue
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Final
 from uuid import UUID
 
+from sqlalchemy import Engine
 from tests.factories import AMPLE, begun, result_of
 
 from benchmarks.queue import rows
 from benchmarks.queue.crew import Shift
 from benchmarks.queue.servers import Database
 from twofold_schema.database import committing_each
+from twofold_schema.job import Claim
 from twofold_schema.ledger import claims, holds, outcomes
 from twofold_schema.ledger.low_water import LowWater
+
+#: Batches that may wait for the outlet, as a worker's results do.
+_WAITING_BATCHES: Final = 2
+#: The outlet has failed if none was taken for so long.
+_STILL_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Twofold:
-    """Claims a batch and completes it, each in a transaction of its own.
+    """Claims batches and completes them, in two threads with a connection each, as a worker does.
 
     Attributes:
         database: With the ledger's tables.
@@ -48,31 +58,34 @@ class Twofold:
         return clients
 
     def work(self, shift: Shift) -> None:
-        """As a worker, without its work."""
+        """As a worker, without its work: the intake claims while the outlet completes."""
         engine = self.database.connect()
         taker = committing_each(self.database.connect(in_order=True))
         each = committing_each(engine)
         run_id, low_water = begun(engine), LowWater()
+        ended: queue.Queue[list[Claim] | None] = queue.Queue(_WAITING_BATCHES)
         shift.begin()
-        while not shift.over:
-            with taker.begin() as connection:
-                jobs = claims.claim(
-                    connection,
-                    run_id,
-                    limit=self.batch,
-                    run_deadline=AMPLE,
-                    low_water=low_water,
-                )
-            if not jobs:
-                time.sleep(0.01)
-                continue
-            results = {job.claim: result_of(job.claim) for job in jobs}
-            if self.starts:
-                with each.begin() as connection:
-                    holds.start(connection, run_id, dict.fromkeys(results, "v1"))
-            with each.begin() as connection:
-                settled = outcomes.complete(connection, run_id, results)
-            shift.did(sum(one.stands for one in settled))
+        with ThreadPoolExecutor(1, "outlet") as threads:
+            outlet = threads.submit(_complete, each, run_id, ended, shift)
+            while not (shift.over or outlet.done()):
+                with taker.begin() as connection:
+                    jobs = claims.claim(
+                        connection,
+                        run_id,
+                        limit=self.batch,
+                        run_deadline=AMPLE,
+                        low_water=low_water,
+                    )
+                if not jobs:
+                    time.sleep(0.01)
+                    continue
+                held = [job.claim for job in jobs]
+                if self.starts:
+                    with each.begin() as connection:
+                        holds.start(connection, run_id, dict.fromkeys(held, "v1"))
+                ended.put(held, timeout=_STILL_SECONDS)
+            ended.put(None, timeout=_STILL_SECONDS)
+            outlet.result()
         taker.dispose()
         engine.dispose()
 
@@ -83,3 +96,20 @@ class Twofold:
                 "SELECT count(*) FROM jobs WHERE state IN ('queued', 'running')"
             ).fetchone() or (0,)
         return int(left)
+
+
+def _complete(
+    engine: Engine, run_id: UUID, ended: "queue.Queue[list[Claim] | None]", shift: Shift
+) -> None:
+    """Complete what has ended, all that waits together, until None comes."""
+    last = False
+    while not last:
+        batches = [ended.get()]
+        while not ended.empty():
+            batches.append(ended.get())
+        last = None in batches
+        results = {claim: result_of(claim) for batch in batches for claim in batch or ()}
+        if results:
+            with engine.begin() as connection:
+                settled = outcomes.complete(connection, run_id, results)
+            shift.did(sum(one.stands for one in settled))

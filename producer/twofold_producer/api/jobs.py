@@ -113,7 +113,7 @@ def find(
         if key is not None:
             named = (caller.submits_for, key)
             held = keys.holders(connection, [named])
-            ids = [held[named][0]] if named in held else []
+            ids = [UUID(bytes=held[named][0])] if named in held else []
         if ids is not None:
             jobs = reads.get_many(connection, ids, tenant=tenant)
             return JobPage(items=[JobReport.of(job) for job in jobs], next=None)

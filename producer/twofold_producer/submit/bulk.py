@@ -57,14 +57,14 @@ class Tally:
         accepted = bytearray(b"\1" * len(chunk.jobs))
         for at in written.faults:
             accepted[at] = False
-        self._ids += b"".join(job_id.bytes for job_id in compress(written.job_ids, accepted))
+        self._ids += b"".join(compress(written.job_ids, accepted))
         self.created += sum(written.created)
         self._items += chunk.items
         self._invalid += len(faults)
         self._faults += faults[: _MOST_FAULTS - len(self._faults)]
         if self._on_answers and chunk.items:
             answers = [
-                Answer(position, new_job.key, _OUTCOMES[created], job_id, line=line)
+                Answer(position, new_job.key, _OUTCOMES[created], UUID(bytes=job_id), line=line)
                 for position, new_job, created, job_id, line in compress(
                     zip(
                         chunk.positions,

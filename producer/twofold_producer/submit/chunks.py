@@ -5,13 +5,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
-from uuid import UUID
 
 from twofold_producer.submit.manifest import Line
 from twofold_producer.submit.request import JobRequest, Source
 from twofold_producer.submit.submission import Answer, Outcome
 from twofold_schema.errors import JobError, SubmitError
-from twofold_schema.ids import new_id
+from twofold_schema.ids import PackedId, new_packed_id
 from twofold_schema.ledger.new_jobs import NewJob
 
 #: What `submit_many` takes: a request, its fields, a source alone, or a manifest's line.
@@ -37,7 +36,7 @@ class Chunk:
 
     is_first: bool
     jobs: list[NewJob] = field(default_factory=list)
-    job_ids: list[UUID] = field(default_factory=list)
+    job_ids: list[PackedId] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     lines: list[int | None] = field(default_factory=list)
     invalid: list[Answer] = field(default_factory=list)
@@ -92,7 +91,7 @@ def gather(
                 Answer(position, key, Outcome.INVALID, None, error.code, error.message, line)
             )
         else:
-            chunk.job_ids.append(new_id())
+            chunk.job_ids.append(new_packed_id())
             chunk.positions.append(position)
             chunk.lines.append(line)
         if chunk.items >= most or time.monotonic() > until:

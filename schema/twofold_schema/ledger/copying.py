@@ -13,6 +13,7 @@ import psycopg
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from twofold_schema.ids import PackedId
 from twofold_schema.lanes import Measure
 from twofold_schema.ledger.new_jobs import NewJob, Terms
 
@@ -40,7 +41,7 @@ _LINES_PER_WRITE = 1000
 
 def copy_jobs(
     connection: Connection,
-    jobs: Iterable[tuple[UUID, NewJob]],
+    jobs: Iterable[tuple[PackedId, NewJob]],
     *,
     submission_id: UUID | None,
     now: datetime,
@@ -56,7 +57,7 @@ def copy_jobs(
     submission = submission_id and str(submission_id)
     stamp = now.isoformat()
 
-    def line(job: tuple[UUID, NewJob]) -> str:
+    def line(job: tuple[PackedId, NewJob]) -> str:
         return _own(*job) + _shared(job[1].terms, submission, stamp)
 
     _copy(connection, _COPY_JOBS, map(line, jobs))
@@ -64,7 +65,7 @@ def copy_jobs(
 
 def copy_keys(
     connection: Connection,
-    keys: Iterable[tuple[str, str, UUID, bytes]],
+    keys: Iterable[tuple[str, str, PackedId, bytes]],
     *,
     expires_at: datetime,
 ) -> None:
@@ -78,7 +79,7 @@ def copy_keys(
         connection,
         _COPY_KEYS,
         (
-            f"{_text(tenant)}\t{_text(key)}\t{job_id.int:032x}\t\\\\x{fingerprint.hex()}\t{expires}\n"
+            f"{_text(tenant)}\t{_text(key)}\t{job_id.hex()}\t\\\\x{fingerprint.hex()}\t{expires}\n"
             for tenant, key, job_id, fingerprint in keys
         ),
     )
@@ -111,11 +112,11 @@ def _copying(connection: Connection, statement: str) -> Iterator[psycopg.Copy]:
         ) from error
 
 
-def _own(job_id: UUID, new_job: NewJob) -> str:
+def _own(job_id: PackedId, new_job: NewJob) -> str:
     """The beginning of a job's line, up to its seed."""
     key, publish_to, metadata = new_job.key, new_job.publish_to, new_job.metadata
     return (
-        f"{job_id.int:032x}\t{_NULL if key is None else _text(key)}\t{_text(new_job.source)}"
+        f"{job_id.hex()}\t{_NULL if key is None else _text(key)}\t{_text(new_job.source)}"
         f"\t{_NULL if publish_to is None else _text(publish_to)}"
         f"\t{_text(json.dumps(metadata)) if metadata else '{}'}"
         f"\t{_measured(new_job.measure)}\t{{"

@@ -4,17 +4,17 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from typing import TypeAlias
-from uuid import UUID
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
+from twofold_schema.ids import PackedId
 from twofold_schema.ledger import copying
 
 #: A tenant and his key.
 TenantKey: TypeAlias = tuple[str, str]
 #: The job that holds a key, and the digest of what it asked for.
-Holder: TypeAlias = tuple[UUID, bytes]
+Holder: TypeAlias = tuple[PackedId, bytes]
 
 #: So few are looked up at once: to find them free by COPY takes a savepoint.
 _FEW = 4
@@ -82,7 +82,7 @@ def holders(connection: Connection, keys: Iterable[TenantKey]) -> dict[TenantKey
     keys = list(keys)
     parameters = {"tenants": [tenant for tenant, _ in keys], "keys": [key for _, key in keys]}
     return {
-        (row.tenant, row.key): (row.job_id, bytes(row.fingerprint))
+        (row.tenant, row.key): (row.job_id.bytes, bytes(row.fingerprint))
         for row in connection.execute(_HOLDERS, parameters)
     }
 
@@ -108,7 +108,7 @@ def _reserve(
         {
             "tenants": [tenant for tenant, _ in wanted],
             "keys": [key for _, key in wanted],
-            "job_ids": [job_id for job_id, _ in wanted.values()],
+            "job_ids": [job_id.hex() for job_id, _ in wanted.values()],
             "fingerprints": [fingerprint for _, fingerprint in wanted.values()],
             "expires_at": expires_at,
         },

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from twofold_schema.errors import InvalidParameter, KeyReused
+from twofold_schema.ids import PackedId
 from twofold_schema.job import DEFAULT_TENANT, Output, Parameters
 from twofold_schema.lanes import Measure
 from twofold_schema.states import JobClass
@@ -126,7 +127,7 @@ class Written:
         limited: Whether one of their tenants may only have so many jobs waiting.
     """
 
-    job_ids: Sequence[UUID]
+    job_ids: Sequence[PackedId]
     created: Sequence[int]
     faults: Mapping[int, KeyReused | InvalidParameter]
     limited: bool = False

@@ -16,7 +16,7 @@ from twofold_schema.errors import (
     QueueFull,
     SubmissionSealed,
 )
-from twofold_schema.ids import new_id
+from twofold_schema.ids import PackedId, new_packed_id
 from twofold_schema.ledger import copying, keys, tallies, webhooks
 from twofold_schema.ledger.new_jobs import Accepted, NewJob, Written
 
@@ -57,14 +57,14 @@ def insert_jobs(
     written = insert_each(
         connection,
         new_jobs,
-        job_ids=[new_id() for _ in new_jobs],
+        job_ids=[new_packed_id() for _ in new_jobs],
         submission_id=submission_id,
         remember_keys=remember_keys,
     )
     for fault in written.faults.values():
         raise fault
     return [
-        Accepted(job_id, bool(created))
+        Accepted(UUID(bytes=job_id), bool(created))
         for job_id, created in zip(written.job_ids, written.created, strict=True)
     ]
 
@@ -73,7 +73,7 @@ def insert_each(
     connection: Connection,
     new_jobs: Sequence[NewJob],
     *,
-    job_ids: Sequence[UUID],
+    job_ids: Sequence[PackedId],
     submission_id: UUID | None = None,
     remember_keys: timedelta = timedelta(days=30),
     sealed: bool = False,
@@ -117,7 +117,7 @@ def insert_each(
         )
         return _among(written, good, job_ids, strays)
     proposed = _Proposed.of(new_jobs, job_ids)
-    if again and connection.execute(_WRITTEN, {"ids": list(job_ids)}).scalar_one():
+    if again and _any_written(connection, job_ids):
         return proposed.beside(keys.holders(connection, proposed.first))
     if sealed:
         held = keys.holders(connection, proposed.first)
@@ -151,12 +151,12 @@ class _Proposed:
     """Jobs that may be written, their ids and digests, and the first place of each key."""
 
     new_jobs: Sequence[NewJob]
-    job_ids: Sequence[UUID]
+    job_ids: Sequence[PackedId]
     digests: Sequence[bytes]
     first: Mapping[keys.TenantKey, int]
 
     @classmethod
-    def of(cls, new_jobs: Sequence[NewJob], job_ids: Sequence[UUID]) -> Self:
+    def of(cls, new_jobs: Sequence[NewJob], job_ids: Sequence[PackedId]) -> Self:
         digests = [b"" if new_job.key is None else new_job.fingerprint() for new_job in new_jobs]
         first: dict[keys.TenantKey, int] = {}
         for at, new_job in enumerate(new_jobs):
@@ -183,12 +183,17 @@ class _Proposed:
             if asked != self.digests[at]:
                 created[at] = False
                 faults[at] = KeyReused(
-                    f"The key {new_job.key!r} belongs to job {holder_id}, which asks for "
-                    "something else; use a new key for a new job."
+                    f"The key {new_job.key!r} belongs to job {UUID(bytes=holder_id)}, which asks "
+                    "for something else; use a new key for a new job."
                 )
             elif holder_id != ids[at]:
                 ids[at], created[at] = holder_id, False
         return Written(job_ids=ids, created=created, faults=faults)
+
+
+def _any_written(connection: Connection, job_ids: Sequence[PackedId]) -> bool:
+    ids = [job_id.hex() for job_id in job_ids]
+    return bool(connection.execute(_WRITTEN, {"ids": ids}).scalar_one())
 
 
 def _check_room(
@@ -219,7 +224,7 @@ def _strays(connection: Connection, new_jobs: Sequence[NewJob]) -> dict[int, Inv
 def _among(
     written: Written,
     places: Sequence[int],
-    job_ids: Sequence[UUID],
+    job_ids: Sequence[PackedId],
     strays: Mapping[int, InvalidParameter],
 ) -> Written:
     """The same of some jobs among others that are strays."""

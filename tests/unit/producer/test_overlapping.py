@@ -8,7 +8,7 @@ import pytest
 from twofold_producer.submit.bulk import Tally, overlapping
 from twofold_producer.submit.chunks import Chunk
 from twofold_schema.errors import QueueFull
-from twofold_schema.ids import new_id
+from twofold_schema.ids import new_packed_id
 from twofold_schema.job import Parameters
 from twofold_schema.ledger.new_jobs import NewJob, Terms, Written
 
@@ -22,7 +22,7 @@ def chunk(number: int, *keys: str, of: int) -> Chunk:
         is_first=number == 0,
         is_last=number == of - 1,
         jobs=jobs,
-        job_ids=[new_id() for _ in jobs],
+        job_ids=[new_packed_id() for _ in jobs],
         positions=[number] * len(jobs),
         lines=[None] * len(jobs),
     )
