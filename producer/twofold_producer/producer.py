@@ -130,9 +130,11 @@ class Producer:
     ) -> Submission:
         """Submit jobs together, however many. One that is not accepted does not stop the others.
 
-        They are taken and written in chunks of some thousand, each in a transaction of its own.
-        Whatever ends the call half way, give the items keys and the same call repeated goes on
-        where it was; give the submission a key and that goes on in the same submission.
+        They are taken and written in chunks of some thousand, each in a transaction of its own, up
+        to three side by side over connections of their own. After one that cannot be written none
+        is begun, but some later ones may be there. Whatever ends the call half way, give the items
+        keys and the same call repeated goes on where it was; give the submission a key and that
+        goes on in the same submission.
 
         Args:
             items: Requests, their fields, sources alone, or a manifest's lines; of any number,

@@ -1,6 +1,7 @@
 """The ledger, called as the worker calls it."""
 
 import queue
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,8 +21,6 @@ from twofold_schema.ledger.low_water import LowWater
 
 #: Batches that may wait for the outlet, as a worker's results do.
 _WAITING_BATCHES: Final = 2
-#: The outlet has failed if none was taken for so long.
-_STILL_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,28 +62,31 @@ class Twofold:
         taker = committing_each(self.database.connect(in_order=True))
         each = committing_each(engine)
         run_id, low_water = begun(engine), LowWater()
+        failed = threading.Event()
         ended: queue.Queue[list[Claim] | None] = queue.Queue(_WAITING_BATCHES)
         shift.begin()
         with ThreadPoolExecutor(1, "outlet") as threads:
-            outlet = threads.submit(_complete, each, run_id, ended, shift)
-            while not (shift.over or outlet.done()):
-                with taker.begin() as connection:
-                    jobs = claims.claim(
-                        connection,
-                        run_id,
-                        limit=self.batch,
-                        run_deadline=AMPLE,
-                        low_water=low_water,
-                    )
-                if not jobs:
-                    time.sleep(0.01)
-                    continue
-                held = [job.claim for job in jobs]
-                if self.starts:
-                    with each.begin() as connection:
-                        holds.start(connection, run_id, dict.fromkeys(held, "v1"))
-                ended.put(held, timeout=_STILL_SECONDS)
-            ended.put(None, timeout=_STILL_SECONDS)
+            outlet = threads.submit(_complete, each, run_id, ended, shift, failed)
+            try:
+                while not (shift.over or failed.is_set()):
+                    with taker.begin() as connection:
+                        jobs = claims.claim(
+                            connection,
+                            run_id,
+                            limit=self.batch,
+                            run_deadline=AMPLE,
+                            low_water=low_water,
+                        )
+                    if not jobs:
+                        time.sleep(0.01)
+                        continue
+                    held = [job.claim for job in jobs]
+                    if self.starts:
+                        with each.begin() as connection:
+                            holds.start(connection, run_id, dict.fromkeys(held, "v1"))
+                    ended.put(held)
+            finally:
+                ended.put(None)
             outlet.result()
         taker.dispose()
         engine.dispose()
@@ -99,17 +101,27 @@ class Twofold:
 
 
 def _complete(
-    engine: Engine, run_id: UUID, ended: "queue.Queue[list[Claim] | None]", shift: Shift
+    engine: Engine,
+    run_id: UUID,
+    ended: "queue.Queue[list[Claim] | None]",
+    shift: Shift,
+    failed: threading.Event,
 ) -> None:
     """Complete what has ended, all that waits together, until None comes."""
     last = False
-    while not last:
-        batches = [ended.get()]
-        while not ended.empty():
-            batches.append(ended.get())
-        last = None in batches
-        results = {claim: result_of(claim) for batch in batches for claim in batch or ()}
-        if results:
-            with engine.begin() as connection:
-                settled = outcomes.complete(connection, run_id, results)
-            shift.did(sum(one.stands for one in settled))
+    try:
+        while not last:
+            batches = [ended.get()]
+            while not ended.empty():
+                batches.append(ended.get())
+            last = None in batches
+            results = {claim: result_of(claim) for batch in batches for claim in batch or ()}
+            if results:
+                with engine.begin() as connection:
+                    settled = outcomes.complete(connection, run_id, results)
+                shift.did(sum(one.stands for one in settled))
+    except BaseException:
+        failed.set()
+        while not last:  # the intake shall not wait for room for ever
+            last = ended.get() is None
+        raise

@@ -20,7 +20,7 @@ _OUTCOMES = (Outcome.EXISTING, Outcome.CREATED)
 
 #: Chunks that are written side by side: while the server works for one, the interpreter does for
 #: another. And how many are written or wait to be while the next is gathered.
-_WRITERS, _UNDER_WAY = 3, 4
+_WRITERS, _UNDER_WAY = 3, 5
 
 
 class Tally:
@@ -104,8 +104,9 @@ def overlapping(
 
     Side by side, but for the first, which begins the submission, the last, which seals it, those
     that share a key with another, so that the first to name it has it, and those of a tenant that
-    may only have so many jobs waiting. Whatever ends the items, the chunks under way are written
-    and counted first. After one that cannot be written no other is begun.
+    may only have so many jobs waiting, or of which that is not known. Whatever ends the items, the
+    chunks under way are written and counted first. After one that cannot be written no other is
+    begun; those that were are counted.
 
     Args:
         chunks: The last says so.
@@ -123,7 +124,7 @@ def overlapping(
         try:
             for chunk in chunks:
                 alone = one_by_one or chunk.is_last or under_way.must_end_before(chunk)
-                under_way.count(most_left=0 if alone else _UNDER_WAY)
+                under_way.count(most_left=0 if alone else _UNDER_WAY - 1)
                 under_way.begin(chunk)
         finally:
             under_way.count(most_left=0)
@@ -138,7 +139,7 @@ class _UnderWay:
         self._tally = tally
         self._failed = threading.Event()
         self._chunks: deque[tuple[Chunk, Future[Written | None]]] = deque()
-        self._limited = False
+        self._limited = True
 
     def must_end_before(self, chunk: Chunk) -> bool:
         """Whether this chunk can only be written when all of them are."""
@@ -152,18 +153,37 @@ class _UnderWay:
         self._chunks.append((chunk, self._writers.submit(self._write_next, chunk)))
 
     def count(self, *, most_left: int) -> None:
-        """Wait until no more are under way, and count those that have ended."""
-        while len(self._chunks) > most_left:
-            chunk, ended = self._chunks.popleft()
-            try:
-                written = ended.result()
-                if written is not None:
+        """Wait until no more are under way, and count those that have ended.
+
+        Raises:
+            BaseException: One could not be written; all others have ended and are counted. Or the
+                tally cannot take one; then it is told of no other.
+        """
+        failure: BaseException | None = None
+        while self._chunks and (len(self._chunks) > most_left or self._has_news()):
+            chunk, ended = self._chunks[0]
+            problem = ended.exception()  # whoever interrupts this wait finds the chunk where it was
+            self._chunks.popleft()
+            if problem is not None:
+                failure = failure or problem
+            elif (written := ended.result()) is not None:
+                if written.limited is not None:
                     self._limited = written.limited
-                    self._tally.add(chunk, written)
-            except BaseException:
-                self._failed.set()
-                self._chunks.clear()
-                raise
+                self._tell(chunk, written)
+        if failure is not None:
+            raise failure
+
+    def _has_news(self) -> bool:
+        """Whether the first has ended, or none is begun any more."""
+        return self._chunks[0][1].done() or self._failed.is_set()
+
+    def _tell(self, chunk: Chunk, written: Written) -> None:
+        try:
+            self._tally.add(chunk, written)
+        except BaseException:
+            self._failed.set()
+            self._chunks.clear()
+            raise
 
     def _write_next(self, chunk: Chunk) -> Written | None:
         if self._failed.is_set():

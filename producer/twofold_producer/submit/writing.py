@@ -12,7 +12,7 @@ from twofold_schema.ledger.new_jobs import Written
 
 
 class Writing:
-    """Writes the chunks of one submission, in order.
+    """Writes the chunks of one submission: the first and the last alone, others from any thread.
 
     Args:
         key: The caller's own name for the submission.
@@ -40,7 +40,8 @@ class Writing:
         self._remember = remember
         self._strict = strict
         self._webhook = webhook
-        # A script that is run again finds long stretches of keys that are held.
+        # A script that is run again finds long stretches of keys that are held. A matter of speed
+        # only, so that it does not matter which thread says so last.
         self._likely_new = True
 
     def write(
@@ -50,7 +51,7 @@ class Writing:
 
         Args:
             connection: In a transaction.
-            chunk: The next.
+            chunk: Any, but for the first and the last.
             alone: Whether the transaction is this chunk's own.
             again: Whether this was tried before, and its commit may be what was lost.
 

@@ -121,16 +121,17 @@ class Written:
     that Python looks through for garbage, again and again.
 
     Attributes:
-        job_ids: Of each job, if it is new; of one whose key was known that of the key's holder.
+        job_ids: The one that each was to have; of one whose key was known, its holder's.
         created: Whether each is new.
         faults: Why jobs were not written.
-        limited: Whether one of their tenants may only have so many jobs waiting.
+        limited: Whether one of their tenants may only have so many jobs waiting; None where that
+            was not looked for.
     """
 
     job_ids: Sequence[PackedId]
     created: Sequence[int]
     faults: Mapping[int, KeyReused | InvalidParameter]
-    limited: bool = False
+    limited: bool | None = None
 
 
 class Accepted(NamedTuple):

@@ -7,7 +7,7 @@ from datetime import timedelta
 from types import MappingProxyType
 from uuid import UUID
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, text
 
 from twofold_schema.database import read_in_order
 from twofold_schema.errors import SubmissionNotFound
@@ -40,13 +40,26 @@ _BEGIN = text("""
     ON CONFLICT (id) DO NOTHING
 """)
 
-# Whether a submission is sealed; nobody seals it before this transaction ends.
-_JOIN = text("SELECT sealed_at IS NOT NULL FROM submissions WHERE id = :id FOR SHARE")
 
-# The same for whoever will seal it: two that share it would wait for each other.
-_JOIN_TO_SEAL = text("""
-    SELECT sealed_at IS NOT NULL FROM submissions WHERE id = :id FOR NO KEY UPDATE
-""")
+def _join(turn: str, lock: str) -> TextClause:
+    """Whether a submission is sealed, with a lock of its row until this transaction ends.
+
+    An advisory lock comes before it, which is given in turn: those that share a row's lock pass by
+    whoever waits for a stronger one, and with several at it all the time that one would wait until
+    all of them are done.
+    """
+    return text(f"""
+        SELECT sealed_at IS NOT NULL
+        FROM (SELECT {turn}(hashtextextended('twofold.join.' || :id, 0))) AS turn, submissions
+        WHERE id = CAST(:id AS uuid) FOR {lock} OF submissions
+    """)  # noqa: S608 - built from constants of this module
+
+
+# Nobody seals it before this transaction ends.
+_JOIN = _join("pg_advisory_xact_lock_shared", "SHARE")
+
+# For whoever will seal it: two that share it would wait for each other.
+_JOIN_TO_SEAL = _join("pg_advisory_xact_lock", "NO KEY UPDATE")
 
 # Says that a submission gets no more jobs.
 _SEAL = text("""
@@ -237,7 +250,7 @@ def join(connection: Connection, submission_id: UUID, *, to_seal: bool = False) 
         SubmissionNotFound: No submission has this id.
     """
     statement = _JOIN_TO_SEAL if to_seal else _JOIN
-    sealed = connection.execute(statement, {"id": submission_id}).scalar_one_or_none()
+    sealed = connection.execute(statement, {"id": str(submission_id)}).scalar_one_or_none()
     if sealed is None:
         raise SubmissionNotFound(f"No submission has the id {submission_id}.")
     return not sealed

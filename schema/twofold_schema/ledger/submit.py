@@ -143,7 +143,7 @@ def insert_each(
             _check_room(new, clock.quotas, tallies.waiting(connection, clock.quotas))
         created = compress(zip(job_ids, new_jobs, strict=True), written.created)
         copying.copy_jobs(connection, created, submission_id=submission_id, now=clock.now)
-    return replace(written, limited=True) if clock.quotas else written
+    return replace(written, limited=bool(clock.quotas)) if new_jobs else written
 
 
 @dataclass(frozen=True, slots=True)

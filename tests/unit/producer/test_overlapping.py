@@ -1,7 +1,9 @@
 """Chunks that are written while the next are gathered."""
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any
 
 import pytest
 
@@ -28,44 +30,17 @@ def chunk(number: int, *keys: str, of: int) -> Chunk:
     )
 
 
-def written(one: Chunk, *, limited: bool = False) -> Written:
+def written(one: Chunk, *, limited: bool | None = False) -> Written:
     return Written(job_ids=one.job_ids, created=[True] * len(one.jobs), faults={}, limited=limited)
 
 
-class Desk:
-    """Writes chunks, and knows which were under way together.
+class Counting(Tally):
+    def __init__(self) -> None:
+        super().__init__()
+        self.counted: list[int] = []
 
-    Args:
-        limited: Whether the tenant may only have so many jobs waiting.
-    """
-
-    def __init__(self, *, limited: bool = False) -> None:
-        self.together: list[set[str]] = []
-        self.meeting = threading.Barrier(2)
-        self.met = False
-        self._limited = limited
-        self._now: set[str] = set()
-        self._lock = threading.Lock()
-
-    def write(self, one: Chunk) -> Written:
-        name = str(one.positions[0])
-        with self._lock:
-            self._now.add(name)
-            self.together.append(set(self._now))
-        try:
-            if not one.is_first and not self.met:
-                self._meet()
-            return written(one, limited=self._limited)
-        finally:
-            with self._lock:
-                self._now.remove(name)
-
-    def _meet(self) -> None:
-        try:
-            self.meeting.wait(0.2)
-            self.met = True
-        except threading.BrokenBarrierError:
-            self.meeting.reset()
+    def add(self, chunk: Chunk, written: Written) -> None:
+        self.counted.append(chunk.positions[0])
 
 
 def in_chunks(*keys: str) -> Iterator[Chunk]:
@@ -73,31 +48,60 @@ def in_chunks(*keys: str) -> Iterator[Chunk]:
 
 
 def test_chunks_are_written_side_by_side_but_for_the_first_and_the_last() -> None:
-    desk = Desk()
-    overlapping(in_chunks("a", "b", "c", "d", "e"), desk.write, Tally())
+    now, together, lock = set[int](), list[set[int]](), threading.Lock()
+    meeting = threading.Barrier(3)
 
-    assert desk.met
-    assert desk.together[0] == {"0"}
-    assert desk.together[-1] == {"4"}
+    def write(one: Chunk) -> Written:
+        (number,) = one.positions
+        with lock:
+            now.add(number)
+            together.append(set(now))
+        if number in {1, 2, 3}:
+            meeting.wait(_PATIENCE_SECONDS)
+        with lock:
+            now.remove(number)
+        return written(one)
+
+    overlapping(in_chunks("a", "b", "c", "d", "e"), write, Tally())
+
+    assert {1, 2, 3} in together
+    assert together[0] == {0}
+    assert together[-1] == {4}
 
 
-@pytest.mark.parametrize("why", ["the items share a key", "the tenant is limited", "as asked"])
+@pytest.mark.parametrize(
+    "why", ["they share a key", "the tenant is limited", "nobody knows whether it is", "as asked"]
+)
 def test_chunks_are_written_one_by_one_where_side_by_side_would_tell(why: str) -> None:
-    keys = ("a", "bx", "cx", "dx", "ex") if why == "the items share a key" else tuple("abcde")
-    desk = Desk(limited=why == "the tenant is limited")
-    overlapping(in_chunks(*keys), desk.write, Tally(), one_by_one=why == "as asked")
+    limited = {"the tenant is limited": True, "nobody knows whether it is": None}.get(why, False)
+    keys = ("a", "bx", "cx", "dx", "ex") if why == "they share a key" else tuple("abcde")
+    gathered = [threading.Event() for _ in keys]
+    now, together, lock = set[int](), list[set[int]](), threading.Lock()
 
-    assert not desk.met
-    assert desk.together == [{str(number)} for number in range(5)]
+    def chunks() -> Iterator[Chunk]:
+        for one in in_chunks(*keys):
+            gathered[one.positions[0]].set()
+            yield one
+
+    def write(one: Chunk) -> Written:
+        number = one.positions[0]
+        with lock:
+            now.add(number)
+            together.append(set(now))
+        # Were the next one begun, the one after it would be gathered at once.
+        if number + 2 < len(keys):
+            assert not gathered[number + 2].wait(0.05)
+        with lock:
+            now.remove(number)
+        return written(one, limited=limited)
+
+    overlapping(chunks(), write, Tally(), one_by_one=why == "as asked")
+
+    assert together == [{number} for number in range(5)]
 
 
 def test_answers_come_in_order_whichever_chunk_is_written_first() -> None:
-    counted: list[int] = []
-    overtaken = threading.Event()
-
-    class Counting(Tally):
-        def add(self, chunk: Chunk, written: Written) -> None:
-            counted.append(chunk.positions[0])
+    overtaken, tally = threading.Event(), Counting()
 
     def write(one: Chunk) -> Written:
         if one.positions == [1]:
@@ -106,69 +110,107 @@ def test_answers_come_in_order_whichever_chunk_is_written_first() -> None:
             overtaken.set()
         return written(one)
 
-    overlapping(in_chunks(*"abcde"), write, Counting())
-    assert counted == list(range(5))
+    overlapping(in_chunks(*"abcde"), write, tally)
+    assert tally.counted == list(range(5))
 
 
-def gathered_from(chunks: Iterable[Chunk], gathered: list[int]) -> Iterator[Chunk]:
-    for one in chunks:
-        gathered.append(one.positions[0])
-        yield one
+@pytest.fixture
+def writes_ended(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
+    """Released whenever a chunk has ended, and everybody can see that."""
+    ended = threading.Semaphore(0)
+    for name in ("set_result", "set_exception"):
+        settle = getattr(Future, name)
+
+        def settle_and_say(
+            future: Future[Any], outcome: object, settle: Callable[..., None] = settle
+        ) -> None:
+            settle(future, outcome)
+            ended.release()
+
+        monkeypatch.setattr(Future, name, settle_and_say)
+    return ended
 
 
-def test_after_a_chunk_that_cannot_be_written_none_is_begun() -> None:
-    gathered, begun, ahead = list[int](), list[int](), threading.Event()
-
-    def chunks() -> Iterator[Chunk]:
-        for one in in_chunks(*"abcdef"):
-            gathered.append(one.positions[0])
-            yield one
-            ahead.set()
-
-    def write(one: Chunk) -> Written:
-        begun.append(one.positions[0])
-        assert ahead.wait(_PATIENCE_SECONDS)  # the next one is gathered
-        raise QueueFull("full")
-
-    with pytest.raises(QueueFull):
-        overlapping(chunks(), write, Tally())
-
-    assert begun == [0]
-    assert gathered == [0, 1]
-
-
-def test_after_answers_that_the_caller_cannot_take_none_is_begun_that_waits() -> None:
-    gathered, begun, taken = list[int](), list[int](), threading.Event()
-
-    class Refusing(Tally):
-        def add(self, chunk: Chunk, written: Written) -> None:
-            taken.set()
-            raise ValueError("not like this")
+def test_after_a_chunk_that_cannot_be_written_none_is_begun_and_those_that_were_are_counted(
+    writes_ended: threading.Semaphore,
+) -> None:
+    begun, all_begun, first_ended = list[int](), threading.Barrier(3), threading.Event()
 
     def write(one: Chunk) -> Written:
-        begun.append(one.positions[0])
+        (number,) = one.positions
+        begun.append(number)
+        if number in {1, 2, 3}:
+            all_begun.wait(_PATIENCE_SECONDS)
+        if number == 1:
+            raise QueueFull("full")
+        if number == 2:
+            # Chunk 0, and then 1.
+            assert all(writes_ended.acquire(timeout=_PATIENCE_SECONDS) for _ in range(2))
+            first_ended.set()
+        if number == 3:
+            assert first_ended.wait(_PATIENCE_SECONDS)
         return written(one)
 
-    with pytest.raises(ValueError, match="not like this"):
-        overlapping(gathered_from(in_chunks(*"abcdef"), gathered), write, Refusing())
+    tally = Counting()
+    with pytest.raises(QueueFull):
+        overlapping(in_chunks(*"abcdefgh"), write, tally)
 
-    assert taken.is_set()
-    assert begun == [0]
-    assert gathered == [0, 1]
+    assert sorted(begun) == [0, 1, 2, 3]
+    assert tally.counted == [0, 2, 3]
+
+
+def test_after_answers_that_the_caller_cannot_take_it_is_told_no_more_and_none_is_begun() -> None:
+    begun, refused = list[int](), threading.Event()
+
+    class Refusing(Counting):
+        def add(self, chunk: Chunk, written: Written) -> None:
+            super().add(chunk, written)
+            if chunk.positions == [1]:
+                refused.set()
+                raise ValueError("not like this")
+
+    def write(one: Chunk) -> Written:
+        (number,) = one.positions
+        begun.append(number)
+        if number in {2, 3, 4}:
+            assert refused.wait(_PATIENCE_SECONDS)
+        return written(one)
+
+    tally = Refusing()
+    with pytest.raises(ValueError, match="not like this"):
+        overlapping(in_chunks(*"abcdefgh"), write, tally)
+
+    assert not {6, 7} & set(begun)
+    assert tally.counted == [0, 1]
+
+
+def test_a_chunk_that_was_written_is_told_before_the_next_is_begun(
+    writes_ended: threading.Semaphore,
+) -> None:
+    told, tally = list[list[int]](), Counting()
+
+    def chunks() -> Iterator[Chunk]:
+        for one in in_chunks("a", "b", "c", "d"):
+            yield one
+            assert writes_ended.acquire(timeout=_PATIENCE_SECONDS)
+
+    def write(one: Chunk) -> Written:
+        told.append(list(tally.counted))
+        return written(one)
+
+    overlapping(chunks(), write, tally)
+    assert told == [[], [0], [0, 1], [0, 1, 2]]
+    assert tally.counted == [0, 1, 2, 3]
 
 
 def test_what_ends_the_items_comes_after_all_that_was_gathered_is_counted() -> None:
-    counted: list[int] = []
-
-    class Counting(Tally):
-        def add(self, chunk: Chunk, written: Written) -> None:
-            counted.append(chunk.positions[0])
+    tally = Counting()
 
     def items() -> Iterator[Chunk]:
         yield from (chunk(number, str(number), of=9) for number in range(4))
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        overlapping(items(), written, Counting())
+        overlapping(items(), written, tally)
 
-    assert counted == list(range(4))
+    assert tally.counted == list(range(4))
