@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from benchmarks.queue.servers import Database
-from twofold_producer.keeper.duties import Keeper, count_duties
+from twofold_producer.keeper.duties import Keeper, count_duties, fold_duties
 from twofold_schema.settings import KeeperSettings
 
 _NEVER_HOURS: Final = 24 * 3650
@@ -20,12 +20,18 @@ def kept(database: Database) -> Iterator[None]:
     """
     settings = KeeperSettings(history_after_hours=_NEVER_HOURS)
     engine, stop = database.connect(), threading.Event()
-    keeper = Keeper(count_duties(engine, settings), every_seconds=settings.keeper_seconds)
-    thread = threading.Thread(target=keeper.run, args=(stop,), name="keeper")
-    thread.start()
+    every = settings.keeper_seconds
+    keepers = (
+        Keeper(count_duties(engine, settings), every_seconds=every),
+        Keeper(fold_duties(engine), every_seconds=every, hurries=True),
+    )
+    threads = [threading.Thread(target=keeper.run, args=(stop,)) for keeper in keepers]
+    for thread in threads:
+        thread.start()
     try:
         yield
     finally:
         stop.set()
-        thread.join()
+        for thread in threads:
+            thread.join()
         engine.dispose()

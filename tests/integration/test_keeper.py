@@ -28,7 +28,14 @@ from tests.house import House, eventually
 
 from twofold_producer.broker import Bell
 from twofold_producer.dev.postgres import Postgres
-from twofold_producer.keeper.duties import Keeper, count_duties, ledger_duties, operation_duties
+from twofold_producer.keeper.duties import (
+    Duty,
+    Keeper,
+    count_duties,
+    fold_duties,
+    ledger_duties,
+    operation_duties,
+)
 from twofold_schema import database, ticket
 from twofold_schema.ledger import operations, sweeps
 from twofold_schema.operation import JobFilter, OperationKind
@@ -227,6 +234,29 @@ class TestOnce:
         assert job_of(engine, due).state is JobState.SCHEDULED
 
 
+class TestHurry:
+    @pytest.mark.parametrize(("found", "rounds"), [([100, 99], 2), ([99], 1)])
+    def test_the_next_round_comes_sooner_while_one_concerns_many_rows(
+        self, found: list[int], rounds: int
+    ) -> None:
+        """A stop that does not wait, and says for how long it was to."""
+        waits: list[float] = []
+        left = iter(found)
+
+        class Stop(threading.Event):
+            def wait(self, timeout: float | None = None) -> bool:
+                assert timeout is not None
+                waits.append(timeout)
+                if len(waits) == rounds:
+                    self.set()
+                return self.is_set()
+
+        duty = Duty("count", lambda: next(left))
+        Keeper([duty], every_seconds=10.0, hurries=True).run(Stop())
+
+        assert waits == [2.0, 10.0][-rounds:]
+
+
 class TestCounts:
     """The duties that keep counts and events in bounds."""
 
@@ -235,7 +265,8 @@ class TestCounts:
         with engine.begin() as connection:
             (last,) = connection.execute(_LAST_DAY).scalars()
             connection.execute(text(f"DROP TABLE {last}"))
-        keeper = Keeper(count_duties(engine, KeeperSettings()), every_seconds=SELDOM)
+        duties = [*fold_duties(engine), *count_duties(engine, KeeperSettings())]
+        keeper = Keeper(duties, every_seconds=SELDOM)
 
         with capture_logs() as logs:
             keeper.once()

@@ -15,6 +15,7 @@ from twofold_producer.broker import Bell
 from twofold_producer.keeper.duties import (
     Keeper,
     count_duties,
+    fold_duties,
     ledger_duties,
     operation_duties,
     reporting_duties,
@@ -69,6 +70,7 @@ def run(
         ],
         every_seconds=every,
     )
+    of_folds = Keeper(fold_duties(engine), every_seconds=every, hurries=True)
     of_operations = Keeper(operation_duties(engine, bell), every_seconds=every)
     storage, results = OpenPlaces(places), places.results_uri
     of_storage = Keeper(
@@ -85,7 +87,12 @@ def run(
     together = Together(stop, patience_seconds=wanted.database_timeout_seconds + _FAREWELL_SECONDS)
     try:
         together.run(
-            of_rows.run, of_operations.run, of_storage.run, of_submissions.run, of_webhooks.run
+            of_rows.run,
+            of_folds.run,
+            of_operations.run,
+            of_storage.run,
+            of_submissions.run,
+            of_webhooks.run,
         )
         outbox.close()
     finally:

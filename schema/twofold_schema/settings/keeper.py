@@ -14,7 +14,8 @@ class KeeperSettings(Settings):
     """The keeper.
 
     Attributes:
-        keeper_seconds: How often each duty is done.
+        keeper_seconds: How often each duty is done. While much is claimed, what claims read is
+            added up five times as often.
         seal_after_hours: A submission to which nothing was added for so long, because its producer
             died, is sealed.
         collect_after_hours: The age from which results that no row names are deleted; 0 for never.
