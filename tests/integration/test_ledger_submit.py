@@ -191,6 +191,29 @@ def test_two_that_will_seal_one_submission_do_not_wait_for_each_other(engine: En
         assert not other.answer()
 
 
+def test_who_will_seal_a_submission_has_his_turn_before_those_that_come_later(
+    engine: Engine,
+) -> None:
+    """Else he would wait for as long as others add to it without a pause."""
+
+    def seal(connection: Connection) -> bool:
+        takes_more = submissions.join(connection, submission_id, to_seal=True)
+        submissions.seal(connection, submission_id)
+        return takes_more
+
+    with engine.begin() as connection:
+        submission_id = submissions.begin(connection)
+    with rivals(engine) as rival, engine.begin() as connection:
+        assert submissions.join(connection, submission_id)
+        sealer = rival(seal)
+        assert sealer.blocked
+        later = rival(lambda c: submissions.join(c, submission_id))
+        assert later.blocked
+        connection.commit()
+        assert sealer.answer()
+        assert not later.answer()
+
+
 def test_a_rolled_back_submit_leaves_neither_job_nor_key(engine: Engine) -> None:
     with engine.connect() as connection:
         (undone,) = submit.insert_jobs(connection, [new_job(key="cat")])
