@@ -50,7 +50,7 @@ def measure(bench: Bench) -> Report:
                 found = middle_rate(drained(one, jobs[one.name], clients))
                 rates[one.name][clients].append(found)
             else:
-                jobs[one.name] = _jobs_of_a_drain(one, clients, bench.scale)
+                jobs[one.name] = _jobs_of_a_drain(one, clients, scale)
         return _report(everyone, rates)
 
 

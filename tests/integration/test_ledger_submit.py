@@ -1,6 +1,7 @@
 """Jobs are written once per key, in the state that their start time gives them."""
 
 from datetime import timedelta
+from functools import partial
 from uuid import UUID
 
 import pytest
@@ -172,19 +173,19 @@ def test_a_submission_is_not_sealed_under_who_adds_to_it(engine: Engine, *, to_s
         assert not submissions.join(connection, submission_id)
 
 
+def join_and_seal(submission_id: UUID, connection: Connection) -> bool:
+    takes_more = submissions.join(connection, submission_id, to_seal=True)
+    submissions.seal(connection, submission_id)
+    return takes_more
+
+
 def test_two_that_will_seal_one_submission_do_not_wait_for_each_other(engine: Engine) -> None:
     """The second waits for the first from the start."""
-
-    def seal(connection: Connection) -> bool:
-        takes_more = submissions.join(connection, submission_id, to_seal=True)
-        submissions.seal(connection, submission_id)
-        return takes_more
-
     with engine.begin() as connection:
         submission_id = submissions.begin(connection)
     with rivals(engine) as rival, engine.begin() as connection:
         assert submissions.join(connection, submission_id, to_seal=True)
-        other = rival(seal)
+        other = rival(partial(join_and_seal, submission_id))
         assert other.blocked
         submissions.seal(connection, submission_id)
         connection.commit()
@@ -195,17 +196,11 @@ def test_who_will_seal_a_submission_has_his_turn_before_those_that_come_later(
     engine: Engine,
 ) -> None:
     """Else he would wait for as long as others add to it without a pause."""
-
-    def seal(connection: Connection) -> bool:
-        takes_more = submissions.join(connection, submission_id, to_seal=True)
-        submissions.seal(connection, submission_id)
-        return takes_more
-
     with engine.begin() as connection:
         submission_id = submissions.begin(connection)
     with rivals(engine) as rival, engine.begin() as connection:
         assert submissions.join(connection, submission_id)
-        sealer = rival(seal)
+        sealer = rival(partial(join_and_seal, submission_id))
         assert sealer.blocked
         later = rival(lambda c: submissions.join(c, submission_id))
         assert later.blocked
