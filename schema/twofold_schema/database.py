@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import psycopg
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, exc
 from sqlalchemy.exc import DBAPIError, DisconnectionError
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePool
 
 from twofold_schema.settings import DatabaseSettings
 
@@ -46,6 +46,22 @@ _READS_IN_ORDER = "reads_in_order"
 _COMMITS_EACH = "commits_each"
 
 
+class _Pool(QueuePool):
+    """A pool where none being free in time is an error of the database, as any other want is.
+
+    SQLAlchemy's own is no `DBAPIError`, so that nobody who waits an outage out would know it.
+    """
+
+    def connect(self) -> PoolProxiedConnection:
+        try:
+            return super().connect()
+        except exc.TimeoutError as error:
+            busy = psycopg.errors.ConnectionTimeout(
+                "all connections of this process are in use; TWOFOLD_DATABASE_POOL_SIZE allows more"
+            )
+            raise DBAPIError.instance("", None, busy, psycopg.Error) from error
+
+
 def connect(settings: DatabaseSettings, *, in_order: bool = False) -> Engine:
     """An engine over a small pool; no connection is made yet.
 
@@ -57,6 +73,8 @@ def connect(settings: DatabaseSettings, *, in_order: bool = False) -> Engine:
         settings.database_url.get_secret_value(),
         # The driver begins no transaction by itself: `_begin` does, in one trip with its bounds.
         isolation_level="AUTOCOMMIT",
+        poolclass=_Pool,
+        pool_timeout=settings.database_timeout_seconds,
         pool_size=settings.database_pool_size,
         max_overflow=3 * settings.database_pool_size,
         connect_args=dict(CONNECT_ARGS),

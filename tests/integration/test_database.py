@@ -1,6 +1,7 @@
 """Connections: what a session keeps, and what becomes of one that is gone."""
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 from sqlalchemy import Engine, text
@@ -131,6 +132,34 @@ def test_what_fails_is_taken_back_whole(single: Engine) -> None:
         _fail_half_way(single)
     with single.begin() as connection:
         assert connection.execute(text("SELECT to_regclass('half')")).scalar_one() is None
+
+
+def test_no_free_connection_is_an_error_that_waiting_mends(
+    database_settings: DatabaseSettings,
+) -> None:
+    hurried = {"database_pool_size": 1, "database_timeout_seconds": 0.05}
+    engine = database.connect(database_settings.model_copy(update=hurried))
+    refused = list[DBAPIError]()
+    try:
+        with ExitStack() as held:
+            for _ in range(4):
+                held.enter_context(engine.connect())
+
+            def waiting(error: DBAPIError) -> None:
+                refused.append(error)
+                held.close()
+
+            answer = database.persevere(
+                engine,
+                lambda connection: connection.execute(text("SELECT 1")).scalar_one(),
+                waiting=waiting,
+                first_pause=0,
+            )
+    finally:
+        engine.dispose()
+    assert answer == 1
+    (error,) = refused
+    assert "TWOFOLD_DATABASE_POOL_SIZE" in str(error.orig)
 
 
 @pytest.mark.parametrize("fresh_seconds", [0.0, 3600.0])

@@ -272,10 +272,10 @@ class TestCounts:
             keeper.once()
             keeper.once()
 
-        assert [(entry["duty"], entry["count"]) for entry in logs] == [
-            ("fold", 1),
-            ("roll_up", 1),
-            ("keep_events", 1),
+        assert [(entry["log_level"], entry["duty"], entry["count"]) for entry in logs] == [
+            ("debug", "fold", 1),
+            ("info", "roll_up", 1),
+            ("info", "keep_events", 1),
         ]
 
     def test_keep_all_events_as_a_role_that_does_not_own_the_tables(

@@ -67,10 +67,12 @@ class Duty:
     Attributes:
         name: As it is logged.
         do: Does it; returns how many rows or objects it concerned.
+        always: There is something to do whenever jobs move, and nobody wants to read of it.
     """
 
     name: str
     do: Callable[[], int]
+    always: bool = False
 
 
 class Keeper:
@@ -111,7 +113,8 @@ class Keeper:
                 continue
             concerned += count
             if count:
-                log.info("kept", duty=duty.name, count=count)
+                tell = log.debug if duty.always else log.info
+                tell("kept", duty=duty.name, count=count)
         return concerned
 
 
@@ -174,8 +177,8 @@ def ledger_duties(
 def fold_duties(engine: Engine) -> list[Duty]:
     """What adds up the journals that every claim reads to the end."""
     return [
-        _duty(engine, "fold", tallies.fold),
-        _duty(engine, "fold_shares", shares.fold),
+        _duty(engine, "fold", tallies.fold, always=True),
+        _duty(engine, "fold_shares", shares.fold, always=True),
     ]
 
 
@@ -326,11 +329,13 @@ def webhook_duties(engine: Engine, outbox: Outbox, settings: WebhookSettings) ->
     return [Duty("deliver", outbox.deliver), _duty(engine, "forget_deliveries", forget)]
 
 
-def _duty(engine: Engine, name: str, do: Callable[[Connection], int]) -> Duty:
+def _duty(
+    engine: Engine, name: str, do: Callable[[Connection], int], *, always: bool = False
+) -> Duty:
     """A duty in a transaction of its own, left out while another keeper is at it."""
 
     def in_a_transaction() -> int:
         with engine.begin() as connection:
             return do(connection) if sweeps.try_duty(connection, name) else 0
 
-    return Duty(name, in_a_transaction)
+    return Duty(name, in_a_transaction, always)

@@ -14,7 +14,7 @@ class DatabaseSettings(Settings):
     Attributes:
         database_url: `postgresql://user:password@host:port/name`; Postgres only.
         database_pool_size: Connections that a process keeps open; under load up to four times more.
-        database_timeout_seconds: What one statement may take.
+        database_timeout_seconds: What one statement may take, and waiting for a free connection.
     """
 
     database_url: SecretStr
