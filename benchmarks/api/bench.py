@@ -1,11 +1,9 @@
-"""What a benchmark is given: how much is measured, and on which servers."""
+"""How much benchmarks of the HTTP API measure."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
-from rich.console import Console
-
-from benchmarks.queue.servers import Servers
+from benchmarks import suite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,16 +47,4 @@ SCALES: Final = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bench:
-    """A benchmark's surroundings.
-
-    Attributes:
-        servers: Real ones.
-        scale: How much is measured.
-        console: Where progress is shown.
-    """
-
-    servers: Servers
-    scale: Scale
-    console: Console
+Bench: TypeAlias = suite.Bench[Scale]

@@ -5,8 +5,6 @@ from collections.abc import Iterator, Mapping
 from statistics import median
 from typing import Any, Final
 
-from rich.progress import track
-
 from benchmarks.api.bench import Bench
 from benchmarks.api.serving import serving
 from benchmarks.queue.producing import producer_of, requests
@@ -36,7 +34,7 @@ def measure(bench: Bench) -> Report:
         ):
             client.submit_many(_items(1, "warm"))
             producer.submit_many(requests(1, "warm-door"))
-            for number in track(range(scale.rounds), "bulk", console=bench.console, transient=True):
+            for number in bench.each(range(scale.rounds), "bulk"):
                 begin = time.perf_counter()
                 by_http = client.submit_many(_items(scale.submitted, f"http-{number}"))
                 between = time.perf_counter()

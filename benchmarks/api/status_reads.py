@@ -6,8 +6,6 @@ from statistics import median
 from typing import Final
 from uuid import UUID
 
-from rich.progress import track
-
 from benchmarks.api.asking import Asking, Listening
 from benchmarks.api.bench import Bench
 from benchmarks.api.serving import NOTHING, Served, serving
@@ -66,9 +64,7 @@ def measure(bench: Bench) -> Report:
         ):
             listeners.begin()
             changes.begin()
-            for _ in track(
-                range(scale.rounds), "status reads", console=bench.console, transient=True
-            ):
+            for _ in bench.each(range(scale.rounds), "status-reads"):
                 for name, asking in asked.items():
                     with Crew(asking, clients=scale.readers) as readers:
                         readers.begin()

@@ -1,15 +1,9 @@
-"""What a benchmark is given: how much is measured, and on which servers."""
+"""How much benchmarks of the queue measure."""
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, TypeAlias
 
-from rich.console import Console
-from rich.progress import track
-
-from benchmarks.queue.servers import Servers
-
-Item = TypeVar("Item")
+from benchmarks import suite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,22 +72,4 @@ SCALES: Final = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bench:
-    """A benchmark's surroundings.
-
-    Attributes:
-        servers: Real ones.
-        scale: How much is measured.
-        console: Where progress is shown.
-    """
-
-    servers: Servers
-    scale: Scale
-    console: Console
-
-    def each(self, items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
-        """The items, with a bar that says how far it is."""
-        return iter(
-            track(items, description=what, total=total, console=self.console, transient=True)
-        )
+Bench: TypeAlias = suite.Bench[Scale]

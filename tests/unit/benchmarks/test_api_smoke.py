@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from benchmarks.api.__main__ import BENCHMARKS, run
+from benchmarks.api.__main__ import SUITE
 from benchmarks.api.asking import Line
 from benchmarks.queue.servers import Servers, open_servers
 from rich.console import Console
@@ -25,11 +25,11 @@ def servers() -> Iterator[Servers]:
         yield servers
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", SUITE.benchmarks)
 def test_a_benchmark_runs_and_its_figures_are_numbers(
     name: str, servers: Servers, tmp_path: Path
 ) -> None:
-    run(servers, "tiny", tmp_path, [name], Console(quiet=True))
+    SUITE.run(servers, "tiny", tmp_path, [name], Console(quiet=True))
 
     written = json.loads((tmp_path / "api.json").read_text())
     assert written["figures"].keys() == FIGURES[name]

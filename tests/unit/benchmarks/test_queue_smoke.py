@@ -1,5 +1,6 @@
 """Every benchmark of the queue runs at tiny size, with every peer. No times are judged."""
 
+import io
 import json
 import math
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks.queue import rows
-from benchmarks.queue.__main__ import BENCHMARKS, run
+from benchmarks.queue.__main__ import SUITE
 from benchmarks.queue.bench import SCALES, Bench
 from benchmarks.queue.claim_complete import drained
 from benchmarks.queue.crew import Crew, Shift, middle_rate, rate
@@ -38,11 +39,11 @@ def servers() -> Iterator[Servers]:
         yield servers
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", SUITE.benchmarks)
 def test_a_benchmark_runs_and_its_figures_are_numbers(
     name: str, servers: Servers, tmp_path: Path
 ) -> None:
-    run(servers, "tiny", tmp_path, [name], Console(quiet=True))
+    SUITE.run(servers, "tiny", tmp_path, [name], Console(quiet=True))
 
     written = json.loads((tmp_path / "queue.json").read_text())
     assert written["figures"].keys() == FIGURES[name]
@@ -52,6 +53,15 @@ def test_a_benchmark_runs_and_its_figures_are_numbers(
     assert written["machine"]["postgres"]["synchronous_commit"] == "on"
     assert (tmp_path / f"queue-{name}.png").is_file()
     assert f"![{name}](queue-{name}.png)" in (tmp_path / "queue.md").read_text()
+
+
+def test_how_far_it_is_can_be_read_where_no_bar_moves(servers: Servers) -> None:
+    said = io.StringIO()
+    bench = Bench(servers=servers, scale=SCALES["tiny"], console=Console(file=said))
+
+    assert list(bench.each("abc", "letters")) == ["a", "b", "c"]
+    assert "letters: 1 of 3" in said.getvalue()
+    assert "letters: 2" not in said.getvalue()
 
 
 def test_jobs_that_are_left_behind_are_seen(servers: Servers) -> None:
