@@ -234,6 +234,19 @@ def test_a_tenant_with_enough_that_runs_waits(engine: Engine) -> None:
     assert _tenants(engine, claimed(engine, run_id, limit=2)) == ["a", "a"]
 
 
+def test_a_tenants_cap_is_for_all_of_its_classes_together(engine: Engine) -> None:
+    """Also where all that it runs is of a class of which nothing waits."""
+    submitted(engine, *_of("a", 2, job_class=JobClass.INTERACTIVE))
+    with engine.begin() as connection:
+        shares.set_share(connection, "a", max_running=2, reason="greedy", who="ann")
+    run_id = begun(engine)
+    first = claimed(engine, run_id, limit=2)
+    submitted(engine, *_of("a", 1), *_of("a", 1, job_class=JobClass.BULK), *_of("b", 1))
+    assert _tenants(engine, claimed(engine, run_id)) == ["b"]
+    _complete(engine, first)
+    assert _tenants(engine, claimed(engine, run_id)) == ["a", "a"]
+
+
 @settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -70,14 +70,18 @@ _EVERYTHING = f"""
     SELECT {_COLUMNS} FROM tally_changes WHERE {_NOT_FOLDED}
 """  # noqa: S608 - built from constants of this module
 
-#: Who has jobs that wait for a run, of which class, and how many of them run.
+#: Who has jobs that wait for a run, of which class, and how many of the tenant's run, of any class.
 WAITING = f"""
-    SELECT tenant, job_class, sum(jobs) FILTER (WHERE state = 'queued') AS queued,
-           coalesce(sum(jobs) FILTER (WHERE state = 'running'), 0) AS running
-    FROM ({_EVERYTHING}) AS everything
-    WHERE state IN ('queued', 'running') AND jobs <> 0
-    GROUP BY tenant, job_class
-    HAVING sum(jobs) FILTER (WHERE state = 'queued') > 0
+    SELECT tenant, job_class, queued, running
+    FROM (
+        SELECT tenant, job_class, sum(jobs) FILTER (WHERE state = 'queued') AS queued,
+               sum(coalesce(sum(jobs) FILTER (WHERE state = 'running'), 0))
+                   OVER (PARTITION BY tenant) AS running
+        FROM ({_EVERYTHING}) AS everything
+        WHERE state IN ('queued', 'running') AND jobs <> 0
+        GROUP BY tenant, job_class
+    ) AS counted
+    WHERE queued > 0
 """  # noqa: S608 - built from a constant of this module
 
 # How many jobs of some tenants wait, for a run or for their time.
