@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from twofold_producer.cli.app import app
 from twofold_schema.errors import DatabaseUnavailable
-from twofold_schema.ledger import outcomes, submissions, submit, sweeps, tallies
+from twofold_schema.ledger import history, outcomes, submissions, submit, sweeps, tallies
 from twofold_schema.settings import DatabaseSettings
 from twofold_schema.states import JobClass
 
@@ -105,6 +106,20 @@ def test_says_that_all_is_well(engine: Engine, check: Check) -> None:
     lines = ended.stdout.splitlines()
     assert [line.split()[:2] for line in lines] == [["ok", name] for name in _NAMES]
     assert "7 ok, 0 warning, 0 failed" in ended.stderr
+
+
+def test_a_key_names_its_job_in_the_history_too(engine: Engine, check: Check) -> None:
+    with engine.begin() as connection:
+        submission = submissions.begin(connection)
+        submit.insert_jobs(connection, [new_job(key="cat")], submission_id=submission)
+    run_id = begun(engine)
+    (taken,) = claimed(engine, run_id)
+    with engine.begin() as connection:
+        outcomes.complete(connection, run_id, {taken: result_of(taken)})
+    with engine.begin() as connection:
+        assert history.move(connection, age=timedelta(0)) == 1
+
+    assert _found(check("-o", "json"))["keys"]["status"] == "ok"
 
 
 def test_an_empty_database_is_well(check: Check) -> None:
