@@ -12,6 +12,7 @@ from sqlalchemy import Engine, text
 from tests.factories import begun, claimed, held_job, job_of, result_of
 from tests.house import House, eventually
 from tests.pictures import encoded
+from tests.shell import Shell
 from tests.workshop import Make, Workshop
 
 from twofold_producer.keeper.duties import Keeper, storage_duties
@@ -292,8 +293,17 @@ def test_a_running_keeper_collects(house: House, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("dry_run", [True, False])
-def test_the_command_lists_what_it_deletes_or_would(house: House, *, dry_run: bool) -> None:
+@pytest.mark.parametrize(
+    ("options", "environment", "dry_run"),
+    [
+        ([], {}, False),
+        (["--dry-run"], {}, True),
+        ([], {"TWOFOLD_COLLECT_DRY_RUN": "true"}, True),
+    ],
+)
+def test_the_command_lists_what_it_deletes_or_would(
+    house: House, options: list[str], environment: dict[str, str], *, dry_run: bool
+) -> None:
     producer = house.producer()
     house.worker()
     job = producer.wait(producer.submit(encoded()).job_id, timeout=60)
@@ -302,10 +312,22 @@ def test_the_command_lists_what_it_deletes_or_would(house: House, *, dry_run: bo
     prefix = ArtifactUri.parse(job.output_prefix)
     before = {entry.uri for entry in producer.storage.list(prefix)}
 
-    command = ["collect", "--older-than", "0", *(["--dry-run"] if dry_run else [])]
-    ended = house.process(["-m", "twofold_producer", *command])
+    house.environment |= environment
+    ended = house.process(["-m", "twofold_producer", "collect", "--older-than", "0", *options])
 
     assert ended.wait(60) == 0, house.logs()
     assert f"{zombie}\n" in house.logs()
     after = {entry.uri for entry in producer.storage.list(prefix)}
     assert after == (before if dry_run else before - {zombie})
+
+
+def test_the_command_deletes_nothing_where_nothing_is_to_be_collected(
+    house: House, tmp_path: Path
+) -> None:
+    """0 is no age there: it says that this database is not to be trusted about what is garbage."""
+    house.environment |= {"TWOFOLD_COLLECT_AFTER_HOURS": "0"}
+
+    ended = Shell(house.environment, tmp_path)("collect")
+
+    assert ended.returncode == 2
+    assert "--older-than" in ended.stderr

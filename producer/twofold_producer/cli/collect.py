@@ -27,6 +27,11 @@ def collect(
     """Delete results that no row names, and list them. The keeper does the same by itself."""
     settings, places = KeeperSettings.load(), StorageSettings.load()
     hours = settings.collect_after_hours if older_than is None else older_than
+    if older_than is None and not hours:
+        raise typer.BadParameter(
+            "TWOFOLD_COLLECT_AFTER_HOURS=0 says that nothing is collected; name --older-than"
+        )
+    dry_run = dry_run or settings.collect_dry_run
     engine = database.connect(database_settings())
     collector = Collector(
         engine,
