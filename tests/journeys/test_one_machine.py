@@ -1,10 +1,12 @@
 """`twofold demo` and `twofold dev`: everything on one machine, and nothing left of it."""
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from urllib.request import Request, urlopen
@@ -14,6 +16,8 @@ import pytest
 from PIL import Image
 from tests.house import ROOT, eventually
 from tests.pictures import encoded
+from tests.servers.receiver import receiving
+from tests.shell import Shell
 
 from twofold_schema.settings import StorageSettings
 from twofold_schema.storage.places import OpenPlaces
@@ -55,7 +59,9 @@ def test_nothing_of_dev_is_left_when_it_ends(tmp_path: Path, number: signal.Sign
     with said.open("w") as output:
         dev = subprocess.Popen([*TWOFOLD, "dev"], cwd=ROOT, stdout=output, stderr=output)
     eventually(lambda: "Ctrl-C ends" in said.read_text(), within=120, why=said.read_text)
-    assert _over_signed_urls(said.read_text(), b"mine") == b"mine"
+    exported = dict(re.findall(r"^  export (TWOFOLD_\w+)=(\S+)$", said.read_text(), re.MULTILINE))
+    assert _over_signed_urls(exported, b"mine") == b"mine"
+    assert _told(Shell(exported, tmp_path)) == "webhook.test"
     parts = psutil.Process(dev.pid).children(recursive=True)
     assert {"postgres", "redis-server"} <= {part.name() for part in parts}
 
@@ -67,9 +73,20 @@ def test_nothing_of_dev_is_left_when_it_ends(tmp_path: Path, number: signal.Sign
     assert not left
 
 
-def _over_signed_urls(said: str, data: bytes) -> bytes:
+def _told(twofold: Shell) -> str:
+    """What a receiver on this machine is sent first."""
+    with receiving() as receiver:
+        made = twofold("webhooks", "create", receiver.url, "-o", "json")
+        assert made.returncode == 0, made.stderr
+        tested = twofold("webhooks", "test", json.loads(made.stdout)["id"])
+        assert tested.returncode == 0, tested.stderr
+        eventually(lambda: receiver.received)
+        sent: str = json.loads(receiver.received[0].body)["type"]
+        return sent
+
+
+def _over_signed_urls(exported: Mapping[str, str], data: bytes) -> bytes:
     """What comes back of an upload, both with nothing but a URL."""
-    exported = dict(re.findall(r"^  export (TWOFOLD_\w+)=(\S+)$", said, re.MULTILINE))
     settings = StorageSettings.load(exported)
     places, uri = OpenPlaces(settings), settings.uploads_uri.child("a b.png")
     minute = timedelta(minutes=1)

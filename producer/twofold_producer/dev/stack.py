@@ -120,6 +120,10 @@ class Stack:
             f"{PREFIX}FILE_URL_SECRET": files.route.secret,
             f"{PREFIX}UPLOADS": str(ArtifactUri.of_file(store / "uploads")),
             f"{PREFIX}RESULTS": str(ArtifactUri.of_file(store / "results")),
+            # Webhooks reach a receiver on this machine.
+            f"{PREFIX}WEBHOOK_ALLOW": "127.0.0.0/8,::1/128",
+            f"{PREFIX}WEBHOOK_HTTP": "true",
+            f"{PREFIX}WEBHOOK_PORTS": "443,1024-65535",
         }
         on_step("job table")
         database.migrate(DatabaseSettings.load(self.environment))
