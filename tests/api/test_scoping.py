@@ -173,6 +173,40 @@ class TestAnotherTenant:
         assert served.house.rows("SELECT FROM pauses WHERE resumed_at IS NOT NULL") == []
 
 
+class TestWhatAnOperatorDidToATenant:
+    @pytest.fixture
+    def ids(self, served: Served) -> dict[str, UUID]:
+        with served.house.engine.begin() as connection:
+            begun = operations.begin(
+                connection,
+                OperationKind.CANCEL,
+                JobFilter(tenant="mine"),
+                reason="sent twice",
+                who="ann",
+            )
+            pauses.pause(connection, tenant="mine", reason="invoice is open", who="ann")
+        return {"operation_id": begun.id}
+
+    def test_is_not_the_tenants_to_end(self, served: Served, ids: dict[str, UUID]) -> None:
+        with served.http("mine") as http:
+            again = http.post("/v1/queues/pause", json={"reason": "own"})
+            resumed = http.post("/v1/queues/resume", json={"reason": "own"})
+            stopped = http.post("/v1/operations/{operation_id}/stop".format(**ids))
+            (pause,) = http.get("/v1/queues").json()[0]["pauses"]
+            operation = http.get("/v1/operations/{operation_id}".format(**ids)).json()
+        assert again.status_code == 204
+        for refused in (resumed, stopped):
+            assert (refused.status_code, refused.json()["code"]) == (403, "scope_missing")
+            assert "operator" in refused.json()["detail"]
+        assert (pause["reason"], pause["paused_by"]) == ("invoice is open", "an operator")
+        assert operation["finished_at"] is None
+
+    def test_is_any_operators_to_end(self, served: Served, ids: dict[str, UUID]) -> None:
+        with served.house.engine.begin() as connection:
+            assert pauses.resume(connection, tenant="mine", who="bob")
+            assert operations.stop(connection, ids["operation_id"], who="bob").finished_at
+
+
 class TestWithAKeyOfNoTenant:
     """That is no admin's: for a page of counts, an autoscaler, or whoever is on call."""
 

@@ -38,6 +38,7 @@ def pause(body: PauseBody, caller: Operator, parts: Parts) -> Response:
             job_class=body.job_class,
             reason=body.reason,
             who=caller.name,
+            asker=caller.tenant,
         )
     return Response(status_code=status.HTTP_204_NO_CONTENT)
 
@@ -52,6 +53,7 @@ def resume(body: ResumeBody, caller: Operator, parts: Parts) -> Resumed:
             job_class=body.job_class,
             reason=body.reason,
             who=caller.name,
+            asker=caller.tenant,
         )
     return Resumed(ended=ended)
 

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from twofold_schema.errors import InvalidOperation, OperationNotFound
+from twofold_schema.errors import InvalidOperation, OperationNotFound, ScopeMissing
 from twofold_schema.ids import new_id
 from twofold_schema.ledger import matching
 from twofold_schema.ledger.matching import CHANGEABLE, Bounds
@@ -46,14 +46,25 @@ _OF_TENANT = f"""
 """
 
 
+def by_own_key(column: str, asker: str = "tenant") -> str:
+    """SQL: whether who did something was a key of the tenant that asks; true of all if none does.
+
+    Args:
+        column: Who did it.
+        asker: The parameter that has the tenant.
+    """
+    return f"""
+        (CAST(:{asker} AS text) IS NULL
+         OR {column} IN (SELECT 'key ' || prefix FROM api_keys WHERE tenant = :{asker}))
+    """  # noqa: S608 - of the names of columns and parameters of this package
+
+
 def as_told(column: str) -> str:
     """SQL: who did something, as a tenant is told: by name if it was one of its own keys."""
     return f"""
-        CASE WHEN CAST(:tenant AS text) IS NULL
-                  OR {column} IN (SELECT 'key ' || prefix FROM api_keys WHERE tenant = :tenant)
-             THEN {column}
+        CASE WHEN {by_own_key(column)} THEN {column}
              WHEN {column} IS NOT NULL THEN 'an operator' END AS {column}
-    """  # noqa: S608 - of the names of columns of this package
+    """
 
 
 _SEEN = ", ".join(
@@ -77,8 +88,8 @@ _FIND = text(f"""
 # Ends an operation whose batch, if one is under way, has committed.
 _STOP = text(f"""
     UPDATE operations SET finished_at = clock_timestamp(), stopped_by = :who
-    WHERE id = :id AND finished_at IS NULL AND {_OF_TENANT}
-""")  # noqa: S608 - built from a constant of this module
+    WHERE id = :id AND finished_at IS NULL AND {_OF_TENANT} AND {by_own_key("who")}
+""")  # noqa: S608 - built from constants of this module
 
 
 def check_stated(where: JobFilter) -> None:
@@ -215,9 +226,13 @@ def stop(
 
     Raises:
         OperationNotFound: None has this id, or of this tenant.
+        ScopeMissing: A tenant asks, and it is an operator's.
     """
     connection.execute(_STOP, {"id": operation_id, "who": who, "tenant": tenant})
-    return get(connection, operation_id, tenant=tenant)
+    operation = get(connection, operation_id, tenant=tenant)
+    if operation.finished_at is None:
+        raise ScopeMissing("An operator began this; ask them to stop it.")
+    return operation
 
 
 def _insert(

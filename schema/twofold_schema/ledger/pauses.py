@@ -10,6 +10,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
+from twofold_schema.errors import ScopeMissing
 from twofold_schema.ids import new_id
 from twofold_schema.ledger import operations
 from twofold_schema.operation import JobFilter, OperationKind
@@ -35,19 +36,26 @@ class Pause:
 
 
 # Begins a pause, or says anew why and by whom where it is in force.
-_PAUSE = text("""
+_PAUSE = text(f"""
     INSERT INTO pauses (id, tenant, job_class, reason, paused_by)
     VALUES (:id, :tenant, :job_class, :reason, :who)
     ON CONFLICT (coalesce(tenant, ''), coalesce(job_class, -1)) WHERE resumed_at IS NULL
     DO UPDATE SET reason = excluded.reason, paused_by = excluded.paused_by
-""")
+    WHERE {operations.by_own_key("pauses.paused_by", "asker")}
+""")  # noqa: S608 - built from a constant of this package
+
+_OF_SCOPE = """
+    resumed_at IS NULL AND tenant IS NOT DISTINCT FROM :tenant
+    AND job_class IS NOT DISTINCT FROM :job_class
+"""
 
 # Ends a pause; its row stays and says who did.
-_RESUME = text("""
+_RESUME = text(f"""
     UPDATE pauses SET resumed_at = clock_timestamp(), resumed_by = :who
-    WHERE resumed_at IS NULL AND tenant IS NOT DISTINCT FROM :tenant
-      AND job_class IS NOT DISTINCT FROM :job_class
-""")
+    WHERE {_OF_SCOPE} AND {operations.by_own_key("paused_by", "asker")}
+""")  # noqa: S608 - built from constants of this package
+
+_IS_PAUSED = text(f"SELECT EXISTS (SELECT FROM pauses WHERE {_OF_SCOPE})")  # noqa: S608 - a constant
 
 # What is paused now.
 _IN_FORCE = text(f"""
@@ -65,11 +73,21 @@ def pause(
     who: str,
     tenant: str | None = None,
     job_class: JobClass | None = None,
+    asker: str | None = None,
 ) -> None:
-    """Let no more be claimed of a tenant's jobs, a class's, both, or any. Safe to repeat."""
-    connection.execute(
-        _PAUSE, _scope(tenant, job_class) | {"id": new_id(), "reason": reason, "who": who}
-    )
+    """Let no more be claimed of a tenant's jobs, a class's, both, or any. Safe to repeat.
+
+    Args:
+        connection: In a transaction.
+        reason: Why, for people.
+        who: Who says so.
+        tenant: Whose jobs; None for everybody's.
+        job_class: Of which class; None for all.
+        asker: The tenant that asks, if one does: an operator's pause of the same stays theirs.
+    """
+    values = _scope(tenant, job_class) | {"reason": reason, "who": who, "asker": asker}
+    if not connection.execute(_PAUSE, values | {"id": new_id()}).rowcount:
+        return
     scope = JobFilter(tenant=tenant, job_class=job_class)
     operations.note(connection, OperationKind.PAUSE, scope, reason=reason, who=who)
 
@@ -81,9 +99,25 @@ def resume(
     reason: str = "",
     tenant: str | None = None,
     job_class: JobClass | None = None,
+    asker: str | None = None,
 ) -> bool:
-    """End the pause of exactly this scope; returns whether there was one."""
-    if not connection.execute(_RESUME, _scope(tenant, job_class) | {"who": who}).rowcount:
+    """End the pause of exactly this scope; returns whether there was one.
+
+    Args:
+        connection: In a transaction.
+        who: Who says so.
+        reason: Why, for people.
+        tenant: Whose jobs; None for everybody's.
+        job_class: Of which class; None for all.
+        asker: The tenant that asks, if one does.
+
+    Raises:
+        ScopeMissing: A tenant asks, and it is an operator's.
+    """
+    values = _scope(tenant, job_class)
+    if not connection.execute(_RESUME, values | {"who": who, "asker": asker}).rowcount:
+        if connection.execute(_IS_PAUSED, values).scalar_one():
+            raise ScopeMissing("An operator paused this; ask them to end it.")
         return False
     scope = JobFilter(tenant=tenant, job_class=job_class)
     operations.note(connection, OperationKind.RESUME, scope, reason=reason, who=who)
