@@ -140,6 +140,20 @@ def test_a_job_that_is_committed_late_is_found_when_there_is_no_other(engine: En
     assert claimer.ids() == []
 
 
+@pytest.mark.parametrize("above", [JobClass.STANDARD, JobClass.INTERACTIVE])
+def test_to_look_for_what_overtakes_and_find_nothing_forgets_no_mark(
+    engine: Engine, above: JobClass
+) -> None:
+    """A run whose engine is busy looks so all the time."""
+    claimer = _Claimer(engine)
+    submitted(engine, *[new_job()] * 6)
+    claimer.claim()
+    marks = dict(claimer.low_water.marks())
+    assert marks
+    assert claimer.claim(above=above) == []
+    assert claimer.low_water.marks() == marks
+
+
 @_COMES_BACK
 def test_a_job_that_comes_back_is_found_with_the_next_look_at_everything(
     engine: Engine, comes_back: Callable[[_Claimer], UUID]

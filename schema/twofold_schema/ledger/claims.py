@@ -201,12 +201,15 @@ def claim(
         above: Only jobs of a better class than this, for a run that has enough other work; None
             for all.
         low_water: Where this process's claims go on; None to look at everything. Whether there is
-            nothing to claim is said of everything in any case.
+            nothing to claim is said of everything in any case, unless only better classes are
+            wanted: a run that has other work does not begin anew for each that none came of.
 
     Returns:
         The jobs, best first. None when nothing claimable and unlocked was visible, when the run is
         no longer live, or when isolated work would share it with other work.
     """
+    if above is not None and not above.rank:
+        return []
     read_in_order(connection)
     low_water = LowWater() if low_water is None else low_water
     parameters = {
@@ -220,7 +223,7 @@ def claim(
     }
     marks = low_water.marks()
     rows = connection.execute(_CLAIM, parameters | _as_arrays(marks)).all()
-    if marks and not rows:
+    if marks and not rows and above is None:
         low_water.forget()
         rows = connection.execute(_CLAIM, parameters | _as_arrays(low_water.marks())).all()
     _raise(low_water, rows)
