@@ -175,6 +175,12 @@ class Gate:
         return bucket
 
 
+def _shown(credentials: HTTPAuthorizationCredentials | None) -> str:
+    if credentials is None:
+        raise InvalidApiKey("Send an API key: `Authorization: Bearer tfk_…`.")
+    return credentials.credentials
+
+
 def _digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode(errors="surrogatepass")).digest()
 
@@ -194,6 +200,15 @@ def _caller_of(key: ApiKey) -> Caller:
     return Caller(key.tenant, key.prefix, frozenset(key.scopes))
 
 
+async def require_key(request: Request) -> None:
+    """Refuse who shows no key at all; whether one is in force is another question.
+
+    Raises:
+        InvalidApiKey: There is none.
+    """
+    _shown(await _bearer(request))
+
+
 def allowed(*scopes: Scope, everybodys: bool = False) -> Callable[..., Awaitable[Caller]]:
     """A dependency: the caller, who may do what one of the scopes is for.
 
@@ -207,9 +222,7 @@ def allowed(*scopes: Scope, everybodys: bool = False) -> Callable[..., Awaitable
         credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)] = None,
     ) -> Caller:
         gate: Gate = request.app.state.service.gate
-        if credentials is None:
-            raise InvalidApiKey("Send an API key: `Authorization: Bearer tfk_…`.")
-        secret = credentials.credentials
+        secret = _shown(credentials)
         # A thread is a long way round for what is known already.
         admitted = gate.recall(secret)
         if admitted is None:
