@@ -57,8 +57,9 @@ class Listener:
     tenant: str | None = None
     submission_id: UUID | None = None
     job_id: UUID | None = None
-    _queue: asyncio.Queue[Event] = field(default_factory=lambda: asyncio.Queue(_BEHIND))
+    _heard: list[Event] = field(default_factory=list)
     _is_behind: bool = False
+    _stirred: asyncio.Event = field(default_factory=asyncio.Event)
 
     def concerns(self, event: Event) -> bool:
         """Whether it is to be told of an event."""
@@ -69,11 +70,12 @@ class Listener:
         )
 
     def hear(self, event: Event) -> None:
-        """Take an event, for `next`."""
-        try:
-            self._queue.put_nowait(event)
-        except asyncio.QueueFull:
+        """Take an event, for `next`; once one was left out, none that came after it."""
+        if len(self._heard) >= _BEHIND:
             self._is_behind = True
+        if not self._is_behind:
+            self._heard.append(event)
+            self._stirred.set()
 
     async def next(self) -> Sequence[Event]:
         """The next events, all that there are; none after a while in which nothing came.
@@ -81,14 +83,13 @@ class Listener:
         Raises:
             Behind: Some were left out.
         """
-        if self._is_behind and self._queue.empty():
+        if self._is_behind and not self._heard:
             raise Behind
-        came: list[Event] = []
         with suppress(TimeoutError):
             async with asyncio.timeout(_SILENCE_SECONDS):
-                came.append(await self._queue.get())
-        while not self._queue.empty():
-            came.append(self._queue.get_nowait())
+                await self._stirred.wait()
+        self._stirred.clear()
+        came, self._heard = self._heard, []
         return came
 
 
