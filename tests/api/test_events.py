@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import httpx2
@@ -12,7 +13,7 @@ from tests.api.conftest import Served
 from tests.factories import begun, claimed, new_job, result_of, submitted
 
 from twofold_producer.api import follower
-from twofold_schema.ledger import outcomes
+from twofold_schema.ledger import api_keys, outcomes
 
 
 @contextmanager
@@ -21,7 +22,9 @@ def _following(
 ) -> Iterator[Iterator[dict[str, Any]]]:
     """Events as they come; nothing is missed from here on."""
     headers = {"Last-Event-ID": after} if after else {}
-    with http.stream("GET", "/v1/events", params=query, headers=headers) as answer:
+    # Sooner than the service says that nothing happens: what does not come is an error.
+    asked = http.stream("GET", "/v1/events", params=query, headers=headers, timeout=12)
+    with asked as answer:
         assert answer.status_code == 200, answer.read()
         assert answer.headers["Content-Type"].startswith("text/event-stream")
         lines = answer.iter_lines()
@@ -121,6 +124,28 @@ def test_who_missed_too_much_begins_anew(served: Served, monkeypatch: pytest.Mon
             told = list(events)
     assert told[-1]["event"] == "behind"
     assert len(told) <= 2001
+
+
+@pytest.mark.parametrize("how", ["revoked", "rotated"])
+def test_a_stream_ends_with_its_key(served: Served, how: str) -> None:
+    """And another, of a key that is in force, goes on."""
+    engine = served.house.engine
+    with (
+        served.http("acme") as http,
+        served.http("acme") as other,
+        _following(other) as heard,
+        _following(http) as events,
+    ):
+        with engine.begin() as connection:
+            _, ours = api_keys.every_key(connection)  # newest first
+            said = {"reason": "a test", "who": "a test"}
+            if how == "revoked":
+                api_keys.revoke(connection, ours.id, **said)
+            else:
+                api_keys.rotate(connection, ours.id, overlap=timedelta(0), **said)
+        assert not list(events)
+        submitted(engine, new_job(tenant="acme"))
+        assert next(heard)["event"] == "job"
 
 
 def test_a_place_that_is_none_is_refused_before_anything_is_sent(served: Served) -> None:

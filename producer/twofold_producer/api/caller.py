@@ -144,17 +144,31 @@ class Gate:
             "RateLimit": f'"requests";r={left};t={math.ceil(wait)}',
         }, wait
 
-    def _caller(self, secret: str) -> Caller:
+    def has_asked(self, secret: str, *, within: float) -> bool:
+        """Whether the database has said so few seconds ago that a key is in force."""
         digest, now = _digest(secret), self._clock()
         with self._lock:
             known = self._callers.get(digest)
-        if _is_fresh(known, now):
-            return known[1]
+        return known is not None and now - known[0] < within
+
+    def ask(self, secret: str) -> Caller:
+        """Whose key this is, as the database has it.
+
+        Raises:
+            InvalidApiKey: It is nobody's, or no longer.
+        """
+        digest, now = _digest(secret), self._clock()
         with self._engine.begin() as connection:
             caller = _caller_of(api_keys.authenticate(connection, secret))
         with self._lock:
             _remember(self._callers, digest, (now, caller))
         return caller
+
+    def _caller(self, secret: str) -> Caller:
+        digest, now = _digest(secret), self._clock()
+        with self._lock:
+            known = self._callers.get(digest)
+        return known[1] if _is_fresh(known, now) else self.ask(secret)
 
     def _bucket(self, tenant: str) -> Bucket | None:
         now = self._clock()
@@ -200,6 +214,12 @@ def _caller_of(key: ApiKey) -> Caller:
     return Caller(key.tenant, key.prefix, frozenset(key.scopes))
 
 
+async def _secret(
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)] = None,
+) -> str:
+    return _shown(credentials)
+
+
 async def require_key(request: Request) -> None:
     """Refuse who shows no key at all; whether one is in force is another question.
 
@@ -242,6 +262,8 @@ def allowed(*scopes: Scope, everybodys: bool = False) -> Callable[..., Awaitable
     return check
 
 
+#: What was shown: for who has to look at it again.
+Secret = Annotated[str, Depends(_secret)]
 Submitter = Annotated[Caller, Depends(allowed(Scope.SUBMIT))]
 Owner = Annotated[Caller, Depends(allowed(Scope.SUBMIT, Scope.OPERATE))]
 Reader = Annotated[Caller, Depends(allowed(Scope.READ))]

@@ -59,6 +59,7 @@ class Listener:
     job_id: UUID | None = None
     _heard: list[Event] = field(default_factory=list)
     _is_behind: bool = False
+    _is_over: bool = False
     _stirred: asyncio.Event = field(default_factory=asyncio.Event)
 
     def concerns(self, event: Event) -> bool:
@@ -76,6 +77,16 @@ class Listener:
         if not self._is_behind:
             self._heard.append(event)
             self._stirred.set()
+
+    def end(self) -> None:
+        """Tell it nothing more."""
+        self._is_over = True
+        self._stirred.set()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it may be told nothing more."""
+        return self._is_over
 
     async def next(self) -> Sequence[Event]:
         """The next events, all that there are; none after a while in which nothing came.
