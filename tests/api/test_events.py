@@ -11,9 +11,10 @@ import httpx2
 import pytest
 from tests.api.conftest import Served
 from tests.factories import begun, claimed, new_job, result_of, submitted
+from tests.house import eventually
 
 from twofold_producer.api import follower
-from twofold_schema.ledger import api_keys, outcomes
+from twofold_schema.ledger import api_keys, outcomes, retention
 
 
 @contextmanager
@@ -124,6 +125,23 @@ def test_who_missed_too_much_begins_anew(served: Served, monkeypatch: pytest.Mon
             told = list(events)
     assert told[-1]["event"] == "behind"
     assert len(told) <= 2001
+
+
+def test_who_had_an_event_last_that_is_no_longer_kept_begins_anew(served: Served) -> None:
+    def dropped() -> int:
+        with served.house.engine.begin() as connection:
+            of_today = timedelta(days=-1)
+            return retention.drop_partitions(connection, retention.EVENTS, older_than=of_today)
+
+    with served.http() as http:
+        with _following(http) as events:
+            submitted(served.house.engine)
+            last = next(events)["id"]
+        eventually(dropped)
+        submitted(served.house.engine)
+        with _following(http, last) as events:
+            told = list(events)
+    assert [event["event"] for event in told] == ["behind"]
 
 
 @pytest.mark.parametrize("how", ["revoked", "rotated"])

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from functools import lru_cache
 from typing import Annotated, Final
 from uuid import UUID
@@ -54,8 +55,9 @@ async def follow(
     """What happens from now on, or since an event: one for each change of a job's state.
 
     Each is named `job` and has an `EventReport`. An event `behind` means that more came than is
-    kept for you, and is the last: list the jobs anew, and begin again without `Last-Event-ID`.
-    The stream ends when its key is no longer in force.
+    kept for you, or that your last event is no longer kept, and ends the stream: list the jobs
+    anew, and begin again without `Last-Event-ID`. The stream ends when its key is no longer in
+    force.
     """
     listener = Listener(tenant=caller.tenant, submission_id=submission, job_id=job)
     return _Stream(
@@ -71,10 +73,11 @@ async def _told(
     """The stream, all that there is at once; a comment where that is nothing."""
     try:
         with parts.watch.watching(secret, listener):
-            async for events in parts.follower.listen(listener, after):
-                if listener.is_over:
-                    return
-                yield b"".join(map(_said, events)) or _FOLLOWING
+            async with aclosing(parts.follower.listen(listener, after)) as told:
+                async for events in told:
+                    if listener.is_over:
+                        return
+                    yield b"".join(map(_said, events)) or _FOLLOWING
     except Behind:
         yield format_sse_event(event="behind", data_str=json.dumps({"most": REPLAY}))
 

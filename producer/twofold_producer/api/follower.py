@@ -7,7 +7,7 @@ one job is told by a look at its row, too, now and then.
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
@@ -41,7 +41,7 @@ REPLAY: Final = 20_000
 
 
 class Behind(Exception):
-    """More events came than a listener took, or than are replayed."""
+    """More events came than a listener took, or than are replayed, or kept."""
 
 
 @dataclass(eq=False)
@@ -190,7 +190,7 @@ class Follower:
 
     async def listen(
         self, listener: Listener, after: Position | None
-    ) -> AsyncIterator[Sequence[Event]]:
+    ) -> AsyncGenerator[Sequence[Event]]:
         """Events as they come; first none, once nothing is missed from then on.
 
         Args:
@@ -210,6 +210,8 @@ class Follower:
             if after is not None:
                 async for some in self._replay(listener, after, begin):
                     yield some
+                # Another process had told it more than this one has read.
+                begin = max(begin, after)
             while True:
                 came = await listener.next()
                 yield [event for event in came if event.position > begin]
@@ -220,9 +222,13 @@ class Follower:
     async def _replay(
         self, listener: Listener, after: Position, until: Position
     ) -> AsyncIterator[Sequence[Event]]:
-        """What a listener has missed."""
+        """What a listener has missed.
+
+        Raises:
+            Behind: It is too much, or is not all kept.
+        """
         passed = 0
-        while page := await self._in_thread(self._page, after):
+        while page := await self._in_thread(self._missed, after):
             missed = [event for event in page if event.position <= until]
             yield [event for event in missed if listener.concerns(event)]
             if len(missed) < len(page):
@@ -276,6 +282,14 @@ class Follower:
     def _page(self, after: Position) -> Sequence[Event]:
         with self._engine.connect() as connection:
             return events.read(connection, after, limit=_PAGE)
+
+    def _missed(self, after: Position) -> Sequence[Event]:
+        with self._engine.connect() as connection:
+            page = events.read(connection, after, limit=_PAGE)
+            # Days are dropped whole, the oldest first: while it is there, so is what came after it.
+            if not events.is_kept(connection, after):
+                raise Behind
+            return page
 
     def _end(self) -> Position:
         with self._engine.connect() as connection:
