@@ -9,12 +9,19 @@ from typing import Any
 
 import httpx2
 import pytest
+from sqlalchemy import text
 from tests.api.conftest import Served
 from tests.factories import begun, claimed, new_job, result_of, submitted
 from tests.house import eventually
 
 from twofold_producer.api import follower
 from twofold_schema.ledger import api_keys, outcomes, retention
+
+_OF_NO_CLASS = text("""
+    INSERT INTO events (xid, at, job_id, tenant, job_class, generation, fence, state)
+    VALUES (CAST(CAST(pg_current_xact_id() AS text) AS bigint), clock_timestamp(),
+            gen_random_uuid(), 'default', 99, 1, 0, 'queued')
+""")
 
 
 @contextmanager
@@ -142,6 +149,22 @@ def test_who_had_an_event_last_that_is_no_longer_kept_begins_anew(served: Served
         with _following(http, last) as events:
             told = list(events)
     assert [event["event"] for event in told] == ["behind"]
+
+
+def test_an_event_that_nobody_can_read_is_told_as_missed_and_ends_nothing(served: Served) -> None:
+    """As one is that a newer version wrote."""
+    with served.http() as http:
+        with _following(http) as events:
+            submitted(served.house.engine)
+            last = next(events)["id"]
+            with served.house.engine.begin() as connection:
+                connection.execute(_OF_NO_CLASS)
+            assert [event["event"] for event in events] == ["behind"]
+        with _following(http, last) as events:
+            assert [event["event"] for event in events] == ["behind"]
+        with _following(http) as events:
+            (job_id,) = submitted(served.house.engine)
+            assert next(events)["data"]["job_id"] == str(job_id)
 
 
 @pytest.mark.parametrize("how", ["revoked", "rotated"])

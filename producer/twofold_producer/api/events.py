@@ -54,10 +54,10 @@ async def follow(
 ) -> Response:
     """What happens from now on, or since an event: one for each change of a job's state.
 
-    Each is named `job` and has an `EventReport`. An event `behind` means that more came than is
-    kept for you, or that your last event is no longer kept, and ends the stream: list the jobs
-    anew, and begin again without `Last-Event-ID`. The stream ends when its key is no longer in
-    force.
+    Each is named `job` and has an `EventReport`. An event `behind` means that some are left out,
+    as more came than is kept for you, your last one is no longer kept, or one cannot be read. It
+    ends the stream: list the jobs anew, and begin again without `Last-Event-ID`. The stream ends,
+    too, when its key is no longer in force.
     """
     listener = Listener(tenant=caller.tenant, submission_id=submission, job_id=job)
     return _Stream(

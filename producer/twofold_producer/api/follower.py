@@ -41,7 +41,7 @@ REPLAY: Final = 20_000
 
 
 class Behind(Exception):
-    """More events came than a listener took, or than are replayed, or kept."""
+    """Events are left out: too many for a listener or a replay, no longer kept, or unreadable."""
 
 
 @dataclass(eq=False)
@@ -73,10 +73,15 @@ class Listener:
     def hear(self, event: Event) -> None:
         """Take an event, for `next`; once one was left out, none that came after it."""
         if len(self._heard) >= _BEHIND:
-            self._is_behind = True
+            self.miss()
         if not self._is_behind:
             self._heard.append(event)
             self._stirred.set()
+
+    def miss(self) -> None:
+        """Take note that something is left out."""
+        self._is_behind = True
+        self._stirred.set()
 
     def end(self) -> None:
         """Tell it nothing more."""
@@ -94,12 +99,13 @@ class Listener:
         Raises:
             Behind: Some were left out.
         """
-        if self._is_behind and not self._heard:
-            raise Behind
         with suppress(TimeoutError):
             async with asyncio.timeout(_SILENCE_SECONDS):
                 await self._stirred.wait()
-        self._stirred.clear()
+        if not self._is_behind:
+            self._stirred.clear()
+        elif not self._heard:
+            raise Behind
         came, self._heard = self._heard, []
         return came
 
@@ -166,8 +172,16 @@ class Follower:
             try:
                 full = await self._read_on()
                 await self._look()
+            except Behind:
+                self._pass_over()
+                full = False
             except DBAPIError as error:
                 log.warning("database_away", error=str(error.orig))
+                await asyncio.sleep(_AWAY_SECONDS)
+                continue
+            except Exception:
+                # Those who wait for it would wait in vain, and those who come.
+                log.exception("follower_failed")
                 await asyncio.sleep(_AWAY_SECONDS)
                 continue
             if not full:
@@ -228,7 +242,7 @@ class Follower:
             Behind: It is too much, or is not all kept.
         """
         passed = 0
-        while page := await self._in_thread(self._missed, after):
+        while page := await self._read(self._missed, after):
             missed = [event for event in page if event.position <= until]
             yield [event for event in missed if listener.concerns(event)]
             if len(missed) < len(page):
@@ -245,7 +259,7 @@ class Follower:
             # Unless somebody who listens has begun meanwhile, and somewhere before.
             self._position = self._position or end
             return True
-        page = await self._in_thread(self._page, self._position)
+        page = await self._read(self._page, self._position)
         for event in page:
             for listener in self._listeners:
                 if listener.concerns(event):
@@ -255,6 +269,28 @@ class Follower:
         if page and self._wanted.is_set():
             self._position = page[-1].position
         return len(page) == _PAGE
+
+    async def _read(
+        self, page: Callable[[Position], Sequence[Event]], after: Position
+    ) -> Sequence[Event]:
+        """A page of events.
+
+        Raises:
+            Behind: One of them cannot be read, or some are no longer kept.
+        """
+        try:
+            return await self._in_thread(page, after)
+        except (DBAPIError, Behind):
+            raise
+        except Exception as error:
+            log.exception("events_unreadable", after=str(after))
+            raise Behind from error
+
+    def _pass_over(self) -> None:
+        """Go on at the end of the stream, as all do who listen once they have been told so."""
+        for listener in self._listeners:
+            listener.miss()
+        self._position = None
 
     async def _look(self) -> None:
         """Tell of what ended without a word yet."""

@@ -43,3 +43,16 @@ def test_who_is_too_slow_hears_what_was_kept_and_then_that_it_is_behind() -> Non
                 await listener.next()
 
     asyncio.run(listening())
+
+
+def test_who_waits_hears_at_once_that_something_was_left_out() -> None:
+    async def listening() -> None:
+        listener = Listener()
+        coming = asyncio.create_task(listener.next())
+        await asyncio.sleep(0)
+        listener.miss()
+        async with asyncio.timeout(10):
+            with pytest.raises(Behind):
+                await coming
+
+    asyncio.run(listening())
