@@ -2,7 +2,9 @@
 
 import json
 import socket
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,7 +14,7 @@ from sqlalchemy import Engine
 from tests.api.conftest import Issue, Served, serving
 from tests.house import House, eventually
 
-from twofold_producer.api import app
+from twofold_producer.api import app, bodies
 from twofold_schema.ledger import rights
 
 _OPENAPI = Path(__file__).parents[2] / "docs" / "openapi.json"
@@ -89,28 +91,91 @@ class TestLengths:
         with serving({**house.environment, **limits}) as url:
             yield url
 
-    @pytest.mark.parametrize("lines", [False, True])
     @pytest.mark.parametrize("stated", [False, True])
+    @pytest.mark.parametrize(
+        ("path", "kind", "length"),
+        [
+            ("/v1/submissions", "application/x-ndjson", 4097),
+            ("/v1/submissions", "application/json", 2049),
+            ("/v1/submissions", "application/x-ndjson+json", 2049),
+            ("/v1/jobs", "application/json", 2049),
+            ("/v1/jobs", "application/x-ndjson", 2049),
+            ("/v1/jobs", "application/x-ndjson+json", 2049),
+        ],
+    )
     def test_more_than_is_taken_is_refused(
-        self, url: str, issue: Issue, *, lines: bool, stated: bool
+        self, url: str, issue: Issue, path: str, kind: str, length: int, *, stated: bool
     ) -> None:
-        """Whether or not it says beforehand how much it is."""
-        kind = "application/x-ndjson" if lines else "application/json"
-        body = b" " * (4097 if lines else 2049)
-        headers = {
-            "Authorization": f"Bearer {issue()}",
-            "Idempotency-Key": "x",
-            "Content-Type": kind,
-        }
+        """Whether or not it says beforehand how much it is; JSON lines are taken in one place."""
+        body = b" " * length
         content = body if stated else iter([body])
-        answer = httpx2.post(f"{url}/v1/submissions", content=content, headers=headers)
+        answer = httpx2.post(f"{url}{path}", content=content, headers=_sending(issue(), kind))
         assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+        most = 4096 if length > 4096 else 2048
+        assert f"more than {most} bytes" in answer.json()["detail"]
+
+    @pytest.mark.parametrize(
+        "kind", ["application/x-ndjson", "Application/X-NDJSON ; charset=utf-8"]
+    )
+    def test_json_lines_may_be_longer_however_their_kind_is_written(
+        self, url: str, issue: Issue, kind: str
+    ) -> None:
+        body = b"{}\n" * 1000
+        answer = httpx2.post(
+            f"{url}/v1/submissions", content=body, headers=_sending(issue(), kind), timeout=30
+        )
+        assert (answer.status_code, answer.json()["invalid"]) == (202, 1000)
 
     def test_a_length_that_is_none_is_refused(self, url: str) -> None:
         address = urlsplit(url)
         with socket.create_connection((address.hostname, address.port)) as raw:
             raw.sendall(b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n")
             assert raw.recv(100).startswith(b"HTTP/1.1 400")
+
+    @pytest.mark.parametrize("authorization", [None, "Bearer", "Basic YTpi"])
+    def test_nothing_is_read_of_who_shows_no_key(self, url: str, authorization: str | None) -> None:
+        headers = {"Authorization": authorization} if authorization else {}
+        with _begun(url, "/v1/jobs", headers) as half:
+            answer = half.recv(4096)
+        assert answer.startswith(b"HTTP/1.1 401")
+        assert b"invalid_api_key" in answer
+
+    @pytest.mark.parametrize(
+        ("path", "kind"),
+        [
+            ("/v1/jobs", "application/json"),
+            ("/v1/submissions", "application/json"),
+            ("/v1/submissions", "application/x-ndjson"),
+        ],
+    )
+    def test_who_falls_silent_half_way_is_hung_up_on(
+        self, url: str, issue: Issue, monkeypatch: pytest.MonkeyPatch, path: str, kind: str
+    ) -> None:
+        monkeypatch.setattr(bodies, "SILENCE_SECONDS", 0.2)
+        with _begun(url, path, _sending(issue(), kind)) as half:
+            half.sendall(b"{")
+            answer = b"".join(iter(lambda: half.recv(4096), b""))
+        assert answer.startswith(b"HTTP/1.1 400")
+        assert b"Nothing came for 0.2 s" in answer
+
+
+def _sending(secret: str, kind: str) -> dict[str, str]:
+    return {
+        "Authorization": f"Bearer {secret}",
+        "Idempotency-Key": "x",
+        "Content-Type": kind,
+    }
+
+
+@contextmanager
+def _begun(url: str, path: str, headers: Mapping[str, str]) -> Iterator[socket.socket]:
+    """A request of which nothing has been sent but its head."""
+    address = urlsplit(url)
+    head = [f"POST {path} HTTP/1.1", f"Host: {address.netloc}", "Content-Length: 1000"]
+    head += [f"{name}: {value}" for name, value in headers.items()]
+    with socket.create_connection((address.hostname, address.port), timeout=20) as begun:
+        begun.sendall("\r\n".join([*head, "", ""]).encode())
+        yield begun
 
 
 class TestRates:

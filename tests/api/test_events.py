@@ -4,15 +4,24 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import httpx2
 import pytest
+from sqlalchemy import text
 from tests.api.conftest import Served
 from tests.factories import begun, claimed, new_job, result_of, submitted
+from tests.house import eventually
 
 from twofold_producer.api import follower
-from twofold_schema.ledger import outcomes
+from twofold_schema.ledger import api_keys, outcomes, retention
+
+_OF_NO_CLASS = text("""
+    INSERT INTO events (xid, at, job_id, tenant, job_class, generation, fence, state)
+    VALUES (CAST(CAST(pg_current_xact_id() AS text) AS bigint), clock_timestamp(),
+            gen_random_uuid(), 'default', 99, 1, 0, 'queued')
+""")
 
 
 @contextmanager
@@ -21,7 +30,9 @@ def _following(
 ) -> Iterator[Iterator[dict[str, Any]]]:
     """Events as they come; nothing is missed from here on."""
     headers = {"Last-Event-ID": after} if after else {}
-    with http.stream("GET", "/v1/events", params=query, headers=headers) as answer:
+    # Sooner than the service says that nothing happens: what does not come is an error.
+    asked = http.stream("GET", "/v1/events", params=query, headers=headers, timeout=12)
+    with asked as answer:
         assert answer.status_code == 200, answer.read()
         assert answer.headers["Content-Type"].startswith("text/event-stream")
         lines = answer.iter_lines()
@@ -121,6 +132,61 @@ def test_who_missed_too_much_begins_anew(served: Served, monkeypatch: pytest.Mon
             told = list(events)
     assert told[-1]["event"] == "behind"
     assert len(told) <= 2001
+
+
+def test_who_had_an_event_last_that_is_no_longer_kept_begins_anew(served: Served) -> None:
+    def dropped() -> int:
+        with served.house.engine.begin() as connection:
+            of_today = timedelta(days=-1)
+            return retention.drop_partitions(connection, retention.EVENTS, older_than=of_today)
+
+    with served.http() as http:
+        with _following(http) as events:
+            submitted(served.house.engine)
+            last = next(events)["id"]
+        eventually(dropped)
+        submitted(served.house.engine)
+        with _following(http, last) as events:
+            told = list(events)
+    assert [event["event"] for event in told] == ["behind"]
+
+
+def test_an_event_that_nobody_can_read_is_told_as_missed_and_ends_nothing(served: Served) -> None:
+    """As one is that a newer version wrote."""
+    with served.http() as http:
+        with _following(http) as events:
+            submitted(served.house.engine)
+            last = next(events)["id"]
+            with served.house.engine.begin() as connection:
+                connection.execute(_OF_NO_CLASS)
+            assert [event["event"] for event in events] == ["behind"]
+        with _following(http, last) as events:
+            assert [event["event"] for event in events] == ["behind"]
+        with _following(http) as events:
+            (job_id,) = submitted(served.house.engine)
+            assert next(events)["data"]["job_id"] == str(job_id)
+
+
+@pytest.mark.parametrize("how", ["revoked", "rotated"])
+def test_a_stream_ends_with_its_key(served: Served, how: str) -> None:
+    """And another, of a key that is in force, goes on."""
+    engine = served.house.engine
+    with (
+        served.http("acme") as http,
+        served.http("acme") as other,
+        _following(other) as heard,
+        _following(http) as events,
+    ):
+        with engine.begin() as connection:
+            _, ours = api_keys.every_key(connection)  # newest first
+            said = {"reason": "a test", "who": "a test"}
+            if how == "revoked":
+                api_keys.revoke(connection, ours.id, **said)
+            else:
+                api_keys.rotate(connection, ours.id, overlap=timedelta(0), **said)
+        assert not list(events)
+        submitted(engine, new_job(tenant="acme"))
+        assert next(heard)["event"] == "job"
 
 
 def test_a_place_that_is_none_is_refused_before_anything_is_sent(served: Served) -> None:

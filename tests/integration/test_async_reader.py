@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import pytest
+from pydantic import ValidationError
 from sqlalchemy import Engine, TextClause, text
 from sqlalchemy.exc import DBAPIError
 from tests.factories import begun, claimed, job_of, new_job, submitted
@@ -140,5 +141,27 @@ def test_jobs_are_as_others_read_them_and_only_their_tenants(
         )
         assert list(answers[:3]) == [job_of(engine, job_id) for job_id in (mine, theirs, theirs)]
         assert [type(answer) for answer in answers[3:]] == [JobNotFound, JobNotFound]
+
+    _with(reader, read)
+
+
+def test_a_job_that_cannot_be_read_keeps_nobody_waiting(
+    database_settings: DatabaseSettings, engine: Engine
+) -> None:
+    """As one is that a newer version wrote: who asks meanwhile is told, who asks next is served."""
+    odd, other = submitted(engine, *[new_job()] * 2)
+    with engine.begin() as connection:
+        newer = text("""UPDATE jobs SET parameters = '{"steps": "many"}' WHERE id = :id""")
+        connection.execute(newer, {"id": odd})
+    reader = AsyncReader(database_settings)
+    lookups = Lookups(reader)
+
+    async def read() -> None:
+        async with asyncio.timeout(10):
+            told = await asyncio.gather(
+                lookups.job(odd, None), lookups.job(other, None), return_exceptions=True
+            )
+            assert [type(answer) for answer in told] == [ValidationError] * 2
+            assert (await lookups.job(other, None)).id == other
 
     _with(reader, read)

@@ -35,6 +35,7 @@ from twofold_producer.api.edge import Edge
 from twofold_producer.api.follower import Follower
 from twofold_producer.api.lookups import Lookups
 from twofold_producer.api.service import Service
+from twofold_producer.api.watch import Watch
 from twofold_producer.producer import Producer
 from twofold_schema import database
 from twofold_schema.async_reader import AsyncReader
@@ -107,26 +108,34 @@ def build(
         producer = Producer(
             database_settings=database_settings, broker=broker, storage=storage, limits=limits
         )
+        gate = Gate(engine)
         follower = Follower(engine)
+        watch = Watch(gate)
         lookups = Lookups(AsyncReader(database_settings))
         app.state.service = Service(
             settings=settings,
             places=storage,
             producer=producer,
             engine=engine,
-            gate=Gate(engine),
+            gate=gate,
             follower=follower,
+            watch=watch,
             lookups=lookups,
             counts=Counts(engine),
             bulks=anyio.CapacityLimiter(_BULKS),
         )
-        following = asyncio.create_task(follower.run(), name="follower")
+        tasks = [
+            asyncio.create_task(follower.run(), name="follower"),
+            asyncio.create_task(watch.run(), name="watch"),
+        ]
         try:
             yield
         finally:
-            following.cancel()
-            with suppress(asyncio.CancelledError):
-                await following
+            for task in tasks:
+                task.cancel()
+            for task in tasks:
+                with suppress(asyncio.CancelledError):
+                    await task
             await lookups.close()
             producer.close()
             engine.dispose()

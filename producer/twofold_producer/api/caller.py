@@ -144,17 +144,31 @@ class Gate:
             "RateLimit": f'"requests";r={left};t={math.ceil(wait)}',
         }, wait
 
-    def _caller(self, secret: str) -> Caller:
+    def has_asked(self, secret: str, *, within: float) -> bool:
+        """Whether the database has said so few seconds ago that a key is in force."""
         digest, now = _digest(secret), self._clock()
         with self._lock:
             known = self._callers.get(digest)
-        if _is_fresh(known, now):
-            return known[1]
+        return known is not None and now - known[0] < within
+
+    def ask(self, secret: str) -> Caller:
+        """Whose key this is, as the database has it.
+
+        Raises:
+            InvalidApiKey: It is nobody's, or no longer.
+        """
+        digest, now = _digest(secret), self._clock()
         with self._engine.begin() as connection:
             caller = _caller_of(api_keys.authenticate(connection, secret))
         with self._lock:
             _remember(self._callers, digest, (now, caller))
         return caller
+
+    def _caller(self, secret: str) -> Caller:
+        digest, now = _digest(secret), self._clock()
+        with self._lock:
+            known = self._callers.get(digest)
+        return known[1] if _is_fresh(known, now) else self.ask(secret)
 
     def _bucket(self, tenant: str) -> Bucket | None:
         now = self._clock()
@@ -173,6 +187,12 @@ class Gate:
         with self._lock:
             _remember(self._buckets, tenant, (now, bucket))
         return bucket
+
+
+def _shown(credentials: HTTPAuthorizationCredentials | None) -> str:
+    if credentials is None:
+        raise InvalidApiKey("Send an API key: `Authorization: Bearer tfk_…`.")
+    return credentials.credentials
 
 
 def _digest(secret: str) -> bytes:
@@ -194,6 +214,21 @@ def _caller_of(key: ApiKey) -> Caller:
     return Caller(key.tenant, key.prefix, frozenset(key.scopes))
 
 
+async def _secret(
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)] = None,
+) -> str:
+    return _shown(credentials)
+
+
+async def require_key(request: Request) -> None:
+    """Refuse who shows no key at all; whether one is in force is another question.
+
+    Raises:
+        InvalidApiKey: There is none.
+    """
+    _shown(await _bearer(request))
+
+
 def allowed(*scopes: Scope, everybodys: bool = False) -> Callable[..., Awaitable[Caller]]:
     """A dependency: the caller, who may do what one of the scopes is for.
 
@@ -207,9 +242,7 @@ def allowed(*scopes: Scope, everybodys: bool = False) -> Callable[..., Awaitable
         credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)] = None,
     ) -> Caller:
         gate: Gate = request.app.state.service.gate
-        if credentials is None:
-            raise InvalidApiKey("Send an API key: `Authorization: Bearer tfk_…`.")
-        secret = credentials.credentials
+        secret = _shown(credentials)
         # A thread is a long way round for what is known already.
         admitted = gate.recall(secret)
         if admitted is None:
@@ -229,6 +262,8 @@ def allowed(*scopes: Scope, everybodys: bool = False) -> Callable[..., Awaitable
     return check
 
 
+#: What was shown: for who has to look at it again.
+Secret = Annotated[str, Depends(_secret)]
 Submitter = Annotated[Caller, Depends(allowed(Scope.SUBMIT))]
 Owner = Annotated[Caller, Depends(allowed(Scope.SUBMIT, Scope.OPERATE))]
 Reader = Annotated[Caller, Depends(allowed(Scope.READ))]

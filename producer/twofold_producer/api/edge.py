@@ -1,4 +1,4 @@
-"""What is decided about a request before anybody reads it: its id, its length, who may ask."""
+"""What is decided about a request before anybody reads it: its id, its length, its way back."""
 
 import re
 import time
@@ -8,15 +8,14 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from twofold_producer.api import problems
-from twofold_schema.errors import BadRequest, BodyTooLarge, TwofoldError
+from twofold_producer.api import bodies, problems
+from twofold_schema.errors import TwofoldError
 from twofold_schema.ids import new_id
 
 log = structlog.get_logger(__name__)
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _FORWARDED_PROTO: Final = re.compile(r'(?:^|;)\s*proto="?(https?)"?\s*(?:;|$)', re.IGNORECASE)
-_JSON_LINES: Final = "application/x-ndjson"
 
 #: Nothing here is a page, nothing may be kept by anybody in between, nothing is sniffed.
 _SECURITY: Final = {
@@ -34,7 +33,7 @@ class Edge:
     Args:
         app: What it goes to.
         max_body_bytes: Of a request.
-        max_manifest_bytes: Of a request whose body is JSON lines.
+        max_manifest_bytes: Of a submission as JSON lines.
         trust_proxy: Whether what stands before us says whether it was asked by TLS.
     """
 
@@ -68,14 +67,17 @@ class Edge:
                 for name, value in scope.get("twofold.headers", {}).items():
                     sent[name] = value
                 sent["X-Request-Id"] = request_id
+                if "twofold.hangs_up" in scope:
+                    sent["Connection"] = "close"
                 if is_secure:
                     sent["Strict-Transport-Security"] = _STRICT_TRANSPORT
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
-                bounded = self._bounded(headers, receive)
-                await self._app(scope, bounded, answer)
+                takes_lines = bodies.takes_lines(scope)
+                most = self._max_manifest_bytes if takes_lines else self._max_body_bytes
+                await self._app(scope, bodies.bounded(scope, receive, most), answer)
             except TwofoldError as error:
                 if status:
                     raise
@@ -93,33 +95,6 @@ class Edge:
                     key=getattr(caller, "prefix", None),
                 )
 
-    def _bounded(self, headers: Headers, receive: Receive) -> Receive:
-        """Receive no more than is allowed.
-
-        Raises:
-            BodyTooLarge: It is known to be more.
-            BadRequest: Its length is no number.
-        """
-        of_lines = headers.get("content-type", "").startswith(_JSON_LINES)
-        most = self._max_manifest_bytes if of_lines else self._max_body_bytes
-        stated = headers.get("content-length")
-        if stated is not None:
-            if not stated.isdecimal():
-                raise BadRequest("Content-Length is no number.")
-            if int(stated) > most:
-                raise _too_large(most)
-        got = 0
-
-        async def bounded() -> Message:
-            nonlocal got
-            message = await receive()
-            got += len(message.get("body", b""))
-            if got > most:
-                raise _too_large(most)
-            return message
-
-        return bounded
-
     def _is_secure(self, scope: Scope, headers: Headers) -> bool:
         if scope["scheme"] == "https":
             return True
@@ -129,7 +104,3 @@ class Edge:
         forwarded = headers.get("forwarded", "").split(",")[0]
         said = _FORWARDED_PROTO.search(forwarded)
         return (said[1] if said else headers.get("x-forwarded-proto", "")).lower() == "https"
-
-
-def _too_large(most: int) -> BodyTooLarge:
-    return BodyTooLarge(f"The body has more than {most} bytes; send less, or JSON lines.")

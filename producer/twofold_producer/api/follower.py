@@ -7,7 +7,7 @@ one job is told by a look at its row, too, now and then.
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
@@ -41,7 +41,7 @@ REPLAY: Final = 20_000
 
 
 class Behind(Exception):
-    """More events came than a listener took, or than are replayed."""
+    """Events are left out: too many for a listener or a replay, no longer kept, or unreadable."""
 
 
 @dataclass(eq=False)
@@ -57,8 +57,10 @@ class Listener:
     tenant: str | None = None
     submission_id: UUID | None = None
     job_id: UUID | None = None
-    _queue: asyncio.Queue[Event] = field(default_factory=lambda: asyncio.Queue(_BEHIND))
+    _heard: list[Event] = field(default_factory=list)
     _is_behind: bool = False
+    _is_over: bool = False
+    _stirred: asyncio.Event = field(default_factory=asyncio.Event)
 
     def concerns(self, event: Event) -> bool:
         """Whether it is to be told of an event."""
@@ -69,11 +71,27 @@ class Listener:
         )
 
     def hear(self, event: Event) -> None:
-        """Take an event, for `next`."""
-        try:
-            self._queue.put_nowait(event)
-        except asyncio.QueueFull:
-            self._is_behind = True
+        """Take an event, for `next`; once one was left out, none that came after it."""
+        if len(self._heard) >= _BEHIND:
+            self.miss()
+        if not self._is_behind:
+            self._heard.append(event)
+            self._stirred.set()
+
+    def miss(self) -> None:
+        """Take note that something is left out."""
+        self._is_behind = True
+        self._stirred.set()
+
+    def end(self) -> None:
+        """Tell it nothing more."""
+        self._is_over = True
+        self._stirred.set()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it may be told nothing more."""
+        return self._is_over
 
     async def next(self) -> Sequence[Event]:
         """The next events, all that there are; none after a while in which nothing came.
@@ -81,14 +99,14 @@ class Listener:
         Raises:
             Behind: Some were left out.
         """
-        if self._is_behind and self._queue.empty():
-            raise Behind
-        came: list[Event] = []
         with suppress(TimeoutError):
             async with asyncio.timeout(_SILENCE_SECONDS):
-                came.append(await self._queue.get())
-        while not self._queue.empty():
-            came.append(self._queue.get_nowait())
+                await self._stirred.wait()
+        if not self._is_behind:
+            self._stirred.clear()
+        elif not self._heard:
+            raise Behind
+        came, self._heard = self._heard, []
         return came
 
 
@@ -154,8 +172,16 @@ class Follower:
             try:
                 full = await self._read_on()
                 await self._look()
+            except Behind:
+                self._pass_over()
+                full = False
             except DBAPIError as error:
                 log.warning("database_away", error=str(error.orig))
+                await asyncio.sleep(_AWAY_SECONDS)
+                continue
+            except Exception:
+                # Those who wait for it would wait in vain, and those who come.
+                log.exception("follower_failed")
                 await asyncio.sleep(_AWAY_SECONDS)
                 continue
             if not full:
@@ -178,7 +204,7 @@ class Follower:
 
     async def listen(
         self, listener: Listener, after: Position | None
-    ) -> AsyncIterator[Sequence[Event]]:
+    ) -> AsyncGenerator[Sequence[Event]]:
         """Events as they come; first none, once nothing is missed from then on.
 
         Args:
@@ -198,6 +224,8 @@ class Follower:
             if after is not None:
                 async for some in self._replay(listener, after, begin):
                     yield some
+                # Another process had told it more than this one has read.
+                begin = max(begin, after)
             while True:
                 came = await listener.next()
                 yield [event for event in came if event.position > begin]
@@ -208,9 +236,13 @@ class Follower:
     async def _replay(
         self, listener: Listener, after: Position, until: Position
     ) -> AsyncIterator[Sequence[Event]]:
-        """What a listener has missed."""
+        """What a listener has missed.
+
+        Raises:
+            Behind: It is too much, or is not all kept.
+        """
         passed = 0
-        while page := await self._in_thread(self._page, after):
+        while page := await self._read(self._missed, after):
             missed = [event for event in page if event.position <= until]
             yield [event for event in missed if listener.concerns(event)]
             if len(missed) < len(page):
@@ -227,7 +259,7 @@ class Follower:
             # Unless somebody who listens has begun meanwhile, and somewhere before.
             self._position = self._position or end
             return True
-        page = await self._in_thread(self._page, self._position)
+        page = await self._read(self._page, self._position)
         for event in page:
             for listener in self._listeners:
                 if listener.concerns(event):
@@ -237,6 +269,28 @@ class Follower:
         if page and self._wanted.is_set():
             self._position = page[-1].position
         return len(page) == _PAGE
+
+    async def _read(
+        self, page: Callable[[Position], Sequence[Event]], after: Position
+    ) -> Sequence[Event]:
+        """A page of events.
+
+        Raises:
+            Behind: One of them cannot be read, or some are no longer kept.
+        """
+        try:
+            return await self._in_thread(page, after)
+        except (DBAPIError, Behind):
+            raise
+        except Exception as error:
+            log.exception("events_unreadable", after=str(after))
+            raise Behind from error
+
+    def _pass_over(self) -> None:
+        """Go on at the end of the stream, as all do who listen once they have been told so."""
+        for listener in self._listeners:
+            listener.miss()
+        self._position = None
 
     async def _look(self) -> None:
         """Tell of what ended without a word yet."""
@@ -264,6 +318,14 @@ class Follower:
     def _page(self, after: Position) -> Sequence[Event]:
         with self._engine.connect() as connection:
             return events.read(connection, after, limit=_PAGE)
+
+    def _missed(self, after: Position) -> Sequence[Event]:
+        with self._engine.connect() as connection:
+            page = events.read(connection, after, limit=_PAGE)
+            # Days are dropped whole, the oldest first: while it is there, so is what came after it.
+            if not events.is_kept(connection, after):
+                raise Behind
+            return page
 
     def _end(self) -> Position:
         with self._engine.connect() as connection:

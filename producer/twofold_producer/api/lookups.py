@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 from uuid import UUID
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from twofold_schema.async_reader import AsyncReader
 from twofold_schema.job import Job
 from twofold_schema.ledger import reads
@@ -68,7 +66,7 @@ class Lookups:
     async def _answer(self, asked: Sequence[_Asked]) -> None:
         try:
             found = await self._look(asked)
-        except SQLAlchemyError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is of those who asked
             for one in asked:
                 if not one.answer.done():
                     one.answer.set_exception(error)

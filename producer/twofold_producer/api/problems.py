@@ -149,6 +149,9 @@ async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
 
 async def _on_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for it
+    if isinstance(error.__cause__, TwofoldError):
+        # The framework takes whatever ends the reading of a body for a fault of the body's.
+        return await _on_ours(request, error.__cause__)
     kind = _SAID.get(error.status_code, errors.BadRequest)
     headers = _allowed(request) if error.status_code == 405 else error.headers
     return answer(_id_of(request), kind(), headers=headers)

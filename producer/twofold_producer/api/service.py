@@ -14,6 +14,7 @@ from twofold_producer.api.caller import Gate
 from twofold_producer.api.counts import Counts
 from twofold_producer.api.follower import Follower
 from twofold_producer.api.lookups import Lookups
+from twofold_producer.api.watch import Watch
 from twofold_producer.producer import Producer
 from twofold_schema import database
 from twofold_schema.job import Job
@@ -33,6 +34,7 @@ class Service:
         engine: Of the database, for what is read.
         gate: Who may ask.
         follower: Who tells of what happens.
+        watch: Who ends the streams of keys that have ended.
         lookups: Who reads a job for those that hold no thread.
         counts: Who counts the jobs of submissions that go on.
         bulks: Threads of submissions of many jobs, which take their time.
@@ -44,6 +46,7 @@ class Service:
     engine: Engine
     gate: Gate
     follower: Follower
+    watch: Watch
     lookups: Lookups
     counts: Counts
     bulks: anyio.CapacityLimiter

@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
+from twofold_producer.api.bodies import JSON_LINES, SUBMISSIONS, are_lines
 from twofold_producer.api.caller import Reader, Submitter
 from twofold_producer.api.description import LOCATION, errors
 from twofold_producer.api.keys import RequiredKey, required
@@ -36,11 +37,8 @@ from twofold_schema.wire import Fault, SubmissionStatus, Submit, Submitted
 
 log = structlog.get_logger(__name__)
 
-router = APIRouter(prefix="/v1/submissions", tags=["submissions"])
+router = APIRouter(prefix=SUBMISSIONS, tags=["submissions"])
 
-JSON_LINES: Final = "application/x-ndjson"
-#: Whoever sends nothing for so long has gone.
-_SILENCE_SECONDS: Final = 30.0
 _IN_MEMORY_BYTES: Final = 2**20
 
 _LINES = {"schema": {"type": "string"}}
@@ -89,7 +87,7 @@ async def submit(
     application/x-ndjson` the answer has a line for each item, and what it all came to in the last.
     """
     key = required(idempotency_key)
-    if request.headers.get("content-type", "").startswith(JSON_LINES):
+    if are_lines(request.headers):
         blocks = _blocks(request.stream())
         items = _keyed(lines(blocks), key)
     else:
@@ -166,21 +164,15 @@ def _blocks(stream: AsyncIterator[bytes]) -> Iterator[bytes]:
     """A body as it comes, for a thread.
 
     Raises:
-        BadRequest: Nothing came for too long, or nothing can come any more.
+        BadRequest: Nothing can come any more.
     """
 
     async def following() -> bytes | None:
-        with anyio.fail_after(_SILENCE_SECONDS):
-            return await anext(stream, None)
+        return await anext(stream, None)
 
     try:
         while (block := anyio.from_thread.run(following)) is not None:
             yield block
-    except TimeoutError:
-        raise BadRequest(
-            f"Nothing came for {_SILENCE_SECONDS:g} s. What came before may be written: send all "
-            "of it again with the same Idempotency-Key."
-        ) from None
     except ClientDisconnect:
         raise BadRequest(
             "The connection was lost half way: send all of it again with the same Idempotency-Key."
@@ -252,4 +244,4 @@ def _sent(answers: IO[bytes]) -> Iterator[bytes]:
 
 
 def _at(submission: Submission) -> dict[str, str]:
-    return {"Location": f"/v1/submissions/{submission.id}"}
+    return {"Location": f"{SUBMISSIONS}/{submission.id}"}

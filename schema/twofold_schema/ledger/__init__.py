@@ -22,7 +22,7 @@ of their ids first, or skips those that others hold, so that no two of them wait
     pauses     pause, resume, in_force                  what is not claimed from for a while
     rights     set_rights, get, every_right             what tenants may do
     api_keys   create, authenticate, rotate, revoke     who asks over HTTP
-    events     read, end                                what happened, in an order that stays
+    events     read, is_kept, end                       what happened, in an order that stays
     webhooks   create, rotate, disable, enable          who is told what happened
     sending    lease, record                            what is told by webhooks, for keepers
     deliveries  find, redeliver, forget                 the same, for people

@@ -100,6 +100,9 @@ _READ = text("""
     LIMIT :limit
 """)
 
+# Whether an event is there.
+_IS_KEPT = text("SELECT EXISTS (SELECT FROM events WHERE (xid, position) = (:xid, :position))")
+
 # Before everything that is not in the stream yet.
 _END = text("SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)")
 
@@ -154,6 +157,12 @@ def read(
         )
         for row in rows
     ]
+
+
+def is_kept(connection: Connection, position: Position) -> bool:
+    """Whether the event of a position is still there."""
+    of = {"xid": position.xid, "position": position.number}
+    return bool(connection.execute(_IS_KEPT, of).scalar_one())
 
 
 def end(connection: Connection) -> Position:

@@ -19,7 +19,7 @@ class ApiSettings(Settings):
         api_port: The port.
         api_threads: Requests that are worked on at once, besides those that wait.
         api_max_body_bytes: Of a request's body.
-        api_max_manifest_bytes: The same of JSON lines, which are read as they come.
+        api_max_manifest_bytes: The same of a submission as JSON lines, which are read as they come.
         api_link_seconds: How long a URL is good that is given out for a result or an upload.
         api_trusted_proxies: Comma-separated addresses or networks whose `Forwarded` and
             `X-Forwarded-…` headers are believed; `*` for all, empty for none.
