@@ -1,12 +1,13 @@
 """Servers go away and come back; a reply is lost. It costs time, never a job."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import redis
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 from tests.house import House, eventually
 from tests.pictures import encoded
@@ -52,7 +53,7 @@ def own_redis() -> Iterator[Redis]:
 
 def beats_without_database(house: House) -> int:
     """How many heartbeats of the process started last found no database."""
-    lines = house._logs[-1].read_text().splitlines()
+    lines = house.last_log().splitlines()
     return sum("database_away" in line and "heartbeat" in line for line in lines)
 
 
@@ -84,6 +85,52 @@ def test_an_outage_of_postgres_in_the_middle_of_work_loses_and_charges_nothing(
     assert [job.fence for job in jobs[:4]] == [1] * 4
     (run,) = fragile.rows("SELECT state FROM runs")
     assert run["state"] == "live"
+
+
+@contextmanager
+def taking_no_writes(house: House) -> Iterator[None]:
+    """Its database refuses them inside the block, as a standby does, or who has a full disk."""
+
+    def change(setting: str) -> None:
+        # No transaction can change settings of the server; this one takes effect in open sessions.
+        with house.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+            connection.execute(text(f"ALTER SYSTEM {setting}"))
+            connection.execute(text("SELECT pg_reload_conf()"))
+
+    change("SET default_transaction_read_only = on")
+    try:
+        yield
+    finally:
+        change("RESET default_transaction_read_only")
+
+
+def test_a_postgres_that_takes_no_writes_is_waited_out(fragile: House) -> None:
+    """For longer than a lease, with results stored and not settled; and by who starts meanwhile."""
+    pauses = fragile.marker("pauses")
+    pauses.mkdir()
+    (pauses / "store").touch()
+    fragile.keeper()
+    job_ids = fragile.producer().submit_many([encoded()] * 8).job_ids
+    fragile.worker(f"--pause-in={pauses}", max_batch=2)
+    eventually(
+        lambda: sum(job.started_at is not None for job in fragile.jobs(job_ids)) >= 4,
+        why=fragile.logs,
+    )
+
+    with taking_no_writes(fragile):
+        (pauses / "store").unlink()
+        eventually(lambda: beats_without_database(fragile) >= LONG_IN_BEATS, why=fragile.logs)
+        held = [job.id for job in fragile.jobs(job_ids) if job.state is JobState.RUNNING]
+        fragile.worker(max_batch=2)
+        eventually(lambda: "database_away" in fragile.last_log(), why=fragile.logs)
+    jobs = fragile.wait_ended(job_ids)
+    fragile.wait_ready(runs=2)
+
+    assert {(job.state, job.attempts, job.crashes) for job in jobs} == {(JobState.SUCCEEDED, 1, 0)}
+    assert [job.errors for job in jobs] == [()] * 8
+    assert len(held) >= 4
+    assert {job.fence for job in jobs if job.id in held} == {1}
+    assert {run["state"] for run in fragile.rows("SELECT state FROM runs")} == {"live"}
 
 
 def test_without_redis_jobs_are_found_by_the_poll(house: House, own_redis: Redis) -> None:
