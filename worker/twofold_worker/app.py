@@ -260,8 +260,9 @@ class Process:
         try:
             with self._engine.begin() as connection:
                 runs.give_up(connection, self._run.id)
-        except DBAPIError:
-            logger.warning("not_handed_back", reason="the database is away; the lease will end")
+        except DBAPIError as failure:
+            # The lease will end, too.
+            logger.warning("not_handed_back", error=str(failure.orig))
         finally:
             os._exit(os.EX_SOFTWARE)
 

@@ -11,6 +11,7 @@ import structlog
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
+from twofold_schema.database import is_transient
 from twofold_schema.ledger import outcomes, runs, sweeps
 from twofold_worker.holdings import Holdings
 from twofold_worker.progress import Progress
@@ -32,7 +33,8 @@ class Heartbeat:
         holdings: What the process has in hand.
         draining: Whether the process takes no more work.
         drain: Called with every beat that hears that the process is to finish.
-        broken: Called when the run is lost: the process must end.
+        broken: Called when the run is lost, or the database refuses a beat for good: the process
+            must end.
     """
 
     def __init__(
@@ -73,11 +75,11 @@ class Heartbeat:
             try:
                 with self._progress.asking("heartbeat"):
                     self._beat(every)
-            except DBAPIError as error:
+            except Exception as error:  # noqa: BLE001 - a run that cannot beat must not live on
+                if not (isinstance(error, DBAPIError) and is_transient(error)):
+                    return self._broken(error)
                 # An outage is nobody's fault; rescue is patient after it.
                 log.warning("database_away", error=str(error.orig))
-            except Exception as error:  # noqa: BLE001 - a run that cannot beat must not live on
-                return self._broken(error)
         return None
 
     def _beat(self, every: float) -> None:

@@ -79,7 +79,8 @@ class Pipeline:
             above: Only jobs of a better class than this; None for all.
 
         Raises:
-            DBAPIError: The database is away; what it may have given is found by the heartbeat.
+            DBAPIError: The database is away, and what it may have given is found by the heartbeat;
+                or it answered with an error that waiting does not mend.
         """
         with self.progress.asking("claim"), self.for_claims.begin() as connection:
             jobs = claims.claim(
