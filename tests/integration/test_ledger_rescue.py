@@ -23,7 +23,7 @@ from tests.factories import (
 )
 
 from twofold_schema.errors import RunLost
-from twofold_schema.ledger import outcomes, requests, runs
+from twofold_schema.ledger import outcomes, requests, runs, sweeps
 from twofold_schema.states import JobState
 
 _OVERDUE = text("UPDATE jobs SET run_deadline = '2020-01-01Z' WHERE state = 'running'")
@@ -116,6 +116,23 @@ def test_jobs_of_a_run_that_nobody_remembers_are_rescued(engine: Engine) -> None
         connection.execute(_FORGET_RUNS)
     assert rescued(engine) == 1
     assert _states(engine, [job_id]) == [JobState.QUEUED]
+
+
+def test_a_rescue_takes_the_oldest_runs_first_and_the_next_one_the_rest(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps, "RESCUE_RUNS", 2, raising=False)
+    submitted(engine, *[new_job() for _ in range(6)])
+    held = []
+    for _ in range(3):
+        run_id = begun(engine)
+        held.append([claim.job_id for claim in claimed(engine, run_id, limit=2)])
+        silence(engine, run_id)
+    assert rescued(engine) == 4
+    assert _states(engine, held[0] + held[1]) == [JobState.QUEUED] * 4
+    assert _states(engine, held[2]) == [JobState.RUNNING] * 2
+    assert rescued(engine) == 2
+    assert rescued(engine) == 0
 
 
 def test_poison_is_halved_down_to_the_guilty_job_and_only_that_is_charged(engine: Engine) -> None:

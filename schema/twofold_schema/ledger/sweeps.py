@@ -16,6 +16,9 @@ from twofold_schema.ledger.poison import Orphan, Verdict, judge
 
 #: How many rows one sweep takes; the next one takes the rest.
 SWEEP_ROWS = 1000
+#: How many runs one rescue takes the jobs of, the oldest runs first: a fleet that died at once must
+#: not be more than a statement's bound allows.
+RESCUE_RUNS = 100
 
 _TRY_LOCK = text("SELECT pg_try_advisory_xact_lock(hashtextextended('twofold.' || :duty, 0))")
 
@@ -82,11 +85,18 @@ _LOSE_RUNS = text("""
 
 _ENDED_RUN = "(runs.id IS NULL OR runs.state IN ('stopped', 'lost'))"
 
-# Locks running jobs whose run holds no lease. A process that froze in a transaction may hold some
+# The oldest runs that hold no lease and have running jobs.
+_ENDED_RUNS = text(f"""
+    SELECT DISTINCT jobs.run_id FROM jobs LEFT JOIN runs ON runs.id = jobs.run_id
+    WHERE jobs.state = 'running' AND {_ENDED_RUN}
+    ORDER BY jobs.run_id LIMIT :runs
+""")  # noqa: S608 - built from a constant of this module
+
+# Locks the running jobs of such runs. A process that froze in a transaction may hold some
 # of them for long; they wait for the next sweep, and nobody else's wait with them.
 _LOCK_ORPHANS = text(f"""
     SELECT jobs.id FROM jobs LEFT JOIN runs ON runs.id = jobs.run_id
-    WHERE jobs.state = 'running' AND {_ENDED_RUN}
+    WHERE jobs.state = 'running' AND {_ENDED_RUN} AND jobs.run_id = ANY(CAST(:runs AS uuid[]))
     ORDER BY jobs.id FOR UPDATE OF jobs SKIP LOCKED
 """)  # noqa: S608 - built from a constant of this module
 
@@ -100,7 +110,7 @@ _ORPHANS = text(f"""
                bool_and(jobs.id = ANY(CAST(:locked AS uuid[]))) OVER (PARTITION BY jobs.run_id)
                    AS whole
         FROM jobs LEFT JOIN runs ON runs.id = jobs.run_id
-        WHERE jobs.state = 'running' AND {_ENDED_RUN}
+        WHERE jobs.state = 'running' AND {_ENDED_RUN} AND jobs.run_id = ANY(CAST(:runs AS uuid[]))
     ) AS orphan
     WHERE whole ORDER BY id
 """)  # noqa: S608 - built from a constant of this module
@@ -176,7 +186,8 @@ def rescue(connection: Connection, *, every_seconds: float) -> int:
             once more before any is judged.
 
     Returns:
-        How many jobs were given back or ended; 0 also when another process is at it.
+        How many jobs were given back or ended, of at most `RESCUE_RUNS` runs; the next call takes
+        the rest. 0 also when another process is at it.
     """
     if not try_duty(connection, "rescue"):
         return 0
@@ -188,8 +199,11 @@ def rescue(connection: Connection, *, every_seconds: float) -> int:
 def _rescue_orphans(connection: Connection) -> int:
     crashed: dict[UUID, list[Orphan]] = defaultdict(list)
     verdicts: list[Verdict] = []
-    locked = connection.execute(_LOCK_ORPHANS).scalars().all()
-    for row in connection.execute(_ORPHANS, {"locked": locked}):
+    ended = connection.execute(_ENDED_RUNS, {"runs": RESCUE_RUNS}).scalars().all()
+    if not ended:
+        return 0
+    locked = connection.execute(_LOCK_ORPHANS, {"runs": ended}).scalars().all()
+    for row in connection.execute(_ORPHANS, {"runs": ended, "locked": locked}):
         if row.crashed:
             crashed[row.run_id].append(Orphan(row.id, row.started, row.isolation))
         else:
