@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, event, text
 from tests.factories import (
     AMPLE,
     PAST,
@@ -28,6 +28,8 @@ from twofold_schema.states import JobState
 
 _OVERDUE = text("UPDATE jobs SET run_deadline = '2020-01-01Z' WHERE state = 'running'")
 _LEASES_END = text("UPDATE runs SET lease_expires_at = '2020-01-01Z'")
+_LEASES_END_NOW = text("UPDATE runs SET lease_expires_at = clock_timestamp(), lease_seconds = 0")
+_OVERDUE_NOW = text("UPDATE jobs SET run_deadline = clock_timestamp() WHERE state = 'running'")
 _LATE = text("UPDATE jobs SET finish_by = '2020-01-01Z'")
 _LOOKED = text("""
     INSERT INTO pulse (beat_at, resumed_at)
@@ -225,6 +227,28 @@ def test_an_outage_of_the_database_costs_no_run_its_lease(engine: Engine) -> Non
         connection.execute(_OVERDUE)
     assert rescued(engine, every_seconds=1.0) == 0
     assert _states(engine, [job_id]) == [JobState.RUNNING]
+
+
+def test_a_database_that_freezes_in_the_middle_of_a_rescue_costs_no_run_its_lease(
+    engine: Engine,
+) -> None:
+    (job_id,) = submitted(engine)
+    claimed(engine, begun(engine), started=True)
+    with engine.begin() as connection:
+        connection.execute(_LOOKED, {"ago": timedelta(0)})
+
+    def freeze(_connection: Connection, statement: object, *_: object) -> None:
+        """Everything that was good at the look is over by now."""
+        if statement is sweeps._LOSE_RUNS:
+            with engine.begin() as clock:
+                clock.execute(_LEASES_END_NOW)
+                clock.execute(_OVERDUE_NOW)
+
+    with engine.begin() as connection:
+        event.listen(connection, "before_execute", freeze)
+        assert sweeps.rescue(connection, every_seconds=AMPLE.total_seconds()) == 0
+    assert _states(engine, [job_id]) == [JobState.RUNNING]
+    assert rescued(engine) == 1
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_one_process_at_a_time_does_a_duty(engine: Engine) -> None:
     [
         (sweeps._PROMOTE, {"rows": 1000}),
         (sweeps._EXPIRE, {"rows": 1000}),
-        (sweeps._OVERDUE, {"rows": 1000, "resumed_at": PAST}),
+        (sweeps._OVERDUE, {"rows": 1000, "resumed_at": PAST, "beat_at": FUTURE}),
         (sweeps._ENDED_RUNS, {"runs": 100}),
         (sweeps._LOCK_ORPHANS, {"runs": []}),
     ],

@@ -5,7 +5,7 @@ lock for its transaction, so that any number of processes may try and one does i
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from sqlalchemy import Connection, text
@@ -67,14 +67,15 @@ _BEAT = text("""
                 (SELECT min(lease_seconds) / 2 FROM runs WHERE state IN ('live', 'draining')))
             THEN clock_timestamp() ELSE last.resumed_at END,
         beat_at = clock_timestamp()
-    RETURNING greatest(resumed_at, pg_postmaster_start_time()) AS resumed_at
+    RETURNING greatest(resumed_at, pg_postmaster_start_time()) AS resumed_at, beat_at
 """)
 
-# Runs whose lease is over, judged only after the database has been back for one lease.
+# Runs whose lease was over at that look: if the database has frozen since, only the next look
+# can tell. They are judged only after the database has been back for one lease.
 _LOSE_RUNS = text("""
     WITH silent AS (
         SELECT id FROM runs
-        WHERE state IN ('live', 'draining') AND lease_expires_at <= clock_timestamp()
+        WHERE state IN ('live', 'draining') AND lease_expires_at <= :beat_at
           AND clock_timestamp() > CAST(:resumed_at AS timestamptz)
                                   + lease_seconds * interval '1 second'
         ORDER BY id FOR UPDATE SKIP LOCKED
@@ -115,11 +116,11 @@ _ORPHANS = text(f"""
     WHERE whole ORDER BY id
 """)  # noqa: S608 - built from a constant of this module
 
-# Running jobs of live runs that were held longer than any claim may last.
+# Running jobs of live runs that were, at that look, held longer than any claim may last.
 _OVERDUE = text("""
     SELECT jobs.id, jobs.isolation, jobs.started_at IS NOT NULL AS started
     FROM jobs JOIN runs ON runs.id = jobs.run_id
-    WHERE jobs.state = 'running' AND jobs.run_deadline <= (SELECT clock_timestamp())
+    WHERE jobs.state = 'running' AND jobs.run_deadline <= :beat_at
       AND clock_timestamp() > CAST(:resumed_at AS timestamptz)
                               + runs.lease_seconds * interval '1 second'
     ORDER BY jobs.run_deadline LIMIT :rows FOR UPDATE OF jobs SKIP LOCKED
@@ -191,9 +192,10 @@ def rescue(connection: Connection, *, every_seconds: float) -> int:
     """
     if not try_duty(connection, "rescue"):
         return 0
-    resumed_at = connection.execute(_BEAT, {"every_seconds": every_seconds}).scalar_one()
-    connection.execute(_LOSE_RUNS, {"resumed_at": resumed_at})
-    return _rescue_orphans(connection) + _rescue_overdue(connection, resumed_at)
+    row = connection.execute(_BEAT, {"every_seconds": every_seconds}).one()
+    beat = {"beat_at": row.beat_at, "resumed_at": row.resumed_at}
+    connection.execute(_LOSE_RUNS, beat)
+    return _rescue_orphans(connection) + _rescue_overdue(connection, beat)
 
 
 def _rescue_orphans(connection: Connection) -> int:
@@ -213,8 +215,8 @@ def _rescue_orphans(connection: Connection) -> int:
     return _give_back(connection, verdicts, WorkerCrashed)
 
 
-def _rescue_overdue(connection: Connection, resumed_at: object) -> int:
-    rows = connection.execute(_OVERDUE, {"rows": SWEEP_ROWS, "resumed_at": resumed_at})
+def _rescue_overdue(connection: Connection, beat: Mapping[str, object]) -> int:
+    rows = connection.execute(_OVERDUE, {"rows": SWEEP_ROWS, **beat})
     verdicts = [
         Verdict(row.id, suspect=False, charged=row.started, isolation=row.isolation) for row in rows
     ]
