@@ -106,6 +106,10 @@ class House:
             f"--- {log.name}\n{log.read_text(errors='replace')[-4000:]}" for log in self._logs
         )
 
+    def last_log(self) -> str:
+        """All words of the process started last."""
+        return self._logs[-1].read_text(errors="replace")
+
     def jobs(self, job_ids: Sequence[UUID]) -> list[Job]:
         """The jobs as they are now."""
         with self.engine.connect() as connection:

@@ -1,4 +1,4 @@
-"""A worker process with faults: dies after a verb, hangs once, takes its time."""
+"""A worker process with faults: dies or breaks after a verb, hangs once, takes its time."""
 
 import argparse
 import os
@@ -18,6 +18,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--die-after", help="kill -9 after this verb of the first job")
     parser.add_argument("--die-on", help="kill -9 when a job with this id is started")
+    parser.add_argument("--break-after", help="fail as nothing may after this verb of a job")
     parser.add_argument("--hang", choices=["sleep", "gil"])
     parser.add_argument("--marker", type=Path, help="hang only while this file is missing")
     parser.add_argument("--pause-at", help="stand still at this verb while --marker exists")
@@ -33,6 +34,8 @@ def main() -> int:
             threading.Event().wait(0.02)
         while options.pause_in and (options.pause_in / verb).exists():
             threading.Event().wait(0.02)
+        if verb == options.break_after:
+            raise RuntimeError("broken by the test")
 
     upscaler: Upscaler | None = NearestUpscaler()
     if options.hang:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import psycopg
-from sqlalchemy import Connection, Engine, create_engine, event, exc
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, exc
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePool
 
@@ -39,6 +39,9 @@ CONNECT_ARGS: Final[Mapping[str, Any]] = {
 _FRESH_SECONDS = 1.0
 #: Of the same statement on one connection; psycopg's own default.
 _PREPARED_AFTER = 5
+
+#: Of a write to a server that takes none: a standby, or one whose disk is full.
+_TAKES_NO_WRITES: Final = psycopg.errors.ReadOnlySqlTransaction.sqlstate
 
 #: The execution option of an engine whose sessions read in order.
 _READS_IN_ORDER = "reads_in_order"
@@ -117,6 +120,7 @@ def connect(settings: DatabaseSettings, *, in_order: bool = False) -> Engine:
 
     event.listen(engine, "checkout", _check_before_use)
     event.listen(engine, "checkin", _note_use)
+    event.listen(engine, "handle_error", _part_with_a_standby)
     return engine
 
 
@@ -153,6 +157,16 @@ def _note_use(_connection: object, record: ConnectionPoolEntry) -> None:
     record.info["used_at"] = time.monotonic()
 
 
+def _part_with_a_standby(context: ExceptionContext) -> None:
+    """Let go of the connections of this pool once one of them leads to what takes no writes.
+
+    After a failover none of them leads to the primary, and only who connects anew may find it.
+    What is in use is let go of when it comes back.
+    """
+    if getattr(context.original_exception, "sqlstate", None) == _TAKES_NO_WRITES:
+        context.is_disconnect = True
+
+
 def read_in_order(connection: Connection) -> None:
     """Let tables be read in the order of their indexes until this transaction ends.
 
@@ -185,9 +199,12 @@ def bound_waits(connection: Connection, *, seconds: float) -> None:
 
 
 def is_transient(error: DBAPIError) -> bool:
-    """Whether the same call may succeed later: connection gone, deadlock, shutdown, timeout."""
+    """Whether the same call may succeed later.
+
+    Connection gone, deadlock, shutdown, timeout; or a server that takes no writes for now.
+    """
     state = getattr(error.orig, "sqlstate", None)
-    if error.connection_invalidated or state is None:
+    if error.connection_invalidated or state in {None, _TAKES_NO_WRITES}:
         return True
     # Classes of PostgreSQL's appendix A: 08 connection, 40 rollback, 53 resources, 55 not in the
     # needed state (locks), 57 operator intervention, 58 system.

@@ -1,13 +1,17 @@
 """Servers go away and come back; a reply is lost. It costs time, never a job."""
 
+import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 import redis
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
+from tests.conftest import settings_for
 from tests.house import House, eventually
 from tests.pictures import encoded
 
@@ -20,6 +24,8 @@ from twofold_schema.states import JobState
 
 #: So many beats are more than a lease.
 LONG_IN_BEATS = 7
+#: Longer than a supervisor waits for a sign of life: three leases of a house.
+LONG_IN_SECONDS = 14
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +37,19 @@ def own_postgres() -> Iterator[Postgres]:
 
 @pytest.fixture
 def fragile(house: House, own_postgres: Postgres, tmp_path: Path) -> Iterator[House]:
-    """A house on that Postgres."""
-    settings = DatabaseSettings.model_validate({"database_url": own_postgres.url})
+    """A house on that Postgres, in a database of the test's own."""
+    name = f"twofold_test_{secrets.token_hex(6)}"
+    server = database.connect(DatabaseSettings.model_validate({"database_url": own_postgres.url}))
+    with server.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    server.dispose()
+    settings = settings_for(own_postgres.url, name)
     database.migrate(settings)
     folder = tmp_path / "fragile"
     folder.mkdir()
     engine = database.connect(settings)
-    environment = {**house.environment, "TWOFOLD_DATABASE_URL": own_postgres.url}
+    url = settings.database_url.get_secret_value()
+    environment = {**house.environment, "TWOFOLD_DATABASE_URL": url}
     with House(engine=engine, folder=folder, environment=environment) as fragile:
         yield fragile
     engine.dispose()
@@ -52,7 +64,7 @@ def own_redis() -> Iterator[Redis]:
 
 def beats_without_database(house: House) -> int:
     """How many heartbeats of the process started last found no database."""
-    lines = house._logs[-1].read_text().splitlines()
+    lines = house.last_log().splitlines()
     return sum("database_away" in line and "heartbeat" in line for line in lines)
 
 
@@ -84,6 +96,118 @@ def test_an_outage_of_postgres_in_the_middle_of_work_loses_and_charges_nothing(
     assert [job.fence for job in jobs[:4]] == [1] * 4
     (run,) = fragile.rows("SELECT state FROM runs")
     assert run["state"] == "live"
+
+
+@contextmanager
+def taking_no_writes(house: House) -> Iterator[None]:
+    """Its database refuses them inside the block, as a standby does, or who has a full disk."""
+
+    def change(setting: str) -> None:
+        # No transaction can change settings of the server; this one takes effect in open sessions.
+        with house.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+            connection.execute(text(f"ALTER SYSTEM {setting}"))
+            connection.execute(text("SELECT pg_reload_conf()"))
+
+    change("SET default_transaction_read_only = on")
+    try:
+        yield
+    finally:
+        change("RESET default_transaction_read_only")
+
+
+def test_a_postgres_that_takes_no_writes_is_waited_out(fragile: House) -> None:
+    """For longer than a lease, with results stored and not settled; and by who starts meanwhile."""
+    pauses = fragile.marker("pauses")
+    pauses.mkdir()
+    (pauses / "store").touch()
+    fragile.keeper()
+    job_ids = fragile.producer().submit_many([encoded()] * 8).job_ids
+    fragile.worker(f"--pause-in={pauses}", max_batch=2)
+    eventually(
+        lambda: sum(job.started_at is not None for job in fragile.jobs(job_ids)) >= 4,
+        why=fragile.logs,
+    )
+
+    with taking_no_writes(fragile):
+        (pauses / "store").unlink()
+        eventually(lambda: beats_without_database(fragile) >= LONG_IN_BEATS, why=fragile.logs)
+        held = [job.id for job in fragile.jobs(job_ids) if job.state is JobState.RUNNING]
+        fragile.worker(max_batch=2)
+        eventually(lambda: "database_away" in fragile.last_log(), why=fragile.logs)
+    jobs = fragile.wait_ended(job_ids)
+    fragile.wait_ready(runs=2)
+
+    assert {(job.state, job.attempts, job.crashes) for job in jobs} == {(JobState.SUCCEEDED, 1, 0)}
+    assert [job.errors for job in jobs] == [()] * 8
+    assert len(held) >= 4
+    assert {job.fence for job in jobs if job.id in held} == {1}
+    assert {run["state"] for run in fragile.rows("SELECT state FROM runs")} == {"live"}
+
+
+@contextmanager
+def frozen(house: House) -> Iterator[None]:
+    """Its Postgres takes connections and requests inside the block, and answers none."""
+    (backend,) = house.rows("SELECT pg_backend_pid() AS pid")
+    postmaster = psutil.Process(backend["pid"]).parent()
+    assert postmaster is not None
+    # The postmaster first: it starts no other process then.
+    postmaster.suspend()
+    processes = postmaster.children()
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in [*processes, postmaster]:
+            process.resume()
+
+
+def test_a_postgres_that_answers_nothing_is_waited_out_by_the_same_process(
+    fragile: House,
+) -> None:
+    """For longer than a watchdog, a supervisor and a stage have patience with a stuck process."""
+    pauses = fragile.marker("pauses")
+    pauses.mkdir()
+    (pauses / "upscale").touch()
+    fragile.keeper()
+    job_ids = fragile.producer().submit_many([encoded()] * 12).job_ids
+    supervisor = fragile.supervised(f"--pause-in={pauses}", max_batch=2, stall_seconds=2)
+    eventually(
+        lambda: sum(job.started_at is not None for job in fragile.jobs(job_ids)) == 4,
+        why=fragile.logs,
+    )
+
+    with frozen(fragile):
+        (pauses / "upscale").unlink()
+        (worker,) = psutil.Process(supervisor.pid).children()
+        with pytest.raises(psutil.TimeoutExpired):
+            worker.wait(LONG_IN_SECONDS)
+    jobs = fragile.wait_ended(job_ids)
+
+    assert worker.is_running()
+    assert {(job.state, job.attempts, job.crashes) for job in jobs} == {(JobState.SUCCEEDED, 1, 0)}
+    assert [job.errors for job in jobs] == [()] * 12
+    assert [job.fence for job in jobs[:4]] == [1] * 4
+    (run,) = fragile.rows("SELECT state FROM runs")
+    assert run["state"] == "live"
+
+
+def test_a_broken_worker_ends_though_postgres_answers_nothing(fragile: House) -> None:
+    """What it cannot hand back is found once its lease is over."""
+    fragile.keeper()
+    marker = fragile.marker("stands-still")
+    marker.touch()
+    job_id = fragile.producer().submit(encoded()).job_id
+    worker = fragile.worker("--pause-at=start", "--break-after=start", f"--marker={marker}")
+    eventually(lambda: fragile.jobs([job_id])[0].started_at, why=fragile.logs)
+
+    with frozen(fragile):
+        marker.unlink()
+        assert worker.wait(LONG_IN_SECONDS) != 0, fragile.logs()
+    fragile.worker()
+    (job,) = fragile.wait_ended([job_id])
+
+    assert (job.state, job.crashes, job.fence) == (JobState.SUCCEEDED, 1, 2)
 
 
 def test_without_redis_jobs_are_found_by_the_poll(house: House, own_redis: Redis) -> None:

@@ -13,19 +13,13 @@ import psutil
 import pytest
 from celery import Celery
 from sqlalchemy import Engine, text
-from sqlalchemy.exc import OperationalError
 from tests.house import House, eventually
 from tests.pictures import encoded
 
 from twofold_producer.dev.redis import Redis
-from twofold_schema import database
-from twofold_schema.ids import new_id
 from twofold_schema.ledger import runs
-from twofold_schema.settings import DatabaseSettings, WorkerSettings
+from twofold_schema.settings import WorkerSettings
 from twofold_schema.states import JobState
-from twofold_worker.heartbeat import Heartbeat
-from twofold_worker.holdings import Holdings
-from twofold_worker.progress import Progress
 from twofold_worker.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -225,27 +219,6 @@ def test_a_heartbeat_under_way_does_not_take_a_run_that_ends_for_lost(
 
     assert worker.wait(SOON) == 0, house.logs()
     assert the_run(house)["state"] == "stopped"
-
-
-def test_a_heartbeat_passes_on_the_order_to_end_while_the_database_is_away() -> None:
-    """A signal that came before Celery could hear it is repeated with every beat."""
-    orders: list[str] = []
-    heartbeat = Heartbeat(
-        run_id=new_id(),
-        engine=database.connect(
-            DatabaseSettings.model_validate({"database_url": "postgresql://nobody@127.0.0.1:1/x"})
-        ),
-        lease_seconds=60,
-        progress=Progress(60),
-        holdings=Holdings(),
-        draining=lambda: True,
-        drain=lambda: orders.append("drain"),
-        broken=lambda error: orders.append(repr(error)),
-        alive=lambda: None,
-    )
-    with pytest.raises(OperationalError):
-        heartbeat._beat(1.0)
-    assert orders == ["drain"]
 
 
 class Interrupting(UserDict[str, str]):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
+import psycopg
 import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
@@ -175,6 +176,26 @@ def test_a_connection_that_is_gone_is_replaced_however_long_it_has_idled(
 
     with single.begin() as connection:
         assert connection.execute(text("SELECT pg_backend_pid()")).scalar_one() != pid
+
+
+@pytest.mark.parametrize("changed", [lambda engine: engine, database.committing_each])
+def test_sessions_that_may_no_longer_write_are_waited_out_over_new_ones(
+    engine: Engine, changed: Callable[[Engine], Engine]
+) -> None:
+    """As when what was the primary has become a standby: none of the pool leads to the new one."""
+    with ExitStack() as held:
+        for _ in range(2):
+            connection = held.enter_context(engine.begin())
+            connection.execute(text("SET default_transaction_read_only = on"))
+    refused = list[DBAPIError]()
+    database.persevere(
+        changed(engine),
+        lambda connection: connection.execute(text("CREATE TABLE written (id integer)")),
+        waiting=refused.append,
+        first_pause=0,
+    )
+    (error,) = refused
+    assert isinstance(error.orig, psycopg.errors.ReadOnlySqlTransaction)
 
 
 def test_a_kept_plan_of_a_submissions_page_reads_that_submission(single: Engine) -> None:

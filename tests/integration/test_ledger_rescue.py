@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, event, text
 from tests.factories import (
     AMPLE,
     PAST,
@@ -23,11 +23,13 @@ from tests.factories import (
 )
 
 from twofold_schema.errors import RunLost
-from twofold_schema.ledger import outcomes, requests, runs
+from twofold_schema.ledger import outcomes, requests, runs, sweeps
 from twofold_schema.states import JobState
 
 _OVERDUE = text("UPDATE jobs SET run_deadline = '2020-01-01Z' WHERE state = 'running'")
 _LEASES_END = text("UPDATE runs SET lease_expires_at = '2020-01-01Z'")
+_LEASES_END_NOW = text("UPDATE runs SET lease_expires_at = clock_timestamp(), lease_seconds = 0")
+_OVERDUE_NOW = text("UPDATE jobs SET run_deadline = clock_timestamp() WHERE state = 'running'")
 _LATE = text("UPDATE jobs SET finish_by = '2020-01-01Z'")
 _LOOKED = text("""
     INSERT INTO pulse (beat_at, resumed_at)
@@ -116,6 +118,23 @@ def test_jobs_of_a_run_that_nobody_remembers_are_rescued(engine: Engine) -> None
         connection.execute(_FORGET_RUNS)
     assert rescued(engine) == 1
     assert _states(engine, [job_id]) == [JobState.QUEUED]
+
+
+def test_a_rescue_takes_the_oldest_runs_first_and_the_next_one_the_rest(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps, "RESCUE_RUNS", 2, raising=False)
+    submitted(engine, *[new_job() for _ in range(6)])
+    held = []
+    for _ in range(3):
+        run_id = begun(engine)
+        held.append([claim.job_id for claim in claimed(engine, run_id, limit=2)])
+        silence(engine, run_id)
+    assert rescued(engine) == 4
+    assert _states(engine, held[0] + held[1]) == [JobState.QUEUED] * 4
+    assert _states(engine, held[2]) == [JobState.RUNNING] * 2
+    assert rescued(engine) == 2
+    assert rescued(engine) == 0
 
 
 def test_poison_is_halved_down_to_the_guilty_job_and_only_that_is_charged(engine: Engine) -> None:
@@ -208,6 +227,28 @@ def test_an_outage_of_the_database_costs_no_run_its_lease(engine: Engine) -> Non
         connection.execute(_OVERDUE)
     assert rescued(engine, every_seconds=1.0) == 0
     assert _states(engine, [job_id]) == [JobState.RUNNING]
+
+
+def test_a_database_that_freezes_in_the_middle_of_a_rescue_costs_no_run_its_lease(
+    engine: Engine,
+) -> None:
+    (job_id,) = submitted(engine)
+    claimed(engine, begun(engine), started=True)
+    with engine.begin() as connection:
+        connection.execute(_LOOKED, {"ago": timedelta(0)})
+
+    def freeze(_connection: Connection, statement: object, *_: object) -> None:
+        """Everything that was good at the look is over by now."""
+        if statement is sweeps._LOSE_RUNS:
+            with engine.begin() as clock:
+                clock.execute(_LEASES_END_NOW)
+                clock.execute(_OVERDUE_NOW)
+
+    with engine.begin() as connection:
+        event.listen(connection, "before_execute", freeze)
+        assert sweeps.rescue(connection, every_seconds=AMPLE.total_seconds()) == 0
+    assert _states(engine, [job_id]) == [JobState.RUNNING]
+    assert rescued(engine) == 1
 
 
 @pytest.mark.parametrize(

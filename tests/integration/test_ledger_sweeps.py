@@ -101,10 +101,11 @@ def test_one_process_at_a_time_does_a_duty(engine: Engine) -> None:
     [
         (sweeps._PROMOTE, {"rows": 1000}),
         (sweeps._EXPIRE, {"rows": 1000}),
-        (sweeps._OVERDUE, {"rows": 1000, "resumed_at": PAST}),
-        (sweeps._LOCK_ORPHANS, {}),
+        (sweeps._OVERDUE, {"rows": 1000, "resumed_at": PAST, "beat_at": FUTURE}),
+        (sweeps._ENDED_RUNS, {"runs": 100}),
+        (sweeps._LOCK_ORPHANS, {"runs": []}),
     ],
-    ids=["promote", "expire", "overdue", "orphans"],
+    ids=["promote", "expire", "overdue", "ended runs", "orphans"],
 )
 def test_a_sweep_with_nothing_to_do_reads_no_rows(
     engine: Engine, statement: TextClause, parameters: dict[str, object]

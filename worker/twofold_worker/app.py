@@ -40,6 +40,7 @@ from twofold_worker.pipeline import Pipeline
 from twofold_worker.progress import Progress
 from twofold_worker.stages import Stages
 from twofold_worker.upscaler.port import Upscaler
+from twofold_worker.watchdog import Watchdog
 from twofold_worker.work import Watch, unwatched
 
 logger = structlog.get_logger(__name__)
@@ -166,6 +167,13 @@ class Process:
             draining=lambda: self._stages.stopping,
             drain=self._ask_to_stop,
             broken=self._break,
+        )
+        self._watchdog = Watchdog(
+            lease_seconds=worker.lease_seconds,
+            progress=progress,
+            draining=lambda: self._stages.stopping,
+            drain=self._ask_to_stop,
+            broken=self._break,
             alive=self._alive,
         )
 
@@ -183,6 +191,7 @@ class Process:
         name = f"twofold-{self._run.id}"
         # Celery takes the signal over once it is up.
         signal.signal(signal.SIGTERM, lambda *_: self._stages.stop())
+        self._watchdog.start()
         self._heartbeat.start()
         self._stages.start()
         self._cold_start.end("ready")
@@ -211,6 +220,7 @@ class Process:
         self._stages.join()
         # Before the run ends: the next beat would take it for lost.
         self._heartbeat.stop()
+        self._watchdog.stop()
         self._sign_off()
         logger.info("stopped")
         return os.EX_TEMPFAIL if self._stages.is_exhausted else 0
@@ -228,7 +238,7 @@ class Process:
         self._stages.stop()
 
     def _ask_to_stop(self) -> None:
-        # Asked with every beat until Celery has heard: a signal that comes while it starts stops
+        # Asked again and again until Celery has heard: a signal that comes while it starts stops
         # the stages only.
         if not self._celery_stops:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -245,11 +255,14 @@ class Process:
     def _break(self, error: BaseException) -> None:
         """Hand back what can be handed back, and end: whoever starts next has a clean slate."""
         logger.error("broken", error=repr(error), exc_info=error)
+        # A database that is silent must not keep it from its end.
+        self._watchdog.let_go()
         try:
             with self._engine.begin() as connection:
                 runs.give_up(connection, self._run.id)
-        except DBAPIError:
-            logger.warning("not_handed_back", reason="the database is away; the lease will end")
+        except DBAPIError as failure:
+            # The lease will end, too.
+            logger.warning("not_handed_back", error=str(failure.orig))
         finally:
             os._exit(os.EX_SOFTWARE)
 
@@ -268,7 +281,7 @@ def main(
         upscaler: In place of the configured model; for tests.
     """
     parser = argparse.ArgumentParser(prog="twofold_worker.app")
-    parser.add_argument("--liveness", type=int, help="descriptor to write a byte to at each beat")
+    parser.add_argument("--liveness", type=int, help="descriptor to write a byte to while it lives")
     options = parser.parse_args(arguments)
     try:
         log.configure(LogSettings.load())

@@ -1,11 +1,8 @@
-"""The heartbeat: renews the lease while work gets on, hears the ledger, rescues others' jobs.
+"""The heartbeat: renews the lease, hears the ledger, rescues others' jobs.
 
-It also holds the watchdog. `faulthandler`'s timer runs in a thread of C that needs no GIL: unless
-every beat winds it up again, it prints where each thread stands and ends the process. So a process
-whose GIL is held dies like one whose stage hangs.
+It may wait for the database as long as that is silent; `watchdog` says what ends a process.
 """
 
-import faulthandler
 import threading
 from collections.abc import Callable
 from uuid import UUID
@@ -14,7 +11,7 @@ import structlog
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from twofold_schema.errors import TwofoldError
+from twofold_schema.database import is_transient
 from twofold_schema.ledger import outcomes, runs, sweeps
 from twofold_worker.holdings import Holdings
 from twofold_worker.progress import Progress
@@ -25,12 +22,6 @@ log = structlog.get_logger(__name__)
 BEATS = 5
 
 
-class Stalled(TwofoldError):
-    """A stage that holds work stands still; the process is replaced."""
-
-    code = "stalled"
-
-
 class Heartbeat:
     """Beats until told to stop, in a thread of its own.
 
@@ -38,12 +29,12 @@ class Heartbeat:
         run_id: Of this process's run.
         engine: Of the database.
         lease_seconds: The run's lease.
-        progress: Of the stages.
+        progress: Of the process, of which each beat is a part.
         holdings: What the process has in hand.
         draining: Whether the process takes no more work.
-        drain: Called with every beat once the process is to finish.
-        broken: Called when the run is lost or a stage stalls: the process must end.
-        alive: Called with every beat, for whoever watches from outside.
+        drain: Called with every beat that hears that the process is to finish.
+        broken: Called when the run is lost, or the database refuses a beat for good: the process
+            must end.
     """
 
     def __init__(
@@ -57,7 +48,6 @@ class Heartbeat:
         draining: Callable[[], bool],
         drain: Callable[[], None],
         broken: Callable[[BaseException], None],
-        alive: Callable[[], None],
     ) -> None:
         self._run_id = run_id
         self._engine = engine
@@ -67,46 +57,32 @@ class Heartbeat:
         self._draining = draining
         self._drain = drain
         self._broken = broken
-        self._alive = alive
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat_on, name="heartbeat", daemon=True)
 
     def start(self) -> None:
-        """Begin to beat; the watchdog is wound up from now on."""
-        self._wind_up()
+        """Begin to beat."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End the beat and the watchdog."""
+        """End the beat."""
         self._stop.set()
         self._thread.join()
-        faulthandler.cancel_dump_traceback_later()
-
-    def _wind_up(self) -> None:
-        # Beyond its lease the process is of no use: others may have its jobs.
-        faulthandler.dump_traceback_later(self._lease_seconds, exit=True)
 
     def _beat_on(self) -> None:
         every = self._lease_seconds / BEATS
         while not self._stop.wait(every):
             try:
-                self._beat(every)
-            except DBAPIError as error:
+                with self._progress.asking("heartbeat"):
+                    self._beat(every)
+            except Exception as error:  # noqa: BLE001 - a run that cannot beat must not live on
+                if not (isinstance(error, DBAPIError) and is_transient(error)):
+                    return self._broken(error)
                 # An outage is nobody's fault; rescue is patient after it.
                 log.warning("database_away", error=str(error.orig))
-            except Exception as error:  # noqa: BLE001 - a run that cannot beat must not live on
-                return self._broken(error)
-            self._wind_up()
         return None
 
     def _beat(self, every: float) -> None:
-        stalled = self._progress.stalled()
-        if stalled:
-            raise Stalled(f"{', '.join(stalled)} got no further; the process is replaced.")
-        self._alive()
-        if self._draining():
-            # Before the ledger is asked: its outage must not put off the end.
-            self._drain()
         with self._engine.begin() as connection:
             renewal = runs.renew(connection, self._run_id, holding=len(self._holdings))
             if self._draining():

@@ -79,9 +79,10 @@ class Pipeline:
             above: Only jobs of a better class than this; None for all.
 
         Raises:
-            DBAPIError: The database is away; what it may have given is found by the heartbeat.
+            DBAPIError: The database is away, and what it may have given is found by the heartbeat;
+                or it answered with an error that waiting does not mend.
         """
-        with self.progress.step("claim"), self.for_claims.begin() as connection:
+        with self.progress.asking("claim"), self.for_claims.begin() as connection:
             jobs = claims.claim(
                 connection,
                 self.run_id,
@@ -330,7 +331,7 @@ class Pipeline:
 
     def _write(self, write: Callable[[Connection], Answer]) -> Answer:
         """Write what is one statement, and what it reads after."""
-        with self.progress.step("ledger") as advance:
+        with self.progress.asking("ledger") as advance:
 
             def waiting(error: DBAPIError) -> None:
                 # An answer, though an error: the database is away, this process is not stuck.

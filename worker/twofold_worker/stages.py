@@ -15,6 +15,7 @@ from uuid import UUID
 import structlog
 from sqlalchemy.exc import DBAPIError
 
+from twofold_schema.database import is_transient
 from twofold_schema.errors import JobError, UpscaleFailed
 from twofold_schema.job import ClaimedJob
 from twofold_schema.states import JobClass
@@ -147,6 +148,8 @@ class Stages:
         try:
             return self._pipeline.claim(above=None if has_room else above)
         except DBAPIError as error:
+            if not is_transient(error):
+                raise
             log.warning("claim_failed", error=str(error.orig))
             return []
 

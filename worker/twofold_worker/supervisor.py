@@ -22,9 +22,9 @@ log = structlog.get_logger(__name__)
 _LONGEST_PAUSE = 60
 #: A process that lived this long had a good start: the next pause is short again.
 _HEALTHY_SECONDS = 60.0
-#: What loading a model may take before the first beat.
+#: What loading a model may take before the first sign of life.
 _LOADING_SECONDS = 1800.0
-#: Leases that may pass without a beat. The process's own watchdog ends it after one.
+#: Leases that may pass without a sign of life. The process's own watchdog ends it after one.
 _SILENT_LEASES = 3
 _TICK_SECONDS = 0.2
 
@@ -58,7 +58,7 @@ class Child:
         log.info("worker_started", pid=self.process.pid)
 
     def listen(self) -> None:
-        """Note whether it has beaten since."""
+        """Note whether it has given a sign of life since."""
         if select.select([self.liveness], [], [], 0)[0] and os.read(self.liveness, 4096):
             self.heard = time.monotonic()
 

@@ -5,7 +5,7 @@ lock for its transaction, so that any number of processes may try and one does i
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from sqlalchemy import Connection, text
@@ -16,6 +16,9 @@ from twofold_schema.ledger.poison import Orphan, Verdict, judge
 
 #: How many rows one sweep takes; the next one takes the rest.
 SWEEP_ROWS = 1000
+#: How many runs one rescue takes the jobs of, the oldest runs first: a fleet that died at once must
+#: not be more than a statement's bound allows.
+RESCUE_RUNS = 100
 
 _TRY_LOCK = text("SELECT pg_try_advisory_xact_lock(hashtextextended('twofold.' || :duty, 0))")
 
@@ -64,14 +67,15 @@ _BEAT = text("""
                 (SELECT min(lease_seconds) / 2 FROM runs WHERE state IN ('live', 'draining')))
             THEN clock_timestamp() ELSE last.resumed_at END,
         beat_at = clock_timestamp()
-    RETURNING greatest(resumed_at, pg_postmaster_start_time()) AS resumed_at
+    RETURNING greatest(resumed_at, pg_postmaster_start_time()) AS resumed_at, beat_at
 """)
 
-# Runs whose lease is over, judged only after the database has been back for one lease.
+# Runs whose lease was over at that look: if the database has frozen since, only the next look
+# can tell. They are judged only after the database has been back for one lease.
 _LOSE_RUNS = text("""
     WITH silent AS (
         SELECT id FROM runs
-        WHERE state IN ('live', 'draining') AND lease_expires_at <= clock_timestamp()
+        WHERE state IN ('live', 'draining') AND lease_expires_at <= :beat_at
           AND clock_timestamp() > CAST(:resumed_at AS timestamptz)
                                   + lease_seconds * interval '1 second'
         ORDER BY id FOR UPDATE SKIP LOCKED
@@ -82,11 +86,18 @@ _LOSE_RUNS = text("""
 
 _ENDED_RUN = "(runs.id IS NULL OR runs.state IN ('stopped', 'lost'))"
 
-# Locks running jobs whose run holds no lease. A process that froze in a transaction may hold some
+# The oldest runs that hold no lease and have running jobs.
+_ENDED_RUNS = text(f"""
+    SELECT DISTINCT jobs.run_id FROM jobs LEFT JOIN runs ON runs.id = jobs.run_id
+    WHERE jobs.state = 'running' AND {_ENDED_RUN}
+    ORDER BY jobs.run_id LIMIT :runs
+""")  # noqa: S608 - built from a constant of this module
+
+# Locks the running jobs of such runs. A process that froze in a transaction may hold some
 # of them for long; they wait for the next sweep, and nobody else's wait with them.
 _LOCK_ORPHANS = text(f"""
     SELECT jobs.id FROM jobs LEFT JOIN runs ON runs.id = jobs.run_id
-    WHERE jobs.state = 'running' AND {_ENDED_RUN}
+    WHERE jobs.state = 'running' AND {_ENDED_RUN} AND jobs.run_id = ANY(CAST(:runs AS uuid[]))
     ORDER BY jobs.id FOR UPDATE OF jobs SKIP LOCKED
 """)  # noqa: S608 - built from a constant of this module
 
@@ -100,16 +111,16 @@ _ORPHANS = text(f"""
                bool_and(jobs.id = ANY(CAST(:locked AS uuid[]))) OVER (PARTITION BY jobs.run_id)
                    AS whole
         FROM jobs LEFT JOIN runs ON runs.id = jobs.run_id
-        WHERE jobs.state = 'running' AND {_ENDED_RUN}
+        WHERE jobs.state = 'running' AND {_ENDED_RUN} AND jobs.run_id = ANY(CAST(:runs AS uuid[]))
     ) AS orphan
     WHERE whole ORDER BY id
 """)  # noqa: S608 - built from a constant of this module
 
-# Running jobs of live runs that were held longer than any claim may last.
+# Running jobs of live runs that were, at that look, held longer than any claim may last.
 _OVERDUE = text("""
     SELECT jobs.id, jobs.isolation, jobs.started_at IS NOT NULL AS started
     FROM jobs JOIN runs ON runs.id = jobs.run_id
-    WHERE jobs.state = 'running' AND jobs.run_deadline <= (SELECT clock_timestamp())
+    WHERE jobs.state = 'running' AND jobs.run_deadline <= :beat_at
       AND clock_timestamp() > CAST(:resumed_at AS timestamptz)
                               + runs.lease_seconds * interval '1 second'
     ORDER BY jobs.run_deadline LIMIT :rows FOR UPDATE OF jobs SKIP LOCKED
@@ -176,20 +187,25 @@ def rescue(connection: Connection, *, every_seconds: float) -> int:
             once more before any is judged.
 
     Returns:
-        How many jobs were given back or ended; 0 also when another process is at it.
+        How many jobs were given back or ended, of at most `RESCUE_RUNS` runs; the next call takes
+        the rest. 0 also when another process is at it.
     """
     if not try_duty(connection, "rescue"):
         return 0
-    resumed_at = connection.execute(_BEAT, {"every_seconds": every_seconds}).scalar_one()
-    connection.execute(_LOSE_RUNS, {"resumed_at": resumed_at})
-    return _rescue_orphans(connection) + _rescue_overdue(connection, resumed_at)
+    row = connection.execute(_BEAT, {"every_seconds": every_seconds}).one()
+    beat = {"beat_at": row.beat_at, "resumed_at": row.resumed_at}
+    connection.execute(_LOSE_RUNS, beat)
+    return _rescue_orphans(connection) + _rescue_overdue(connection, beat)
 
 
 def _rescue_orphans(connection: Connection) -> int:
     crashed: dict[UUID, list[Orphan]] = defaultdict(list)
     verdicts: list[Verdict] = []
-    locked = connection.execute(_LOCK_ORPHANS).scalars().all()
-    for row in connection.execute(_ORPHANS, {"locked": locked}):
+    ended = connection.execute(_ENDED_RUNS, {"runs": RESCUE_RUNS}).scalars().all()
+    if not ended:
+        return 0
+    locked = connection.execute(_LOCK_ORPHANS, {"runs": ended}).scalars().all()
+    for row in connection.execute(_ORPHANS, {"runs": ended, "locked": locked}):
         if row.crashed:
             crashed[row.run_id].append(Orphan(row.id, row.started, row.isolation))
         else:
@@ -199,8 +215,8 @@ def _rescue_orphans(connection: Connection) -> int:
     return _give_back(connection, verdicts, WorkerCrashed)
 
 
-def _rescue_overdue(connection: Connection, resumed_at: object) -> int:
-    rows = connection.execute(_OVERDUE, {"rows": SWEEP_ROWS, "resumed_at": resumed_at})
+def _rescue_overdue(connection: Connection, beat: Mapping[str, object]) -> int:
+    rows = connection.execute(_OVERDUE, {"rows": SWEEP_ROWS, **beat})
     verdicts = [
         Verdict(row.id, suspect=False, charged=row.started, isolation=row.isolation) for row in rows
     ]

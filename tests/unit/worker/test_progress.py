@@ -153,3 +153,60 @@ def test_a_silence_that_ended_makes_no_later_step_longer(progress: Progress, clo
     with progress.step("fetch"):
         clock += LEAST + 0.25
         assert progress.stalled() == ["fetch"]
+
+
+def test_a_database_that_is_silent_to_all_may_be_so_for_ever(
+    progress: Progress, clock: Clock
+) -> None:
+    with progress.asking("ledger"), progress.asking("heartbeat"):
+        clock += 1_000_000
+        assert progress.stalled() == []
+
+
+def test_who_waits_in_vain_while_the_database_answers_others_is_seen(
+    progress: Progress, clock: Clock, open_steps: ExitStack
+) -> None:
+    open_steps.enter_context(progress.asking("ledger"))
+    seconds = LEAST / PATIENCE
+    for _ in range(PATIENCE):
+        assert progress.stalled() == []
+        clock += seconds
+        with progress.asking("claim"):
+            pass
+    clock += seconds
+    with progress.asking("claim"):
+        pass
+    assert progress.stalled() == ["ledger"]
+
+
+def test_the_first_answer_after_an_outage_makes_nobody_late(
+    progress: Progress, clock: Clock
+) -> None:
+    with progress.asking("ledger"):
+        with progress.asking("claim"):
+            clock += 1_000_000
+        assert progress.stalled() == []
+
+
+def test_an_outage_makes_no_later_wait_longer(
+    progress: Progress, clock: Clock, open_steps: ExitStack
+) -> None:
+    with progress.asking("ledger"):
+        clock += 1_000_000
+    open_steps.enter_context(progress.asking("ledger"))
+    for _ in range(PATIENCE + 1):
+        clock += LEAST / PATIENCE
+        with progress.asking("claim"):
+            pass
+    assert progress.stalled() == ["ledger"]
+
+
+def test_a_question_that_fails_is_no_answer(
+    progress: Progress, clock: Clock, open_steps: ExitStack
+) -> None:
+    open_steps.enter_context(progress.asking("ledger"))
+    for _ in range(10 * PATIENCE):
+        clock += LEAST
+        with pytest.raises(OSError, match="refused"), progress.asking("claim"):
+            raise OSError("refused")
+    assert progress.stalled() == []
