@@ -1,5 +1,6 @@
 """Servers go away and come back; a reply is lost. It costs time, never a job."""
 
+import os
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -13,7 +14,7 @@ from tests.pictures import encoded
 
 from twofold_producer.dev.postgres import Postgres
 from twofold_producer.dev.redis import Redis
-from twofold_schema import database
+from twofold_schema import database, ticket
 from twofold_schema.ledger import claims
 from twofold_schema.settings import DatabaseSettings
 from twofold_schema.states import JobState
@@ -118,6 +119,29 @@ def test_a_redis_that_is_emptied_again_and_again_delays_jobs_at_most(
     jobs = house.wait_ended(job_ids)
 
     assert {(job.state, job.attempts, job.fence) for job in jobs} == {(JobState.SUCCEEDED, 1, 1)}
+
+
+def listening(client: redis.Redis) -> bool:
+    """Whether a worker waits for the next ticket."""
+    return any(one["cmd"] == "brpop" for one in client.client_list())
+
+
+def test_a_worker_whose_celery_fails_is_replaced(house: House, broker_url: str) -> None:
+    """What Celery cannot read makes it give up."""
+    house.supervised()
+    with redis.Redis.from_url(broker_url) as client:
+        eventually(lambda: listening(client), why=house.logs)
+        client.lpush(ticket.QUEUE, "no message")
+        house.wait_ready(runs=2)
+        eventually(lambda: "celery_failed" in house.logs(), why=house.logs)
+    (job,) = house.wait_ended([house.producer().submit(encoded()).job_id])
+
+    assert job.state is JobState.SUCCEEDED
+    assert f'"status": {os.EX_TEMPFAIL}' in house.logs()
+    assert [run["state"] for run in house.rows("SELECT state FROM runs ORDER BY id")] == [
+        "stopped",
+        "live",
+    ]
 
 
 def test_a_claim_whose_reply_was_lost_is_released_and_done(house: House, engine: Engine) -> None:

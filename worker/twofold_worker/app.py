@@ -109,7 +109,7 @@ class Process:
     def __init__(self, *, liveness: int | None, watch: Watch, upscaler: Upscaler | None) -> None:
         precedence.shorten_turns()
         self._liveness = liveness
-        self._celery_stops = False
+        self._celery_stops = self._is_told_to_stop = False
         self._cold_start = ColdStart()
         watch = self._cold_start.watching(watch)
         worker, database_settings = WorkerSettings.load(), DatabaseSettings.load()
@@ -180,32 +180,18 @@ class Process:
             lambda connection: runs.register(connection, self._run),
             waiting=lambda error: logger.warning("database_away", error=str(error.orig)),
         )
-        name = f"twofold-{self._run.id}"
         # Celery takes the signal over once it is up.
         signal.signal(signal.SIGTERM, lambda *_: self._stages.stop())
         self._heartbeat.start()
         self._stages.start()
         self._cold_start.end("ready")
         logger.info("ready", model=self._run.model, model_revision=self._run.model_revision)
-        worker_shutting_down.connect(self._on_shutdown, weak=False)
+        worker_shutting_down.connect(self._on_signal, weak=False)
         setup_logging.connect(lambda **_: None, weak=False)
         app = celery_app(self._broker)
         tasks.register(app, self._stages)
         _before_the_pool_stops(app, self._on_shutdown)
-        try:
-            app.worker_main(
-                [
-                    "--quiet",
-                    "worker",
-                    "--without-mingle",
-                    "--without-gossip",
-                    f"--hostname={name}@%h",
-                ]
-            )
-        except SystemExit:
-            logger.info("celery_ended")
-        except Exception as error:  # noqa: BLE001 - crash-only: hand back, end, be replaced
-            self._break(error)
+        has_failed = self._listen(app)
         self._celery_stops = True
         self._stages.stop()
         self._stages.join()
@@ -213,7 +199,29 @@ class Process:
         self._heartbeat.stop()
         self._sign_off()
         logger.info("stopped")
-        return os.EX_TEMPFAIL if self._stages.is_exhausted else 0
+        return os.EX_TEMPFAIL if self._stages.is_exhausted or has_failed else 0
+
+    def _listen(self, app: Celery) -> bool:
+        """Run Celery until it ends; whether it did so without having been told."""
+        exitcode: object = None
+        try:
+            # Not `app.worker_main`, which keeps to itself how it ended.
+            celery = app.Worker(
+                hostname=f"twofold-{self._run.id}@{self._run.host}",
+                quiet=True,
+                without_mingle=True,
+                without_gossip=True,
+            )
+            celery.start()
+            exitcode = celery.exitcode
+        except SystemExit as ended:
+            exitcode = ended.code
+        except Exception as error:  # noqa: BLE001 - crash-only: hand back, end, be replaced
+            self._break(error)
+        # Told from remote it ends with 0; told by a signal perhaps with another status.
+        if has_failed := exitcode != 0 and not self._is_told_to_stop:
+            logger.error("celery_failed", exitcode=exitcode)
+        return has_failed
 
     def _sign_off(self) -> None:
         try:
@@ -223,7 +231,11 @@ class Process:
             # Nothing is in hand any more, so that the end of the lease says the same.
             logger.warning("not_signed_off", error=str(error.orig))
 
-    def _on_shutdown(self, **_: object) -> None:
+    def _on_signal(self, **_: object) -> None:
+        self._is_told_to_stop = True
+        self._on_shutdown()
+
+    def _on_shutdown(self) -> None:
         self._celery_stops = True
         self._stages.stop()
 
