@@ -31,6 +31,7 @@ from twofold_schema.settings import (
 )
 from twofold_schema.storage.places import OpenPlaces
 from twofold_worker import precedence, tasks
+from twofold_worker.bell import Listener
 from twofold_worker.capacity import Capacity
 from twofold_worker.cold_start import ColdStart
 from twofold_worker.engine import Engine
@@ -82,9 +83,10 @@ def celery_app(settings: BrokerSettings) -> Celery:
         # A busy process must not hoard tickets that would wake an idle one.
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=settings.is_redis,
-        # The poll goes on without the broker, however long it is away.
+        # The poll goes on without the broker, however long it is away, or takes no writes.
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        broker_channel_error_retry=True,
         broker_transport_options=settings.transport_options,
         worker_enable_remote_control=True,
     )
@@ -207,6 +209,7 @@ class Process:
         try:
             # Not `app.worker_main`, which keeps to itself how it ended.
             celery = app.Worker(
+                consumer_cls=Listener,
                 hostname=f"twofold-{self._run.id}@{self._run.host}",
                 quiet=True,
                 without_mingle=True,
