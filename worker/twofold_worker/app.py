@@ -40,7 +40,7 @@ from twofold_worker.holdings import Holdings
 from twofold_worker.pipeline import Pipeline
 from twofold_worker.progress import Progress
 from twofold_worker.stages import Stages
-from twofold_worker.upscaler.port import Upscaler
+from twofold_worker.upscaler.port import DeviceUnseen, Upscaler
 from twofold_worker.work import Watch, unwatched
 
 logger = structlog.get_logger(__name__)
@@ -48,8 +48,8 @@ logger = structlog.get_logger(__name__)
 
 def load(
     worker: WorkerSettings, limits: LimitSettings, cold_start: ColdStart
-) -> tuple[Upscaler, Capacity]:
-    """The model on its device, warmed up, and what fits beside it.
+) -> tuple[Upscaler, Capacity, str]:
+    """The model on its device, warmed up, what fits beside it, and the device's name.
 
     Raises:
         ConfigError: It cannot be loaded.
@@ -69,7 +69,7 @@ def load(
     cold_start.end("plan")
     compile_for(upscaler, capacity, worker)
     cold_start.end("compile")
-    return upscaler, capacity
+    return upscaler, capacity, str(upscaler.device)
 
 
 def celery_app(settings: BrokerSettings) -> Celery:
@@ -118,8 +118,9 @@ class Process:
         self._broker = BrokerSettings.load()
         places = StorageSettings.load()
         limits = LimitSettings.load()
+        device = worker.device
         if upscaler is None:
-            upscaler, capacity = load(worker, limits, self._cold_start)
+            upscaler, capacity, device = load(worker, limits, self._cold_start)
         else:
             capacity = Capacity(max_batch=worker.max_batch)
         self._engine = database.connect(database_settings)
@@ -127,7 +128,7 @@ class Process:
             id=new_id(),
             host=socket.gethostname(),
             pid=os.getpid(),
-            device=worker.device,
+            device=device,
             version=version("twofold"),
             model=upscaler.name,
             model_revision=upscaler.revision,
@@ -290,7 +291,8 @@ def main(
         process = Process(liveness=options.liveness, watch=watch, upscaler=upscaler)
     except ConfigError as error:
         sys.stderr.write(f"twofold worker: {error.message}\n")
-        return os.EX_CONFIG
+        # The one may be of this process's GPU only, the other is of all processes.
+        return os.EX_UNAVAILABLE if isinstance(error, DeviceUnseen) else os.EX_CONFIG
     return process.run()
 
 

@@ -49,7 +49,8 @@ class WorkerSettings(Settings):
         model_revision: The hub's commit. For a folder, `sha256:` and the 16 digits that `twofold
             doctor` prints, if its files shall be compared with them; a commit says nothing there.
         env: `production`, or `dev`, for machines that may serve the demo model.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`. `auto` is each GPU that is visible when the
+            worker starts, and the CPU where none is.
         dtype: `auto` is bfloat16 on a GPU and float32 on a CPU.
         compile_sizes: Padded sources, `WIDTHxHEIGHT,WIDTHxHEIGHT` in pixels, for which the UNet is
             compiled at the start: minutes for faster steps. The same fleet-wide, or pinned pictures
