@@ -192,6 +192,16 @@ def house(
         yield house
 
 
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """Handlers that a test sets are gone after it."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
 def settings_for(server_url: str, name: str) -> DatabaseSettings:
     """Settings for one database of a server."""
     url = make_url(server_url).set(drivername="postgresql", database=name)

@@ -24,6 +24,7 @@ def main() -> int:
     parser.add_argument("--pause-at", help="stand still at this verb while --marker exists")
     parser.add_argument("--pause-in", type=Path, help="stand still at verbs that are files here")
     parser.add_argument("--model", action="store_true", help="the configured model")
+    parser.add_argument("--lost", help="the configured model, on this GPU that is not there")
     parser.add_argument("--liveness", type=int)
     options = parser.parse_args()
 
@@ -40,7 +41,7 @@ def main() -> int:
     upscaler: Upscaler | None = NearestUpscaler()
     if options.hang:
         upscaler = Hanging(options.marker, holding_gil=options.hang == "gil")
-    if options.model:
+    if options.model or options.lost == os.environ.get("CUDA_VISIBLE_DEVICES", ""):
         upscaler = None
     liveness = [] if options.liveness is None else [f"--liveness={options.liveness}"]
     return app.main(liveness, watch=watch, upscaler=upscaler)

@@ -1,7 +1,8 @@
 """Servers go away and come back; a reply is lost. It costs time, never a job."""
 
+import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +18,7 @@ from tests.pictures import encoded
 
 from twofold_producer.dev.postgres import Postgres
 from twofold_producer.dev.redis import Redis
-from twofold_schema import database
+from twofold_schema import database, ticket
 from twofold_schema.ledger import claims
 from twofold_schema.settings import DatabaseSettings
 from twofold_schema.states import JobState
@@ -242,6 +243,84 @@ def test_a_redis_that_is_emptied_again_and_again_delays_jobs_at_most(
     jobs = house.wait_ended(job_ids)
 
     assert {(job.state, job.attempts, job.fence) for job in jobs} == {(JobState.SUCCEEDED, 1, 1)}
+
+
+def listening(client: redis.Redis) -> bool:
+    """Whether a worker waits for the next ticket."""
+    return any(one["cmd"] == "brpop" for one in client.client_list())
+
+
+def tries_in_vain(house: House) -> int:
+    """How often the process started last found no broker that serves it."""
+    return house._logs[-1].read_text().count("Cannot connect to redis")
+
+
+#: What makes Redis refuse to write, and what ends that.
+REFUSALS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
+    # As in a failover; the primary is on a port where nobody listens.
+    "read-only": (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
+    "full": (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0")),
+}
+
+
+def test_a_redis_that_becomes_read_only_ends_no_worker(house: House, own_redis: Redis) -> None:
+    """As in a failover: the worker finds work by itself, and hears the bell once it rings again."""
+    refuse, accept = REFUSALS["read-only"]
+    house.environment["TWOFOLD_BROKER_URL"] = own_redis.url
+    house.supervised()
+    with redis.Redis.from_url(own_redis.url) as client:
+        eventually(lambda: listening(client), why=house.logs)
+        client.execute_command(*refuse)
+        eventually(lambda: not listening(client), why=house.logs)
+        producer = house.producer()
+        job_ids = [producer.submit(encoded(seed=seed)).job_id for seed in range(3)]
+        jobs = house.wait_ended(job_ids)
+        worker = psutil.Process(house.rows("SELECT pid FROM runs")[0]["pid"])
+        opened, tries = worker.num_fds(), tries_in_vain(house)
+        eventually(lambda: tries_in_vain(house) >= tries + 3, why=house.logs)
+        # What each try opened is closed again; a process may not open much more.
+        eventually(lambda: worker.num_fds() <= opened, why=house.logs)
+        client.execute_command(*accept)
+        eventually(lambda: listening(client), why=house.logs)
+
+    assert {(job.state, job.fence) for job in jobs} == {(JobState.SUCCEEDED, 1)}
+    (run,) = house.rows("SELECT state FROM runs")
+    assert run["state"] == "live"
+
+
+@pytest.mark.parametrize(("refuse", "accept"), REFUSALS.values(), ids=REFUSALS)
+def test_a_worker_starts_while_redis_takes_no_writes(
+    house: House, own_redis: Redis, refuse: Sequence[str], accept: Sequence[str]
+) -> None:
+    house.environment["TWOFOLD_BROKER_URL"] = own_redis.url
+    with redis.Redis.from_url(own_redis.url) as client:
+        client.execute_command(*refuse)
+        house.supervised()
+        (job,) = house.wait_ended([house.producer().submit(encoded()).job_id])
+        client.execute_command(*accept)
+        eventually(lambda: listening(client), why=house.logs)
+
+    assert job.state is JobState.SUCCEEDED
+    (run,) = house.rows("SELECT state FROM runs")
+    assert run["state"] == "live"
+
+
+def test_a_worker_whose_celery_fails_is_replaced(house: House, broker_url: str) -> None:
+    """What Celery cannot read makes it give up."""
+    house.supervised()
+    with redis.Redis.from_url(broker_url) as client:
+        eventually(lambda: listening(client), why=house.logs)
+        client.lpush(ticket.QUEUE, "no message")
+        house.wait_ready(runs=2)
+        eventually(lambda: "celery_failed" in house.logs(), why=house.logs)
+    (job,) = house.wait_ended([house.producer().submit(encoded()).job_id])
+
+    assert job.state is JobState.SUCCEEDED
+    assert f'"status": {os.EX_TEMPFAIL}' in house.logs()
+    assert [run["state"] for run in house.rows("SELECT state FROM runs ORDER BY id")] == [
+        "stopped",
+        "live",
+    ]
 
 
 def test_a_claim_whose_reply_was_lost_is_released_and_done(house: House, engine: Engine) -> None:

@@ -229,16 +229,6 @@ class Interrupting(UserDict[str, str]):
         return super().keys()
 
 
-@pytest.fixture
-def own_signals() -> Iterator[None]:
-    """Handlers that a test sets are gone after it."""
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.getsignal(number) for number in numbers]
-    yield
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
-
-
 @pytest.mark.usefixtures("own_signals")
 def test_a_signal_that_comes_while_a_process_is_being_started_reaches_it() -> None:
     supervisor = Supervisor(

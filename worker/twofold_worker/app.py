@@ -31,6 +31,7 @@ from twofold_schema.settings import (
 )
 from twofold_schema.storage.places import OpenPlaces
 from twofold_worker import precedence, tasks
+from twofold_worker.bell import Listener
 from twofold_worker.capacity import Capacity
 from twofold_worker.cold_start import ColdStart
 from twofold_worker.engine import Engine
@@ -39,7 +40,7 @@ from twofold_worker.holdings import Holdings
 from twofold_worker.pipeline import Pipeline
 from twofold_worker.progress import Progress
 from twofold_worker.stages import Stages
-from twofold_worker.upscaler.port import Upscaler
+from twofold_worker.upscaler.port import DeviceUnseen, Upscaler
 from twofold_worker.watchdog import Watchdog
 from twofold_worker.work import Watch, unwatched
 
@@ -48,8 +49,8 @@ logger = structlog.get_logger(__name__)
 
 def load(
     worker: WorkerSettings, limits: LimitSettings, cold_start: ColdStart
-) -> tuple[Upscaler, Capacity]:
-    """The model on its device, warmed up, and what fits beside it.
+) -> tuple[Upscaler, Capacity, str]:
+    """The model on its device, warmed up, what fits beside it, and the device's name.
 
     Raises:
         ConfigError: It cannot be loaded.
@@ -69,7 +70,7 @@ def load(
     cold_start.end("plan")
     compile_for(upscaler, capacity, worker)
     cold_start.end("compile")
-    return upscaler, capacity
+    return upscaler, capacity, str(upscaler.device)
 
 
 def celery_app(settings: BrokerSettings) -> Celery:
@@ -83,9 +84,10 @@ def celery_app(settings: BrokerSettings) -> Celery:
         # A busy process must not hoard tickets that would wake an idle one.
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=settings.is_redis,
-        # The poll goes on without the broker, however long it is away.
+        # The poll goes on without the broker, however long it is away, or takes no writes.
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        broker_channel_error_retry=True,
         broker_transport_options=settings.transport_options,
         worker_enable_remote_control=True,
     )
@@ -110,15 +112,16 @@ class Process:
     def __init__(self, *, liveness: int | None, watch: Watch, upscaler: Upscaler | None) -> None:
         precedence.shorten_turns()
         self._liveness = liveness
-        self._celery_stops = False
+        self._celery_stops = self._is_told_to_stop = False
         self._cold_start = ColdStart()
         watch = self._cold_start.watching(watch)
         worker, database_settings = WorkerSettings.load(), DatabaseSettings.load()
         self._broker = BrokerSettings.load()
         places = StorageSettings.load()
         limits = LimitSettings.load()
+        device = worker.device
         if upscaler is None:
-            upscaler, capacity = load(worker, limits, self._cold_start)
+            upscaler, capacity, device = load(worker, limits, self._cold_start)
         else:
             capacity = Capacity(max_batch=worker.max_batch)
         self._engine = database.connect(database_settings)
@@ -126,7 +129,7 @@ class Process:
             id=new_id(),
             host=socket.gethostname(),
             pid=os.getpid(),
-            device=worker.device,
+            device=device,
             version=version("twofold"),
             model=upscaler.name,
             model_revision=upscaler.revision,
@@ -188,7 +191,6 @@ class Process:
             lambda connection: runs.register(connection, self._run),
             waiting=lambda error: logger.warning("database_away", error=str(error.orig)),
         )
-        name = f"twofold-{self._run.id}"
         # Celery takes the signal over once it is up.
         signal.signal(signal.SIGTERM, lambda *_: self._stages.stop())
         self._watchdog.start()
@@ -196,25 +198,12 @@ class Process:
         self._stages.start()
         self._cold_start.end("ready")
         logger.info("ready", model=self._run.model, model_revision=self._run.model_revision)
-        worker_shutting_down.connect(self._on_shutdown, weak=False)
+        worker_shutting_down.connect(self._on_signal, weak=False)
         setup_logging.connect(lambda **_: None, weak=False)
         app = celery_app(self._broker)
         tasks.register(app, self._stages)
         _before_the_pool_stops(app, self._on_shutdown)
-        try:
-            app.worker_main(
-                [
-                    "--quiet",
-                    "worker",
-                    "--without-mingle",
-                    "--without-gossip",
-                    f"--hostname={name}@%h",
-                ]
-            )
-        except SystemExit:
-            logger.info("celery_ended")
-        except Exception as error:  # noqa: BLE001 - crash-only: hand back, end, be replaced
-            self._break(error)
+        has_failed = self._listen(app)
         self._celery_stops = True
         self._stages.stop()
         self._stages.join()
@@ -223,7 +212,30 @@ class Process:
         self._watchdog.stop()
         self._sign_off()
         logger.info("stopped")
-        return os.EX_TEMPFAIL if self._stages.is_exhausted else 0
+        return os.EX_TEMPFAIL if self._stages.is_exhausted or has_failed else 0
+
+    def _listen(self, app: Celery) -> bool:
+        """Run Celery until it ends; whether it did so without having been told."""
+        exitcode: object = None
+        try:
+            # Not `app.worker_main`, which keeps to itself how it ended.
+            celery = app.Worker(
+                consumer_cls=Listener,
+                hostname=f"twofold-{self._run.id}@{self._run.host}",
+                quiet=True,
+                without_mingle=True,
+                without_gossip=True,
+            )
+            celery.start()
+            exitcode = celery.exitcode
+        except SystemExit as ended:
+            exitcode = ended.code
+        except Exception as error:  # noqa: BLE001 - crash-only: hand back, end, be replaced
+            self._break(error)
+        # Told from remote it ends with 0; told by a signal perhaps with another status.
+        if has_failed := exitcode != 0 and not self._is_told_to_stop:
+            logger.error("celery_failed", exitcode=exitcode)
+        return has_failed
 
     def _sign_off(self) -> None:
         try:
@@ -233,7 +245,11 @@ class Process:
             # Nothing is in hand any more, so that the end of the lease says the same.
             logger.warning("not_signed_off", error=str(error.orig))
 
-    def _on_shutdown(self, **_: object) -> None:
+    def _on_signal(self, **_: object) -> None:
+        self._is_told_to_stop = True
+        self._on_shutdown()
+
+    def _on_shutdown(self) -> None:
         self._celery_stops = True
         self._stages.stop()
 
@@ -288,7 +304,8 @@ def main(
         process = Process(liveness=options.liveness, watch=watch, upscaler=upscaler)
     except ConfigError as error:
         sys.stderr.write(f"twofold worker: {error.message}\n")
-        return os.EX_CONFIG
+        # The one may be of this process's GPU only, the other is of all processes.
+        return os.EX_UNAVAILABLE if isinstance(error, DeviceUnseen) else os.EX_CONFIG
     return process.run()
 
 

@@ -23,9 +23,9 @@ class ColdStart:
 
     def end(self, phase: str) -> None:
         """A phase ends now; the next one begins."""
-        if self._phases is not None:
+        if (phases := self._phases) is not None:
             now = time.monotonic()
-            self._phases[f"{phase}_s"] = round(now - self._last, 3)
+            phases[f"{phase}_s"] = round(now - self._last, 3)
             self._last = now
 
     def watching(self, watch: Watch) -> Watch:
@@ -33,13 +33,16 @@ class ColdStart:
 
         def both(verb: str, job_id: UUID) -> None:
             watch(verb, job_id)
-            if self._phases is not None and verb == "claim" and "wait_s" not in self._phases:
+            # Jobs are claimed in one thread and settled in another, which ends this.
+            if (phases := self._phases) is None:
+                return
+            if verb == "claim" and "wait_s" not in phases:
                 self.end("wait")
-            elif self._phases is not None and verb == "settle":
+            elif verb == "settle":
                 self.end("job")
                 # What it waited for its first job is nobody's cost.
-                took = sum(self._phases.values()) - self._phases.get("wait_s", 0.0)
-                log.info("cold_start", **self._phases, all_but_wait_s=round(took, 3))
+                took = sum(phases.values()) - phases.get("wait_s", 0.0)
+                log.info("cold_start", **phases, all_but_wait_s=round(took, 3))
                 self._phases = None
 
         return both

@@ -73,8 +73,8 @@ def check_device(settings: WorkerSettings) -> Iterator[Finding]:
     if settings.device == "auto" and not gauge.sees_gpu() and gauge.driver_version():
         yield findings.warning(
             DEVICE,
-            f"Here is an NVIDIA driver, but torch {gauge.torch_version()} sees no GPU: the CPU "
-            "would work.",
+            f"Here is an NVIDIA driver, but torch {gauge.torch_version()} sees no GPU: the worker "
+            "would wait for one, or with a torch for CPUs use the CPU.",
             "Install a torch for CUDA that this driver knows (https://pytorch.org/get-started), "
             "and look at CUDA_VISIBLE_DEVICES.",
         )

@@ -4,6 +4,7 @@ Imports neither torch nor Celery, so that it starts at once and nothing in it ca
 """
 
 import os
+import re
 import select
 import signal
 import subprocess
@@ -11,10 +12,13 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from itertools import takewhile
 from types import FrameType
 
 import structlog
 
+from twofold_schema.environment import FILE, PREFIX
 from twofold_schema.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
@@ -27,6 +31,11 @@ _LOADING_SECONDS = 1800.0
 #: Leases that may pass without a sign of life. The process's own watchdog ends it after one.
 _SILENT_LEASES = 3
 _TICK_SECONDS = 0.2
+#: CUDA shows a process the GPUs that this variable names, up to the first that is none.
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+_GPU = re.compile(r"[0-9]+|(GPU|MIG)-.+")
+#: With which a process ends that cannot begin, and how the log calls that.
+_REFUSALS = {os.EX_CONFIG: "worker_misconfigured", os.EX_UNAVAILABLE: "worker_without_device"}
 
 
 @dataclass
@@ -43,13 +52,24 @@ class Child:
     pause: float = 0.0
     start_at: float = field(default_factory=time.monotonic)
 
+    @property
+    def has_gpu(self) -> bool:
+        """Whether it may run on one GPU and nowhere else."""
+        return _VISIBLE in self.environment
+
     def start(self) -> None:
         """Start the process, its end of the liveness pipe in its hands only."""
         ours, theirs = os.pipe()
         os.set_blocking(ours, False)
+        # Of a setting that is given here, a file that was named outside says nothing any more.
+        outside = {
+            name: text
+            for name, text in os.environ.items()
+            if name.removesuffix(FILE) not in self.environment
+        }
         self.process = subprocess.Popen(
             [*self.command, f"--liveness={theirs}"],
-            env={**os.environ, **self.environment},
+            env={**outside, **self.environment},
             pass_fds=[theirs],
             start_new_session=True,
         )
@@ -108,6 +128,7 @@ class Supervisor:
         self._stop_at: float | None = None
         self._signals_received = self._signals_heeded = 0
         self._status = 0
+        self._was_any_heard = False
 
     def run(self) -> int:
         """Supervise; returns the exit status."""
@@ -128,6 +149,7 @@ class Supervisor:
                 child.start()
             return
         child.listen()
+        self._was_any_heard |= child.heard is not None
         if child.is_silent(self._settings.lease_seconds):
             log.error("worker_silent", pid=child.process.pid)
             child.process.kill()
@@ -138,18 +160,32 @@ class Supervisor:
             child.process.wait()
             self._status = 1
         pid = child.process.pid
-        status = child.bury()
-        if status is None:
-            return
-        log.info("worker_ended", pid=pid, status=status)
+        if (status := child.bury()) is not None:
+            log.info("worker_ended", pid=pid, status=status)
+            self._learn(child, status)
+
+    def _learn(self, child: Child, status: int) -> None:
+        """Draw the consequences of how a process ended."""
         if status == 0:
             # It was told to end, by us or by a drain order: replacing it would undo that.
             self._children.remove(child)
-        elif status == os.EX_CONFIG:
-            # The same setting would be wrong for all and for ever.
+        elif self._is_wrong_for_all(child, status):
             self._status = os.EX_CONFIG
             if self._stop_at is None:
                 self._begin_stop()
+        elif status in _REFUSALS and self._stop_at is None:
+            gpu = child.environment.get(_VISIBLE)
+            log.error(_REFUSALS[status], gpu=gpu, retry_in_seconds=child.pause)
+
+    def _is_wrong_for_all(self, child: Child, status: int) -> bool:
+        """Whether a process ended over a setting with which none can work, now or later.
+
+        Where one has worked, the settings are right, and what they name is gone; a GPU may be gone
+        from the start.
+        """
+        if status not in _REFUSALS or self._was_any_heard:
+            return False
+        return status == os.EX_CONFIG or not child.has_gpu
 
     def _heed_signals(self) -> None:
         while self._signals_heeded < self._signals_received:
@@ -173,19 +209,23 @@ class Supervisor:
 def devices(settings: WorkerSettings) -> list[dict[str, str]]:
     """The environment of each process to keep: one per visible GPU, or as many as were asked for.
 
-    With more processes than GPUs they are shared in turn.
+    With more processes than GPUs they are shared in turn. Who is given a GPU may not do with a CPU.
     """
     gpus = _visible_gpus() if settings.device in {"auto", "cuda"} else []
     count = settings.processes or max(1, len(gpus))
     if not gpus:
         return [{} for _ in range(count)]
-    return [{"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]} for index in range(count)]
+    return [
+        {_VISIBLE: gpus[index % len(gpus)], f"{PREFIX}DEVICE": "cuda"} for index in range(count)
+    ]
 
 
 def _visible_gpus() -> list[str]:
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    chosen = os.environ.get(_VISIBLE)
     if chosen is not None:
-        return [name.strip() for name in chosen.split(",") if name.strip()]
+        return list(takewhile(_GPU.fullmatch, (name.strip() for name in chosen.split(","))))
+    if _is_torch_for_cpus():
+        return []
     try:
         listed = subprocess.run(
             ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"],
@@ -197,3 +237,11 @@ def _visible_gpus() -> list[str]:
     except (OSError, subprocess.SubprocessError):
         return []
     return listed.stdout.split()
+
+
+def _is_torch_for_cpus() -> bool:
+    """Whether torch could use no GPU, by its version: importing it would take seconds."""
+    try:
+        return version("torch").endswith("+cpu")
+    except PackageNotFoundError:
+        return True

@@ -49,7 +49,8 @@ class WorkerSettings(Settings):
         model_revision: The hub's commit. For a folder, `sha256:` and the 16 digits that `twofold
             doctor` prints, if its files shall be compared with them; a commit says nothing there.
         env: `production`, or `dev`, for machines that may serve the demo model.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`. `auto` is each GPU that is visible when the
+            worker starts, and the CPU where none is.
         dtype: `auto` is bfloat16 on a GPU and float32 on a CPU.
         compile_sizes: Padded sources, `WIDTHxHEIGHT,WIDTHxHEIGHT` in pixels, for which the UNet is
             compiled at the start: minutes for faster steps. The same fleet-wide, or pinned pictures
@@ -61,7 +62,8 @@ class WorkerSettings(Settings):
             bytes; unset for all but a reserve.
         cache_dir: Where what was learned of the device is kept from one start to the next; unset
             for nowhere.
-        pinned_rung: The batch size of reproducible jobs, a power of two, the same fleet-wide.
+        pinned_rung: The batch size of reproducible jobs, a power of two from 2 to 32, the same
+            fleet-wide. A job with guidance above 1 takes two of it.
         preview_side: The longer side of the small picture stored beside each result, in pixels; 0
             for none.
         io_threads: Threads that fetch and decode, and as many that encode and store.
@@ -83,7 +85,7 @@ class WorkerSettings(Settings):
     max_batch: Annotated[int, Field(ge=1, le=32)] = 32
     memory_budget: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     cache_dir: Path | None = None
-    pinned_rung: Annotated[int, Field(ge=1, le=32), AfterValidator(_power_of_two)] = 4
+    pinned_rung: Annotated[int, Field(ge=2, le=32), AfterValidator(_power_of_two)] = 4
     preview_side: Annotated[int, Field(ge=0, le=2048)] = 256
     io_threads: Annotated[int, Field(ge=1, le=64)] = 8
     poll_seconds: Seconds = 2.0

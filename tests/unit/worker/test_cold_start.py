@@ -26,6 +26,25 @@ def test_all_phases_are_said_in_one_line_when_the_first_job_has_ended() -> None:
     assert len(seen) == 6
 
 
+def test_the_first_job_may_end_in_one_thread_while_another_claims() -> None:
+    cold_start = ColdStart()
+    watch = cold_start.watching(lambda *_: None)
+
+    class Claim(str):
+        """Between whose being looked at and its being noted the first job ends."""
+
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            watch("settle", JOB)
+            return str(self) == other
+
+    with capture_logs() as logs:
+        watch(Claim("claim"), JOB)
+    assert [line["event"] for line in logs] == ["cold_start"]
+
+
 def test_the_first_phase_begins_with_the_process() -> None:
     """A second spent before anything of Twofold was imported counts."""
     code = (

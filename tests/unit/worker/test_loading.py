@@ -11,6 +11,7 @@ import torch
 from twofold_schema.errors import ConfigError
 from twofold_worker.upscaler import standin
 from twofold_worker.upscaler.diffusion import DiffusionUpscaler
+from twofold_worker.upscaler.port import DeviceLost
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"
@@ -132,6 +133,13 @@ def test_an_unknown_device_or_dtype_stops_the_start(
 ) -> None:
     with pytest.raises(ConfigError, match=setting):
         _load(stand_in_model, device=device, dtype=dtype)
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="here it does not refuse")
+def test_a_device_that_refuses_is_not_taken_for_a_damaged_model(stand_in_model: Path) -> None:
+    """Apple's, which torch knows by name everywhere, and has on a Mac only."""
+    with pytest.raises(DeviceLost):
+        _load(stand_in_model, device="mps")
 
 
 @pytest.mark.parametrize(

@@ -118,9 +118,12 @@ class DiffusionUpscaler:
 
         Raises:
             ConfigError: A value is not known here, or the model is missing, damaged or another one.
+            DeviceUnseen: torch sees no such device.
+            DeviceLost: The device refuses.
             torch.OutOfMemoryError: The weights do not fit the device.
         """
         place = weights.device_named(device)
+        weights.touch(place)
         number = weights.dtype_named(dtype, place)
         folder, name, found = _found(model, revision)
         if place.type == "cpu":

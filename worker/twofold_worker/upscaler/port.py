@@ -7,10 +7,17 @@ from typing import Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from twofold_schema.errors import ConfigError
 from twofold_schema.lanes import PIXELS_PER_LATENT
 
 Pixels: TypeAlias = NDArray[np.uint8]
 Latents: TypeAlias = NDArray[np.float32]
+
+
+class DeviceUnseen(ConfigError):
+    """torch sees no such device: a setting is wrong, or the device is gone."""
+
+    code = "device_unseen"
 
 
 class BatchTooLarge(Exception):

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 
 from twofold_schema.errors import ConfigError
+from twofold_worker.upscaler.port import DeviceLost, DeviceUnseen
 
 # diffusers' pipelines hide their methods and parts from type checkers.
 Pipeline: TypeAlias = Any
@@ -30,7 +31,8 @@ def device_named(name: str) -> torch.device:
     """A device by name; "auto" is CUDA where there is one, else the CPU.
 
     Raises:
-        ConfigError: torch does not know or see it.
+        ConfigError: torch does not know it.
+        DeviceUnseen: torch does not see it.
     """
     try:
         device = torch.device(
@@ -41,8 +43,26 @@ def device_named(name: str) -> torch.device:
             f"TWOFOLD_DEVICE is {name!r}; use auto, cpu, cuda or cuda:<n>."
         ) from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"TWOFOLD_DEVICE is {name!r}, which torch does not see; use auto or cpu.")
+        raise DeviceUnseen(
+            f"TWOFOLD_DEVICE is {name!r}, which torch {torch.__version__} does not see; look at "
+            "`nvidia-smi` and CUDA_VISIBLE_DEVICES, or use cpu."
+        )
     return device
+
+
+def touch(device: torch.device) -> None:
+    """Use a device for the first time, so that its errors are not taken for the model's.
+
+    Raises:
+        DeviceLost: It refuses.
+        torch.OutOfMemoryError: It is full.
+    """
+    try:
+        torch.ones(1, device=device)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise DeviceLost(str(error)) from error
 
 
 def dtype_named(name: str, device: torch.device) -> torch.dtype:
