@@ -1,24 +1,26 @@
 """The clients: what the service does, from Python, over lost answers and restarts."""
 
 import asyncio
+import gc
 import inspect
 import io
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx2
 import pytest
 from tests.api.conftest import Issue, Served, serving
-from tests.factories import begun, claimed, new_job, result_of, submitted
+from tests.factories import begun, claimed, dropped, new_job, result_of, submitted
 from tests.house import House, eventually
 from tests.pictures import encoded
 
-from twofold_producer.client import AsyncClient, Client, submitting
+from twofold_producer.client import AsyncClient, Client, jobs, submitting
 from twofold_producer.client.answers import Answer
+from twofold_producer.client.calls import Flow
 from twofold_producer.submit.submission import Answer as Answered
 from twofold_producer.submit.submission import Outcome
 from twofold_schema.errors import (
@@ -34,6 +36,7 @@ from twofold_schema.errors import (
 from twofold_schema.ledger import outcomes, rights
 from twofold_schema.operation import JobFilter, OperationKind
 from twofold_schema.states import JobState
+from twofold_schema.wire import JobReport
 
 
 def _source(served: Served, number: int = 0) -> str:
@@ -273,6 +276,50 @@ class TestWaiting:
             second.enter_context(serving({**house.environment, "TWOFOLD_API_PORT": port}))
             told += [job.id for job in ended]
         assert sorted(told) == sorted(ids)
+
+    @pytest.mark.parametrize("ended", [False, True])
+    def test_an_id_that_no_job_has_is_said_at_once(self, served: Served, *, ended: bool) -> None:
+        """Whether or not a job beside it has ended."""
+        unknown = uuid4()
+        with served.client(timeout=5) as client:
+            job = client.submit(_source(served))
+            assert not ended or _run(served) == 1
+            with pytest.raises(JobNotFound, match=f"the id {unknown}"):
+                list(client.as_completed([job.id, unknown]))
+
+    def test_a_look_at_many_holds_no_more_than_have_ended(self, served: Served) -> None:
+        """Besides those that were asked for at once."""
+        held: list[int] = []
+
+        def look(ids: Sequence[UUID]) -> Flow[list[JobReport]]:
+            flow = jobs.ended_of(ids)
+            call = next(flow)
+            while True:
+                held.append(sum(isinstance(one, JobReport) for one in gc.get_objects()))
+                try:
+                    call = flow.send((yield call))
+                except StopIteration as end:
+                    found: list[JobReport] = end.value
+                    return found
+
+        with served.client() as client:
+            items = ({"source": _source(served, n)} for n in range(4 * jobs.AT_ONCE))
+            ids = client.submit_many(items).job_ids
+            assert _run(served, 3) == 3
+            assert len(client._run(look(ids))) == 3
+        assert len(held) == 4
+        assert max(held) <= jobs.AT_ONCE + 3
+
+    @pytest.mark.parametrize("ordered", [False, True])
+    def test_map_says_that_a_keys_job_is_gone(self, served: Served, *, ordered: bool) -> None:
+        """Keys may be remembered for longer than jobs are kept."""
+        items = [{"source": _source(served, n), "key": str(n)} for n in range(2)]
+        with served.client(timeout=5) as client:
+            (gone, _) = client.submit_many(items).job_ids
+            assert _run(served) == 2
+            dropped(served.house.engine, gone)
+            with pytest.raises(JobNotFound, match=f"the id {gone}"):
+                list(client.map(items, ordered=ordered))
 
     @pytest.mark.parametrize("ordered", [False, True])
     def test_map_has_no_more_under_way_than_its_window(

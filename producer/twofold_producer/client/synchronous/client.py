@@ -66,6 +66,7 @@ class Client(Submitter, Jobs, Follower, Operator):
 
         Raises:
             SubmitError: An item was not accepted; those before it go on.
+            JobNotFound: The job of an item's key is gone: jobs may be kept for less long than keys.
         """
         going: list[Submission] = []
         rest, taken, ended = iter(items), 0, 0
