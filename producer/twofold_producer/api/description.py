@@ -43,7 +43,7 @@ _ERRORS: Final[Mapping[int, tuple[str, Mapping[str, Any]]]] = {
     422: ("What was sent is not acceptable; `field` and `errors` say what of it.", {}),
     429: ("Too many requests, or too many jobs that wait.", {**_RETRY_AFTER, **_RATE}),
     500: ("It is not your fault; the log has more under the `request_id`.", {}),
-    503: ("The database or the storage is away; try again.", _RETRY_AFTER),
+    503: ("It is busy, or the database or the storage is away; try again.", _RETRY_AFTER),
 }
 
 

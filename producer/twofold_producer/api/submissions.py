@@ -5,13 +5,14 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import IO, Annotated, Any, Final
 from uuid import UUID
 
 import anyio
 import anyio.from_thread
-import anyio.to_thread
 import structlog
 from fastapi import APIRouter, Header, Query, Request, Response, status
 from fastapi.exceptions import RequestValidationError
@@ -39,8 +40,10 @@ log = structlog.get_logger(__name__)
 router = APIRouter(prefix="/v1/submissions", tags=["submissions"])
 
 JSON_LINES: Final = "application/x-ndjson"
-#: Whoever sends nothing for so long has gone.
-_SILENCE_SECONDS: Final = 30.0
+#: Who sends JSON lines may fall so far behind so few bytes a second, which no line is too slow for:
+#: a turn is not held by a byte now and then.
+_PATIENCE_SECONDS: Final = 30.0
+_LEAST_BYTES_A_SECOND: Final = 4000
 _IN_MEMORY_BYTES: Final = 2**20
 
 _LINES = {"schema": {"type": "string"}}
@@ -102,8 +105,10 @@ async def submit(
         return JSONResponse(
             body.model_dump(mode="json"), status.HTTP_202_ACCEPTED, headers=_at(submission)
         )
-    answers = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES)  # noqa: SIM115 - closed when sent
-    submission = await _in_thread(parts, bulk, items, answers)
+    with ExitStack() as unless_sent:
+        answers = unless_sent.enter_context(tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES))
+        submission = await _in_thread(parts, bulk, items, answers)
+        unless_sent.pop_all()
     return StreamingResponse(
         _sent(answers), status.HTTP_202_ACCEPTED, headers=_at(submission), media_type=JSON_LINES
     )
@@ -166,20 +171,28 @@ def _blocks(stream: AsyncIterator[bytes]) -> Iterator[bytes]:
     """A body as it comes, for a thread.
 
     Raises:
-        BadRequest: Nothing came for too long, or nothing can come any more.
+        BadRequest: It comes too slowly, or nothing can come any more.
     """
+    patience = _PATIENCE_SECONDS
 
     async def following() -> bytes | None:
-        with anyio.fail_after(_SILENCE_SECONDS):
-            return await anext(stream, None)
+        nonlocal patience
+        # Only while the sender is waited for: what is written meanwhile takes none of its time.
+        asked = time.monotonic()
+        with anyio.fail_after(patience):
+            block = await anext(stream, None)
+        patience += asked - time.monotonic() + len(block or b"") / _LEAST_BYTES_A_SECOND
+        patience = min(patience, _PATIENCE_SECONDS)
+        return block
 
     try:
         while (block := anyio.from_thread.run(following)) is not None:
             yield block
     except TimeoutError:
         raise BadRequest(
-            f"Nothing came for {_SILENCE_SECONDS:g} s. What came before may be written: send all "
-            "of it again with the same Idempotency-Key."
+            f"The body came too slowly: {_PATIENCE_SECONDS:g} s behind {_LEAST_BYTES_A_SECOND} "
+            "bytes a second. What came before may be written: send all of it again with the same "
+            "Idempotency-Key."
         ) from None
     except ClientDisconnect:
         raise BadRequest(
@@ -190,7 +203,7 @@ def _blocks(stream: AsyncIterator[bytes]) -> Iterator[bytes]:
 async def _in_thread(
     parts: Service, bulk: _Bulk, items: Iterable[Line], answers: IO[bytes] | None
 ) -> Submission:
-    return await anyio.to_thread.run_sync(_submit, parts, bulk, items, answers, limiter=parts.bulks)
+    return await parts.bulks.run(bulk.tenant, partial(_submit, parts, bulk, items, answers))
 
 
 def _submit(
