@@ -369,6 +369,18 @@ class TestOperating:
             scale = client.autoscale()
         assert (scale.queued_jobs, scale.queued_gpu_seconds, scale.wanted_workers) == (0, 0, 0)
 
+    def test_a_resume_whose_answer_was_lost_is_not_asked_again(self, served: Served) -> None:
+        """The second answer would be that there was no pause."""
+        cutting = _Cutting(1, of=lambda request: request.url.path == "/v1/queues/resume")
+        with (
+            httpx2.Client(transport=cutting) as http,
+            served.client(http_client=http) as client,
+        ):
+            client.pause(reason="maintenance")
+            with pytest.raises(ApiUnreachable):
+                client.resume()
+            assert all(queue.pauses == [] for queue in client.queues())
+
 
 def test_both_clients_have_the_same_face() -> None:
     def face(kind: type) -> dict[str, list[str]]:
