@@ -26,6 +26,7 @@ from twofold_producer.submit.submission import Outcome
 from twofold_schema.errors import (
     ApiUnreachable,
     ConfigError,
+    InvalidParameter,
     JobNotFound,
     KeyReused,
     QueueFull,
@@ -81,7 +82,7 @@ class _Cutting(httpx2.BaseTransport):
         self._inner = httpx2.HTTPTransport()
         self._left = times
         self._of = of
-        self.keys: list[str | None] = []
+        self.asked: list[httpx2.Request] = []
 
     def close(self) -> None:
         self._inner.close()
@@ -89,7 +90,7 @@ class _Cutting(httpx2.BaseTransport):
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         answer = self._inner.handle_request(request)
         if self._of(request):
-            self.keys.append(request.headers.get("Idempotency-Key"))
+            self.asked.append(request)
             if self._left:
                 self._left -= 1
                 answer.read()
@@ -125,9 +126,48 @@ class TestSubmitting:
             served.client(http_client=http) as client,
         ):
             client.submit(_source(served))
-        assert len(cutting.keys) == 3
-        assert len(set(cutting.keys)) == 1
+        keys = [json.loads(request.content)["key"] for request in cutting.asked]
+        assert len(keys) == 3
+        assert len(set(keys)) == 1
         assert len(served.house.rows("SELECT FROM jobs")) == 1
+
+    @pytest.mark.parametrize("key", ["Bücher 42", "本", 200 * "k", '"cat"', " cat"])
+    def test_the_key_of_one_job_is_any_that_the_python_door_takes(
+        self, served: Served, key: str
+    ) -> None:
+        with served.client() as client:
+            job = client.submit(_source(served), key=key)
+            assert client.submit(_source(served), key=key).id == job.id
+            assert client.get_by_key(key).id == job.id
+            with pytest.raises(InvalidParameter, match="key: "):
+                client.submit(_source(served), key=201 * "k")
+        assert job.key == key
+
+    @pytest.mark.parametrize("key", ["Bücher 42", "本", 181 * "k", '"cat"', " cat", "a\nb"])
+    def test_the_key_of_many_that_no_header_carries_is_refused_before_anything_is_sent(
+        self, served: Served, tmp_path: Any, key: str
+    ) -> None:
+        path = tmp_path / "in.jsonl"
+        path.write_text("")
+        asked: list[httpx2.Request] = []
+        with (
+            httpx2.Client(event_hooks={"request": [asked.append]}) as http,
+            served.client(http_client=http) as client,
+        ):
+            with pytest.raises(InvalidParameter, match="SHA-256"):
+                client.submit_many([{"source": _source(served)}], key=key)
+            for place in (path, "s3://twofold/in.jsonl"):
+                with pytest.raises(InvalidParameter, match="ASCII"):
+                    client.submit_manifest(place, key=key)
+        assert asked == []
+
+    def test_the_longest_key_of_many_leaves_room_for_those_of_its_items(
+        self, served: Served
+    ) -> None:
+        key = 178 * "k" + " ~"
+        with served.client() as client:
+            (job_id,) = client.submit_many([{"source": _source(served)}], key=key).job_ids
+            assert client.get(job_id).key == f"{key}/1"
 
     def test_many_are_sent_again_whole_and_written_once(self, served: Served) -> None:
         cutting = _Cutting(1)
