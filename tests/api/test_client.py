@@ -8,6 +8,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -99,6 +100,11 @@ class _Cutting(httpx2.BaseTransport):
         return answer
 
 
+def _nowhere() -> Client:
+    """One that finds nobody: what it refuses was not sent."""
+    return Client("http://127.0.0.1:9", "tfk_x", max_retries=0)
+
+
 class TestSubmitting:
     def test_a_file_in_memory_is_uploaded_first(self, served: Served) -> None:
         with served.client() as client:
@@ -145,21 +151,16 @@ class TestSubmitting:
 
     @pytest.mark.parametrize("key", ["Bücher 42", "本", 181 * "k", '"cat"', " cat", "a\nb"])
     def test_the_key_of_many_that_no_header_carries_is_refused_before_anything_is_sent(
-        self, served: Served, tmp_path: Any, key: str
+        self, tmp_path: Path, key: str
     ) -> None:
         path = tmp_path / "in.jsonl"
         path.write_text("")
-        asked: list[httpx2.Request] = []
-        with (
-            httpx2.Client(event_hooks={"request": [asked.append]}) as http,
-            served.client(http_client=http) as client,
-        ):
+        with _nowhere() as client:
             with pytest.raises(InvalidParameter, match="SHA-256"):
-                client.submit_many([{"source": _source(served)}], key=key)
-            for place in (path, "s3://twofold/in.jsonl"):
+                client.submit_many([{"source": "s3://a/b.png"}], key=key)
+            for place in (path, "s3://a/in.jsonl"):
                 with pytest.raises(InvalidParameter, match="ASCII"):
                     client.submit_manifest(place, key=key)
-        assert asked == []
 
     def test_the_longest_key_of_many_leaves_room_for_those_of_its_items(
         self, served: Served
@@ -188,6 +189,40 @@ class TestSubmitting:
         assert (submission.created, submission.invalid) == (1, 1)
         (fault,) = submission.faults
         assert (fault.position, fault.key, fault.code) == (1, "b", "invalid_parameter")
+
+    @pytest.mark.parametrize(
+        "item",
+        [
+            Path("cat.png"),
+            b"a picture",
+            bytearray(b"a picture"),
+            {"source": Path("cat.png")},
+            {"source": b"a picture"},
+        ],
+        ids=["path", "bytes", "bytearray", "path in fields", "bytes in fields"],
+    )
+    @pytest.mark.parametrize("by_map", [False, True])
+    def test_many_are_not_uploaded_and_what_does_is_named(self, item: Any, *, by_map: bool) -> None:
+        items = [{"source": "s3://a/b.png"}, item]
+        with _nowhere() as client, pytest.raises(InvalidParameter, match=r"Item 1 .*\.upload\("):
+            list(client.map(items)) if by_map else client.submit_many(items)
+
+    @pytest.mark.parametrize("item", ["s3://a/b.png", Path("cat.png"), b"a", {"source": "a"}])
+    @pytest.mark.parametrize("by_map", [False, True])
+    def test_one_is_not_taken_for_many(self, item: Any, *, by_map: bool) -> None:
+        with _nowhere() as client, pytest.raises(InvalidParameter, match="several items"):
+            list(client.map(item)) if by_map else client.submit_many(item)
+
+    def test_files_here_are_many_once_they_are_uploaded(
+        self, served: Served, tmp_path: Path
+    ) -> None:
+        for side in (8, 16):
+            (tmp_path / f"{side}.png").write_bytes(encoded(side, side))
+        with served.client() as client:
+            submission = client.submit_many(
+                {"source": client.upload(path)} for path in tmp_path.glob("*.png")
+            )
+        assert submission.created == 2
 
     def test_an_answer_that_was_cut_off_is_heard_once(self) -> None:
         """The next try's answer begins anew."""

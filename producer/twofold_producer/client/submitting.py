@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
+from os import PathLike
 from typing import Any, BinaryIO, Final
 from uuid import UUID, uuid4
 
@@ -189,15 +190,38 @@ def refuse_faults(submission: Submission) -> None:
         raise answer.error()
 
 
+def several(items: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
+    """What is to be submitted together.
+
+    Raises:
+        InvalidParameter: It is one thing, which would be taken apart.
+    """
+    if isinstance(items, (str, bytes, bytearray, PathLike, Mapping)):
+        raise InvalidParameter(
+            f"This takes several items, not one {type(items).__name__}; give it a list, or submit "
+            "the one."
+        )
+    return items
+
+
 def as_lines(items: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
     """Items as JSON lines.
 
     Raises:
-        InvalidParameter: One has no source, or is no JSON.
+        InvalidParameter: One has no source, or is no JSON; or they are one thing, not several.
     """
-    for position, item in enumerate(items):
+    for position, item in enumerate(several(items)):
+        source = item.get("source") if isinstance(item, Mapping) else item
+        if isinstance(source, (bytes, bytearray, memoryview, PathLike)):
+            raise InvalidParameter(
+                f"Item {position} has a {type(source).__name__} for a source, and many are not "
+                'uploaded by themselves; give {"source": client.upload(…)}, which is its URI.'
+            )
         if not isinstance(item, Mapping) or "source" not in item:
-            raise InvalidParameter(f"Item {position} is no mapping with a source.")
+            raise InvalidParameter(
+                f"Item {position} is no mapping with a source; give "
+                '{"source": "s3://bucket/key"} and the fields that you need.'
+            )
         try:
             yield json.dumps(dict(item), default=_plain).encode() + b"\n"
         except (TypeError, ValueError) as error:

@@ -66,7 +66,8 @@ class AsyncSubmitter(AsyncSender):
         """Submit many jobs, however many: they are written to a temporary file, and sent from it.
 
         Args:
-            items: The fields of `JobBody`, each; taken one by one.
+            items: The fields of `JobBody`, each, whose source is a URI, as `upload` gives one of a
+                file; taken one by one.
             key: Your own name for all of them together: the same call again goes on where it was.
             on_answers: Told what came of each item, in order.
             progress: Whether to show how far it is; None does on a terminal.
