@@ -37,6 +37,7 @@ WHEREVER = Egress(networks=networks("0.0.0.0/0,::/0"), ports=ports("1-65535"), p
 _SILENCE = text("""
     UPDATE runs SET lease_expires_at = '2020-01-01Z', lease_seconds = 0 WHERE id = :id
 """)
+_DROP = text("DELETE FROM jobs WHERE id = ANY(CAST(:ids AS uuid[]))")
 _PROLONG = text("UPDATE runs SET lease_expires_at = '2100-01-01Z' WHERE id = :id")
 
 
@@ -62,6 +63,12 @@ def new_job(**changes: Any) -> NewJob:
 def of_side(side: int, **changes: Any) -> NewJob:
     """A job for a square picture whose size was stated; `changes` replace its fields."""
     return new_job(measure=lanes.measure(Parameters(seed=7), side, side), **changes)
+
+
+def dropped(engine: Engine, *job_ids: UUID) -> None:
+    """Jobs that ended longer ago than they are kept: their keys are all that is left of them."""
+    with engine.begin() as connection:
+        connection.execute(_DROP, {"ids": list(job_ids)})
 
 
 def held_job(**changes: Any) -> Job:

@@ -16,7 +16,7 @@
     ├─ WaitTimeout               the work goes on
     ├─ RequestError              what came over HTTP was refused; nothing was done
     │   ├─ BadRequest, InvalidRequest, NotFound, MethodNotAllowed, BodyTooLarge
-    │   ├─ ScopeMissing, RateLimited
+    │   ├─ ScopeMissing, RateLimited, ApiBusy
     │   ├─ IdempotencyKeyMissing, RequestInProgress
     │   ├─ ResultNotReady
     │   └─ ApiFailed
@@ -232,6 +232,14 @@ class RateLimited(RequestError):
     def __init__(self, message: str | None = None, *, retry_after: int = 1) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class ApiBusy(RequestError):
+    """As many submissions are read as can be, or of one tenant; send this one again later."""
+
+    code = "api_busy"
+    retryable = True
+    retry_after: ClassVar[int] = 10
 
 
 class ResultNotReady(RequestError):

@@ -1,29 +1,33 @@
 """The clients: what the service does, from Python, over lost answers and restarts."""
 
 import asyncio
+import gc
 import inspect
 import io
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx2
 import pytest
 from tests.api.conftest import Issue, Served, serving
-from tests.factories import begun, claimed, new_job, result_of, submitted
+from tests.factories import begun, claimed, dropped, new_job, result_of, submitted
 from tests.house import House, eventually
 from tests.pictures import encoded
 
-from twofold_producer.client import AsyncClient, Client, submitting
+from twofold_producer.client import AsyncClient, Client, jobs, submitting
 from twofold_producer.client.answers import Answer
+from twofold_producer.client.calls import Flow
 from twofold_producer.submit.submission import Answer as Answered
 from twofold_producer.submit.submission import Outcome
 from twofold_schema.errors import (
     ApiUnreachable,
     ConfigError,
+    InvalidParameter,
     JobNotFound,
     KeyReused,
     QueueFull,
@@ -34,6 +38,7 @@ from twofold_schema.errors import (
 from twofold_schema.ledger import outcomes, rights
 from twofold_schema.operation import JobFilter, OperationKind
 from twofold_schema.states import JobState
+from twofold_schema.wire import JobReport
 
 
 def _source(served: Served, number: int = 0) -> str:
@@ -78,7 +83,7 @@ class _Cutting(httpx2.BaseTransport):
         self._inner = httpx2.HTTPTransport()
         self._left = times
         self._of = of
-        self.keys: list[str | None] = []
+        self.asked: list[httpx2.Request] = []
 
     def close(self) -> None:
         self._inner.close()
@@ -86,13 +91,18 @@ class _Cutting(httpx2.BaseTransport):
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         answer = self._inner.handle_request(request)
         if self._of(request):
-            self.keys.append(request.headers.get("Idempotency-Key"))
+            self.asked.append(request)
             if self._left:
                 self._left -= 1
                 answer.read()
                 answer.close()
                 raise httpx2.ReadError("cut off")
         return answer
+
+
+def _nowhere() -> Client:
+    """One that finds nobody: what it refuses was not sent."""
+    return Client("http://127.0.0.1:9", "tfk_x", max_retries=0)
 
 
 class TestSubmitting:
@@ -122,9 +132,43 @@ class TestSubmitting:
             served.client(http_client=http) as client,
         ):
             client.submit(_source(served))
-        assert len(cutting.keys) == 3
-        assert len(set(cutting.keys)) == 1
+        keys = [json.loads(request.content)["key"] for request in cutting.asked]
+        assert len(keys) == 3
+        assert len(set(keys)) == 1
         assert len(served.house.rows("SELECT FROM jobs")) == 1
+
+    @pytest.mark.parametrize("key", ["Bücher 42", "本", 200 * "k", '"cat"', " cat"])
+    def test_the_key_of_one_job_is_any_that_the_python_door_takes(
+        self, served: Served, key: str
+    ) -> None:
+        with served.client() as client:
+            job = client.submit(_source(served), key=key)
+            assert client.submit(_source(served), key=key).id == job.id
+            assert client.get_by_key(key).id == job.id
+            with pytest.raises(InvalidParameter, match="key: "):
+                client.submit(_source(served), key=201 * "k")
+        assert job.key == key
+
+    @pytest.mark.parametrize("key", ["Bücher 42", "本", 181 * "k", '"cat"', " cat", "a\nb"])
+    def test_the_key_of_many_that_no_header_carries_is_refused_before_anything_is_sent(
+        self, tmp_path: Path, key: str
+    ) -> None:
+        path = tmp_path / "in.jsonl"
+        path.write_text("")
+        with _nowhere() as client:
+            with pytest.raises(InvalidParameter, match="SHA-256"):
+                client.submit_many([{"source": "s3://a/b.png"}], key=key)
+            for place in (path, "s3://a/in.jsonl"):
+                with pytest.raises(InvalidParameter, match="ASCII"):
+                    client.submit_manifest(place, key=key)
+
+    def test_the_longest_key_of_many_leaves_room_for_those_of_its_items(
+        self, served: Served
+    ) -> None:
+        key = 178 * "k" + " ~"
+        with served.client() as client:
+            (job_id,) = client.submit_many([{"source": _source(served)}], key=key).job_ids
+            assert client.get(job_id).key == f"{key}/1"
 
     def test_many_are_sent_again_whole_and_written_once(self, served: Served) -> None:
         cutting = _Cutting(1)
@@ -145,6 +189,40 @@ class TestSubmitting:
         assert (submission.created, submission.invalid) == (1, 1)
         (fault,) = submission.faults
         assert (fault.position, fault.key, fault.code) == (1, "b", "invalid_parameter")
+
+    @pytest.mark.parametrize(
+        "item",
+        [
+            Path("cat.png"),
+            b"a picture",
+            bytearray(b"a picture"),
+            {"source": Path("cat.png")},
+            {"source": b"a picture"},
+        ],
+        ids=["path", "bytes", "bytearray", "path in fields", "bytes in fields"],
+    )
+    @pytest.mark.parametrize("by_map", [False, True])
+    def test_many_are_not_uploaded_and_what_does_is_named(self, item: Any, *, by_map: bool) -> None:
+        items = [{"source": "s3://a/b.png"}, item]
+        with _nowhere() as client, pytest.raises(InvalidParameter, match=r"Item 1 .*\.upload\("):
+            list(client.map(items)) if by_map else client.submit_many(items)
+
+    @pytest.mark.parametrize("item", ["s3://a/b.png", Path("cat.png"), b"a", {"source": "a"}])
+    @pytest.mark.parametrize("by_map", [False, True])
+    def test_one_is_not_taken_for_many(self, item: Any, *, by_map: bool) -> None:
+        with _nowhere() as client, pytest.raises(InvalidParameter, match="several items"):
+            list(client.map(item)) if by_map else client.submit_many(item)
+
+    def test_files_here_are_many_once_they_are_uploaded(
+        self, served: Served, tmp_path: Path
+    ) -> None:
+        for side in (8, 16):
+            (tmp_path / f"{side}.png").write_bytes(encoded(side, side))
+        with served.client() as client:
+            submission = client.submit_many(
+                {"source": client.upload(path)} for path in tmp_path.glob("*.png")
+            )
+        assert submission.created == 2
 
     def test_an_answer_that_was_cut_off_is_heard_once(self) -> None:
         """The next try's answer begins anew."""
@@ -274,6 +352,54 @@ class TestWaiting:
             told += [job.id for job in ended]
         assert sorted(told) == sorted(ids)
 
+    @pytest.mark.parametrize("ended", [False, True])
+    def test_an_id_that_no_job_has_is_said_at_once(self, served: Served, *, ended: bool) -> None:
+        """Whether or not a job beside it has ended."""
+        unknown = uuid4()
+        with served.client(timeout=5) as client:
+            job = client.submit(_source(served))
+            assert not ended or _run(served) == 1
+            with pytest.raises(JobNotFound, match=f"the id {unknown}"):
+                list(client.as_completed([job.id, unknown]))
+
+    def test_a_look_at_many_holds_no_more_than_have_ended(self, served: Served) -> None:
+        """Besides those that were asked for at once."""
+
+        def are_few() -> bool:
+            gc.collect()
+            # Not isinstance, which asks every object for its class, and some warn then.
+            alive = sum(type(one) is JobReport for one in gc.get_objects())
+            return alive <= jobs.AT_ONCE + 3
+
+        def look(ids: Sequence[UUID]) -> Flow[list[JobReport]]:
+            flow = jobs.ended_of(ids)
+            call = next(flow)
+            while True:
+                # The service is in this process, and lets its own go a moment later.
+                eventually(are_few, within=15)
+                try:
+                    call = flow.send((yield call))
+                except StopIteration as end:
+                    found: list[JobReport] = end.value
+                    return found
+
+        with served.client() as client:
+            items = ({"source": _source(served, n)} for n in range(4 * jobs.AT_ONCE))
+            ids = client.submit_many(items).job_ids
+            assert _run(served, 3) == 3
+            assert len(client._run(look(ids))) == 3
+
+    @pytest.mark.parametrize("ordered", [False, True])
+    def test_map_says_that_a_keys_job_is_gone(self, served: Served, *, ordered: bool) -> None:
+        """Keys may be remembered for longer than jobs are kept."""
+        items = [{"source": _source(served, n), "key": str(n)} for n in range(2)]
+        with served.client(timeout=5) as client:
+            (gone, _) = client.submit_many(items).job_ids
+            assert _run(served) == 2
+            dropped(served.house.engine, gone)
+            with pytest.raises(JobNotFound, match=f"the id {gone}"):
+                list(client.map(items, ordered=ordered))
+
     @pytest.mark.parametrize("ordered", [False, True])
     def test_map_has_no_more_under_way_than_its_window(
         self, served: Served, *, ordered: bool
@@ -321,6 +447,18 @@ class TestOperating:
             assert client.workers() == []
             scale = client.autoscale()
         assert (scale.queued_jobs, scale.queued_gpu_seconds, scale.wanted_workers) == (0, 0, 0)
+
+    def test_a_resume_whose_answer_was_lost_is_not_asked_again(self, served: Served) -> None:
+        """The second answer would be that there was no pause."""
+        cutting = _Cutting(1, of=lambda request: request.url.path == "/v1/queues/resume")
+        with (
+            httpx2.Client(transport=cutting) as http,
+            served.client(http_client=http) as client,
+        ):
+            client.pause(reason="maintenance")
+            with pytest.raises(ApiUnreachable):
+                client.resume()
+            assert all(queue.pauses == [] for queue in client.queues())
 
 
 def test_both_clients_have_the_same_face() -> None:

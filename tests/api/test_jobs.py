@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from tests.api.conftest import Served
-from tests.factories import begun, claimed, new_job, result_of, submitted
+from tests.factories import begun, claimed, dropped, new_job, result_of, submitted
 from tests.house import eventually
 
 from twofold_schema.errors import CorruptSource
@@ -53,6 +53,20 @@ class TestSubmitting:
         assert first.json()["id"] == again.json()["id"]
         assert (other.status_code, other.json()["code"]) == (422, "key_reused")
         assert len(served.house.rows("SELECT FROM jobs")) == 1
+
+    def test_a_key_whose_job_is_gone_says_so_and_does_nothing(self, served: Served) -> None:
+        """It may be remembered for longer than the job is kept."""
+        headers = {"Idempotency-Key": "cat", "Prefer": "wait=1"}
+        with served.http() as http:
+            job_id = UUID(http.post("/v1/jobs", json=_body(served), headers=headers).json()["id"])
+            _complete(served)
+            dropped(served.house.engine, job_id)
+            answer = http.post("/v1/jobs", json=_body(served), headers=headers)
+        problem = answer.json()
+        assert (answer.status_code, problem["code"]) == (404, "job_not_found")
+        assert f"The job of the key 'cat', {job_id}," in problem["detail"]
+        assert "use another key" in problem["detail"]
+        assert served.house.rows("SELECT FROM jobs") == []
 
     def test_a_key_is_needed_and_there_is_one(self, served: Served) -> None:
         with served.http() as http:

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 from typing import Any, Final
 
-import anyio
 import anyio.to_thread
 import structlog
 import uvicorn
@@ -29,6 +28,7 @@ from twofold_producer.api import (
     submissions,
     uploads,
 )
+from twofold_producer.api.bulks import Bulks
 from twofold_producer.api.caller import Gate
 from twofold_producer.api.counts import Counts
 from twofold_producer.api.edge import Edge
@@ -49,8 +49,6 @@ from twofold_schema.settings import (
 
 log = structlog.get_logger(__name__)
 
-#: Of those who submit many jobs at once: more wait for their turn.
-_BULKS: Final = 4
 _KEEP_ALIVE_SECONDS: Final = 75
 #: A thread that has heard from the database waits so long for the one that serves listeners, at
 #: every trip: Python's own 5 ms would be most of what a request takes.
@@ -122,7 +120,7 @@ def build(
             watch=watch,
             lookups=lookups,
             counts=Counts(engine),
-            bulks=anyio.CapacityLimiter(_BULKS),
+            bulks=Bulks(),
         )
         tasks = [
             asyncio.create_task(follower.run(), name="follower"),

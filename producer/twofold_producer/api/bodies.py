@@ -1,6 +1,7 @@
 """What is taken of a request's body: of whom, of which kind, how much, and how slowly it comes."""
 
 import asyncio
+import time
 from typing import Final
 
 from starlette.datastructures import Headers
@@ -13,8 +14,10 @@ from twofold_schema.errors import BadRequest, BodyTooLarge
 JSON_LINES: Final = "application/x-ndjson"
 #: The one place that takes JSON lines.
 SUBMISSIONS: Final = "/v1/submissions"
-#: Whoever sends nothing for so long has gone.
-SILENCE_SECONDS: Final = 30.0
+#: Who sends a body may fall so far behind so few bytes a second, which no line is too slow for: a
+#: connection, or a turn to submit many, is not held by a byte now and then.
+PATIENCE_SECONDS: Final = 30.0
+LEAST_BYTES_A_SECOND: Final = 4000
 
 
 def are_lines(headers: Headers) -> bool:
@@ -33,7 +36,7 @@ def bounded(scope: Scope, receive: Receive, most: int) -> Receive:
     """Receive a body of no more than is allowed, and only of who shows a key.
 
     Routes read a body before they look at the key. What receives raises `InvalidApiKey`,
-    `BodyTooLarge`, or `BadRequest` where nothing comes for too long.
+    `BodyTooLarge`, or `BadRequest` where it comes too slowly.
 
     Raises:
         BodyTooLarge: It is known to be more.
@@ -45,16 +48,26 @@ def bounded(scope: Scope, receive: Receive, most: int) -> Receive:
             raise BadRequest("Content-Length is no number.")
         if int(stated) > most:
             raise _too_large(most)
-    got, is_whole = 0, False
+    got, is_whole, patience = 0, False, PATIENCE_SECONDS
 
     async def following() -> Message:
-        nonlocal got, is_whole
+        nonlocal got, is_whole, patience
         if is_whole:  # what may still come is the end of the connection, whenever that is
             return await receive()
         if not got:
             await require_key(Request(scope))
-        message = await _in_time(scope, receive)
-        got += len(message.get("body", b""))
+        # Only while the sender is waited for: what is written meanwhile takes none of its time.
+        asked = time.monotonic()
+        try:
+            async with asyncio.timeout(patience):
+                message = await receive()
+        except TimeoutError:
+            scope["twofold.hangs_up"] = True
+            raise _too_slow() from None
+        came = len(message.get("body", b""))
+        patience += asked - time.monotonic() + came / LEAST_BYTES_A_SECOND
+        patience = min(patience, PATIENCE_SECONDS)
+        got += came
         is_whole = not message.get("more_body", False)
         if got > most:
             raise _too_large(most)
@@ -63,16 +76,12 @@ def bounded(scope: Scope, receive: Receive, most: int) -> Receive:
     return following
 
 
-async def _in_time(scope: Scope, receive: Receive) -> Message:
-    try:
-        async with asyncio.timeout(SILENCE_SECONDS):
-            return await receive()
-    except TimeoutError:
-        scope["twofold.hangs_up"] = True
-        raise BadRequest(
-            f"Nothing came for {SILENCE_SECONDS:g} s. Send all of it again; under the same "
-            "Idempotency-Key, if it had one, as what came before may be written."
-        ) from None
+def _too_slow() -> BadRequest:
+    return BadRequest(
+        f"The body came too slowly: {PATIENCE_SECONDS:g} s behind {LEAST_BYTES_A_SECOND} bytes a "
+        "second. Send all of it again; under the same Idempotency-Key, if it had one, as what came "
+        "before may be written."
+    )
 
 
 def _too_large(most: int) -> BodyTooLarge:

@@ -37,13 +37,13 @@ _ERRORS: Final[Mapping[int, tuple[str, Mapping[str, Any]]]] = {
     400: ("The request cannot be read, or lacks its `Idempotency-Key`.", {}),
     401: ("There is no API key, or it is nobody's, or no longer.", _WHO),
     403: ("The key is not for this, or the place is not yours.", {}),
-    404: ("You have none with this id.", {}),
+    404: ("You have none with this id, or no more.", {}),
     409: ("Not as things are; `code` says why, `retryable` whether to try again.", _RETRY_AFTER),
     413: ("The body is longer than is taken.", {}),
     422: ("What was sent is not acceptable; `field` and `errors` say what of it.", {}),
     429: ("Too many requests, or too many jobs that wait.", {**_RETRY_AFTER, **_RATE}),
     500: ("It is not your fault; the log has more under the `request_id`.", {}),
-    503: ("The database or the storage is away; try again.", _RETRY_AFTER),
+    503: ("It is busy, or the database or the storage is away; try again.", _RETRY_AFTER),
 }
 
 

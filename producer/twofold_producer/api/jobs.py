@@ -19,7 +19,7 @@ from twofold_producer.api.keys import IdempotencyKey, required
 from twofold_producer.api.service import PATIENCE_SECONDS, Parts, Service
 from twofold_producer.submit.request import JobRequest
 from twofold_schema.artifacts import ArtifactUri
-from twofold_schema.errors import ResultNotReady
+from twofold_schema.errors import JobNotFound, ResultNotReady
 from twofold_schema.job import NO_NUL, Job
 from twofold_schema.ledger import keys, reads, requests
 from twofold_schema.settings import LONGEST_WAIT_SECONDS
@@ -50,7 +50,7 @@ Pairs = Annotated[
 @router.post(
     "",
     status_code=status.HTTP_202_ACCEPTED,
-    responses=errors(400, 409, 413, 422)
+    responses=errors(400, 404, 409, 413, 422)
     | {
         200: {
             "model": JobReport,
@@ -69,7 +69,10 @@ async def submit(
     idempotency_key: IdempotencyKey = None,
     prefer: Annotated[str | None, Header(alias="Prefer")] = None,
 ) -> JobReport:
-    """Submit one job. The `Idempotency-Key` is its key: the same request again is the same job."""
+    """Submit one job. The `Idempotency-Key` is its key: the same request again is the same job.
+
+    404 where that job is kept no more, and its key still is: nothing is done.
+    """
     key = required(idempotency_key, body.key)
     job = await run_in_threadpool(_submit, parts, caller.submits_for, body, key)
     wanted = _PREFER_WAIT.search(prefer or "")
@@ -86,7 +89,13 @@ async def submit(
 def _submit(parts: Service, tenant: str, body: JobBody, key: str) -> Job:
     request = JobRequest.of_fields(body.model_dump(exclude_unset=True) | {"key": key})
     accepted = parts.producer.submit(request, tenant=tenant, patience=PATIENCE_SECONDS)
-    return parts.job(accepted.job_id, tenant)
+    try:
+        return parts.job(accepted.job_id, tenant)
+    except JobNotFound:
+        raise JobNotFound(
+            f"The job of the key {key!r}, {accepted.job_id}, ended longer ago than jobs are kept. "
+            "Nothing was done; use another key to have it done again."
+        ) from None
 
 
 @router.get("", responses=errors(422))

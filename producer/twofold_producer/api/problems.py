@@ -41,6 +41,7 @@ _STATUS: Final[Sequence[tuple[type[TwofoldError], int]]] = (
     (errors.BodyTooLarge, 413),
     (errors.QueueFull, 429),
     (errors.RateLimited, 429),
+    (errors.ApiBusy, 503),
     (errors.DatabaseUnavailable, 503),
     (errors.StorageUnavailable, 503),
     (errors.IdempotencyKeyMissing, 400),

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Annotated, Final
 from uuid import UUID
 
-import anyio
 from fastapi import Depends, Request
 from sqlalchemy import Connection, Engine
 
+from twofold_producer.api.bulks import Bulks
 from twofold_producer.api.caller import Gate
 from twofold_producer.api.counts import Counts
 from twofold_producer.api.follower import Follower
@@ -37,7 +37,7 @@ class Service:
         watch: Who ends the streams of keys that have ended.
         lookups: Who reads a job for those that hold no thread.
         counts: Who counts the jobs of submissions that go on.
-        bulks: Threads of submissions of many jobs, which take their time.
+        bulks: Whose turn it is to submit many jobs at once.
     """
 
     settings: ApiSettings
@@ -49,7 +49,7 @@ class Service:
     watch: Watch
     lookups: Lookups
     counts: Counts
-    bulks: anyio.CapacityLimiter
+    bulks: Bulks
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:

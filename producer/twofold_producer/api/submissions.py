@@ -5,13 +5,14 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import IO, Annotated, Any, Final
 from uuid import UUID
 
 import anyio
 import anyio.from_thread
-import anyio.to_thread
 import structlog
 from fastapi import APIRouter, Header, Query, Request, Response, status
 from fastapi.exceptions import RequestValidationError
@@ -100,8 +101,10 @@ async def submit(
         return JSONResponse(
             body.model_dump(mode="json"), status.HTTP_202_ACCEPTED, headers=_at(submission)
         )
-    answers = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES)  # noqa: SIM115 - closed when sent
-    submission = await _in_thread(parts, bulk, items, answers)
+    with ExitStack() as unless_sent:
+        answers = unless_sent.enter_context(tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES))
+        submission = await _in_thread(parts, bulk, items, answers)
+        unless_sent.pop_all()
     return StreamingResponse(
         _sent(answers), status.HTTP_202_ACCEPTED, headers=_at(submission), media_type=JSON_LINES
     )
@@ -182,7 +185,7 @@ def _blocks(stream: AsyncIterator[bytes]) -> Iterator[bytes]:
 async def _in_thread(
     parts: Service, bulk: _Bulk, items: Iterable[Line], answers: IO[bytes] | None
 ) -> Submission:
-    return await anyio.to_thread.run_sync(_submit, parts, bulk, items, answers, limiter=parts.bulks)
+    return await parts.bulks.run(bulk.tenant, partial(_submit, parts, bulk, items, answers))
 
 
 def _submit(

@@ -53,6 +53,23 @@ def get_many(job_ids: Sequence[UUID]) -> Flow[list[JobReport]]:
     return found
 
 
+def ended_of(job_ids: Sequence[UUID]) -> Flow[list[JobReport]]:
+    """Those of some jobs that have ended; an id that no job has ends the flow in an error.
+
+    No more reports are held of the others than are asked for at once.
+    """
+    ended: list[JobReport] = []
+    for begin in range(0, len(job_ids), AT_ONCE):
+        asked = job_ids[begin : begin + AT_ONCE]
+        found = {job.id: job for job in (yield from get_many(asked))}
+        for job_id in asked:
+            if job_id not in found:
+                # For the service's own words.
+                found[job_id] = yield from get(job_id)
+        ended += [job for job in found.values() if job.done]
+    return ended
+
+
 def page(path: str) -> Flow[JobPage]:
     """A page of jobs."""
     return JobPage.model_validate_json((yield Call(method="GET", path=path)).body)

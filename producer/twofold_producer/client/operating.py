@@ -32,7 +32,8 @@ def pause(job_class: JobClass | None, reason: str) -> Flow[None]:
 def resume(job_class: JobClass | None, reason: str) -> Flow[bool]:
     """End a pause; returns whether there was one."""
     body = json.dumps({"job_class": job_class, "reason": reason}).encode()
-    answer = yield post("/v1/queues/resume", body)
+    # Asked again, the service would answer that there was none.
+    answer = yield post("/v1/queues/resume", body, repeatable=False)
     return Resumed.model_validate_json(answer.body).ended
 
 

@@ -1,10 +1,14 @@
 """Submitting: what is sent, and what came of it."""
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
+from os import PathLike
 from typing import Any, BinaryIO, Final
 from uuid import UUID, uuid4
+
+from pydantic import ValidationError
 
 from twofold_producer.client.answers import Answer
 from twofold_producer.client.calls import Call, Flow, post
@@ -16,28 +20,56 @@ from twofold_schema.wire import JobBody, JobReport, Submitted, UploadBody, Uploa
 
 _JSON_LINES: Final = "application/x-ndjson"
 _KEY: Final = "Idempotency-Key"
+_IN_A_HEADER: Final = re.compile(r"[!-~](?:[ -~]{0,178}[!-~])?")
 #: What a large submission may take.
 _LONG_SECONDS: Final = 600.0
 _MOST_FAULTS: Final = 1000
 
 
 def new_key() -> str:
-    """An Idempotency-Key that nobody has had."""
+    """A key that nobody has had."""
     return str(uuid4())
+
+
+def key_of_many(stated: str | None) -> str:
+    """The key of a submission, which travels in a header; drawn where none is stated.
+
+    Raises:
+        InvalidParameter: It would not arrive as it is.
+    """
+    key = stated or new_key()
+    is_quoted = len(key) > 1 and key[0] == key[-1] == '"'
+    if is_quoted or not _IN_A_HEADER.fullmatch(key):
+        raise InvalidParameter(
+            "key: over HTTP the key of a submission has 1 to 180 characters of ASCII, without "
+            "spaces or quotes around them; use another, such as the SHA-256 of this one in hex."
+        )
+    return key
 
 
 def submit(
     source: str, options: Mapping[str, Any], *, key: str | None, wait: float
 ) -> Flow[JobReport]:
     """Submit one job."""
-    body = JobBody.model_validate({"source": source, **options})
-    headers = {_KEY: key or new_key()}
+    # In the body, which takes every key: a header takes no other letters, nor as many.
+    content = _body({"source": source, "key": key or new_key(), **options})
+    headers = {"Content-Type": "application/json"}
     if wait:
         headers["Prefer"] = f"wait={min(wait, LONGEST_WAIT_SECONDS):.0f}"
-    content = body.model_dump_json(exclude_unset=True).encode()
-    typed = {"Content-Type": "application/json", **headers}
-    call = Call(method="POST", path="/v1/jobs", content=content, headers=typed, waits=wait)
+    call = Call(method="POST", path="/v1/jobs", content=content, headers=headers, waits=wait)
     return JobReport.model_validate_json((yield call).body)
+
+
+def _body(fields: Mapping[str, Any]) -> bytes:
+    try:
+        return JobBody.model_validate(fields).model_dump_json(exclude_unset=True).encode()
+    except ValidationError as invalid:
+        faults = (
+            f"{'.'.join(map(str, fault['loc'])) or 'request'}: "
+            f"{fault['msg'].removeprefix('Value error, ')}"
+            for fault in invalid.errors(include_url=False, include_input=False)
+        )
+        raise InvalidParameter(f"The job was not accepted: {'; '.join(faults)}.") from None
 
 
 def submit_lines(
@@ -74,7 +106,7 @@ def _submit_many(body: Mapping[str, Any], key: str | None, came: "_Came") -> Flo
         path="/v1/submissions",
         content=body["content"],
         headers={
-            _KEY: key or new_key(),
+            _KEY: key_of_many(key),
             "Content-Type": body["type"],
             "Accept": _JSON_LINES,
         },
@@ -158,15 +190,38 @@ def refuse_faults(submission: Submission) -> None:
         raise answer.error()
 
 
+def several(items: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
+    """What is to be submitted together.
+
+    Raises:
+        InvalidParameter: It is one thing, which would be taken apart.
+    """
+    if isinstance(items, (str, bytes, bytearray, PathLike, Mapping)):
+        raise InvalidParameter(
+            f"This takes several items, not one {type(items).__name__}; give it a list, or submit "
+            "the one."
+        )
+    return items
+
+
 def as_lines(items: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
     """Items as JSON lines.
 
     Raises:
-        InvalidParameter: One has no source, or is no JSON.
+        InvalidParameter: One has no source, or is no JSON; or they are one thing, not several.
     """
-    for position, item in enumerate(items):
+    for position, item in enumerate(several(items)):
+        source = item.get("source") if isinstance(item, Mapping) else item
+        if isinstance(source, (bytes, bytearray, memoryview, PathLike)):
+            raise InvalidParameter(
+                f"Item {position} has a {type(source).__name__} for a source, and many are not "
+                'uploaded by themselves; give {"source": client.upload(…)}, which is its URI.'
+            )
         if not isinstance(item, Mapping) or "source" not in item:
-            raise InvalidParameter(f"Item {position} is no mapping with a source.")
+            raise InvalidParameter(
+                f"Item {position} is no mapping with a source; give "
+                '{"source": "s3://bucket/key"} and the fields that you need.'
+            )
         try:
             yield json.dumps(dict(item), default=_plain).encode() + b"\n"
         except (TypeError, ValueError) as error:

@@ -39,6 +39,7 @@ CODES = {
     "RequestInProgress": "request_in_progress",
     "BodyTooLarge": "body_too_large",
     "RateLimited": "rate_limited",
+    "ApiBusy": "api_busy",
     "ResultNotReady": "result_not_ready",
     "ApiFailed": "api_failed",
     "SubmitError": "not_accepted",
@@ -72,6 +73,7 @@ CODES = {
     "RunDeadlineExceeded": "run_deadline_exceeded",
 }
 RETRYABLE = {
+    "api_busy",
     "api_failed",
     "api_unreachable",
     "rate_limited",

@@ -58,16 +58,18 @@ class AsyncClient(AsyncSubmitter, AsyncJobs, AsyncFollower, AsyncOperator):
         """Submit items and give their jobs as they end: no more than a window's at once.
 
         Args:
-            items: The fields of `JobBody`, each; taken as there is room.
+            items: The fields of `JobBody`, each, whose source is a URI, as `upload` gives one of a
+                file; taken as there is room.
             window: How many jobs are under way at most.
             ordered: In the order of the items, not of their ends.
             progress: Whether to show how far it is; None does on a terminal.
 
         Raises:
             SubmitError: An item was not accepted; those before it go on.
+            JobNotFound: The job of an item's key is gone: jobs may be kept for less long than keys.
         """
         going: list[Submission] = []
-        rest, taken, ended = iter(items), 0, 0
+        rest, taken, ended = iter(submitting.several(items)), 0, 0
         with watched(
             "upscaling",
             done="jobs have ended",

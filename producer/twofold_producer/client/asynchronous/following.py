@@ -23,6 +23,9 @@ class AsyncFollower(AsyncSender):
         Args:
             work: A submission, or ids.
             progress: Whether to show how far it is; None does on a terminal.
+
+        Raises:
+            JobNotFound: You have none with one of these ids, or no more.
         """
         left = dict.fromkeys(work.job_ids if isinstance(work, Submission) else work)
         count = len(left)
@@ -93,5 +96,4 @@ class AsyncFollower(AsyncSender):
             asked = [event.job_id]
         else:
             return []
-        found = await self._run(jobs.get_many(asked))
-        return [job for job in found if job.done]
+        return await self._run(jobs.ended_of(asked))

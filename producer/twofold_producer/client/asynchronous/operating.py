@@ -79,7 +79,11 @@ class AsyncOperator(AsyncSender):
         await self._run(operating.pause(job_class, reason))
 
     async def resume(self, *, reason: str = "", job_class: JobClass | None = None) -> bool:
-        """End such a pause; returns whether there was one."""
+        """End such a pause; returns whether there was one.
+
+        Raises:
+            ApiUnreachable: No answer came, so that nobody knows; `queues` says what is paused.
+        """
         return await self._run(operating.resume(job_class, reason))
 
     async def key(self) -> KeyReport:

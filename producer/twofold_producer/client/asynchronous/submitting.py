@@ -66,12 +66,16 @@ class AsyncSubmitter(AsyncSender):
         """Submit many jobs, however many: they are written to a temporary file, and sent from it.
 
         Args:
-            items: The fields of `JobBody`, each; taken one by one.
+            items: The fields of `JobBody`, each, whose source is a URI, as `upload` gives one of a
+                file; taken one by one.
             key: Your own name for all of them together: the same call again goes on where it was.
             on_answers: Told what came of each item, in order.
             progress: Whether to show how far it is; None does on a terminal.
+
+        Raises:
+            InvalidParameter: The key is none that a header carries, or an item is none.
         """
-        named = key or submitting.new_key()
+        named = submitting.key_of_many(key)
         with tempfile.TemporaryFile() as lines:
             count = sum(lines.write(line) > 0 for line in submitting.as_lines(items))
             with watched(
@@ -98,6 +102,7 @@ class AsyncSubmitter(AsyncSender):
         """Submit the lines of a JSONL manifest: of a file here, or at a URI.
 
         Raises:
+            InvalidParameter: The key is none that a header carries.
             SourceUnreadable: There is no such file here, or it cannot be read.
         """
         if isinstance(place, str) and "://" in place:

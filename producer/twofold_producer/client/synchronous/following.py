@@ -24,6 +24,9 @@ class Follower(Sender):
         Args:
             work: A submission, or ids.
             progress: Whether to show how far it is; None does on a terminal.
+
+        Raises:
+            JobNotFound: You have none with one of these ids, or no more.
         """
         left = dict.fromkeys(work.job_ids if isinstance(work, Submission) else work)
         count = len(left)
@@ -94,5 +97,4 @@ class Follower(Sender):
             asked = [event.job_id]
         else:
             return []
-        found = self._run(jobs.get_many(asked))
-        return [job for job in found if job.done]
+        return self._run(jobs.ended_of(asked))

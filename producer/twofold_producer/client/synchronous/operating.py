@@ -80,7 +80,11 @@ class Operator(Sender):
         self._run(operating.pause(job_class, reason))
 
     def resume(self, *, reason: str = "", job_class: JobClass | None = None) -> bool:
-        """End such a pause; returns whether there was one."""
+        """End such a pause; returns whether there was one.
+
+        Raises:
+            ApiUnreachable: No answer came, so that nobody knows; `queues` says what is paused.
+        """
         return self._run(operating.resume(job_class, reason))
 
     def key(self) -> KeyReport:
