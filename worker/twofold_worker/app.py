@@ -44,6 +44,10 @@ from twofold_worker.work import Watch, unwatched
 
 logger = structlog.get_logger(__name__)
 
+#: The share of TWOFOLD_STOP_SECONDS after which a stopping process gives back what is left. That is
+#: charged to nobody; if the supervisor had to kill, what has begun would be suspected of a crash.
+_STOPPING_SHARE = 0.8
+
 
 def load(
     worker: WorkerSettings, limits: LimitSettings, cold_start: ColdStart
@@ -134,6 +138,7 @@ class Process:
         )
         log.identify(run_id=str(self._run.id))
         progress, holdings = Progress(worker.stall_seconds), Holdings()
+        self._holdings, self._stop_seconds = holdings, worker.stop_seconds
         pipeline = Pipeline(
             run_id=self._run.id,
             engine=self._engine,
@@ -170,7 +175,7 @@ class Process:
         )
 
     def run(self) -> int:
-        """Work until told to stop; everything in hand is settled or released on return.
+        """Work until told to stop; everything in hand is settled or given back at the end.
 
         Returns:
             The process's exit status: not 0 if the supervisor shall start another one.
@@ -208,19 +213,25 @@ class Process:
             self._break(error)
         self._celery_stops = True
         self._stages.stop()
-        self._stages.join()
+        settled = self._stages.join(within=_STOPPING_SHARE * self._stop_seconds)
+        if len(self._holdings):
+            logger.warning("given_back", jobs=len(self._holdings))
         # Before the run ends: the next beat would take it for lost.
         self._heartbeat.stop()
         self._sign_off()
         logger.info("stopped")
-        return os.EX_TEMPFAIL if self._stages.is_exhausted else 0
+        status = os.EX_TEMPFAIL if self._stages.is_exhausted else 0
+        if not settled:
+            # Threads that wait for storage would keep the interpreter from ending.
+            os._exit(status)
+        return status
 
     def _sign_off(self) -> None:
         try:
             with self._engine.begin() as connection:
                 runs.stop(connection, self._run.id)
         except DBAPIError as error:
-            # Nothing is in hand any more, so that the end of the lease says the same.
+            # Where nothing is in hand any more, the end of the lease says the same.
             logger.warning("not_signed_off", error=str(error.orig))
 
     def _on_shutdown(self, **_: object) -> None:

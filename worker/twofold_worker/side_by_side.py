@@ -32,6 +32,12 @@ class SideBySide:
         self._pool = ThreadPoolExecutor(threads, "fetch", initializer=let_the_engine_pass)
         self._reach = reach
         self._stopping = stopping
+        self._left: set[Future[Any]] = set()
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing is under way of what was begun before the stop."""
+        return all(future.done() for future in self._left)
 
     def each(
         self, jobs: Sequence[ClaimedJob], verb: Callable[[ClaimedJob], Answer]
@@ -78,6 +84,5 @@ class SideBySide:
         pending = set(futures)
         while pending and not self._stopping.is_set():
             _, pending = wait(pending, timeout=_TICK_SECONDS)
-        for future in pending:
-            future.cancel()
+        self._left |= {future for future in pending if not future.cancel()}
         return pending

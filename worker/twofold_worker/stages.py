@@ -10,6 +10,7 @@ While storage answers this process nothing at all, its results wait and it claim
 import queue
 import random
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -62,6 +63,7 @@ class Stages:
         self._engine = engine
         self._broken = broken
         self._stopping = threading.Event()
+        self._stopped_at = 0.0
         self._reach = Reach(pipeline.ask_storage)
         self._wanted = threading.Event()
         self._looking = threading.Event()
@@ -115,11 +117,27 @@ class Stages:
 
     def stop(self) -> None:
         """Take no more work: finish what is on the device, release the rest. Returns at once."""
+        if not self._stopping.is_set():
+            self._stopped_at = time.monotonic()
         self._stopping.set()
         self._wanted.set()
 
-    def join(self) -> None:
-        """Wait, after `stop`, until everything in hand is settled."""
+    def join(self, *, within: float | None = None) -> bool:
+        """Wait, after `stop`, until everything in hand is settled.
+
+        Args:
+            within: Seconds after `stop`; None for as long as it takes.
+
+        Returns:
+            Whether that came to pass and nothing is under way; a request to storage may be.
+        """
+        settling = threading.Thread(target=self._settle_all, name="settling", daemon=True)
+        settling.start()
+        left = None if within is None else self._stopped_at + within - time.monotonic()
+        settling.join(left if left is None else max(0.0, left))
+        return not settling.is_alive() and self._fetchers.is_quiet
+
+    def _settle_all(self) -> None:
         self._threads["intake"].join()
         self._threads["engine"].join()
         self._storers.shutdown(wait=True)
@@ -189,6 +207,10 @@ class Stages:
         self._release([job for job in jobs if job.id in measured and job.id not in kept])
         fetched = self._each(mates, pipeline.fetch)
         jobs = [job for job in mates if job.id in fetched]
+        if self._stopping.is_set():
+            # Whatever has begun here is a suspect if the process is killed.
+            self._release(jobs)
+            jobs = []
         if not jobs:
             return []
         going_on = pipeline.start(jobs, fetched)
