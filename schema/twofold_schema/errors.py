@@ -29,7 +29,9 @@
     └─ JobError                  the outcome of an attempt, written to the job
         ├─ SourceNotFound, SourceDenied, SourceTooLarge, SourceChanged
         ├─ UnsupportedFormat, CorruptSource, SizeMismatch, Mismeasured
-        ├─ StorageUnavailable, ResultDenied, ResultConflict
+        ├─ StorageUnavailable
+        │   └─ CredentialsRefused    this process's, whatever the job
+        ├─ ResultDenied, ResultConflict
         ├─ OutOfMemory, ModelOutputInvalid, UpscaleFailed
         ├─ TooLargeForFleet     the keeper's, of a job that no pool can take
         └─ WorkerCrashed, RunDeadlineExceeded
@@ -382,6 +384,12 @@ class StorageUnavailable(JobError):
 
     code = "storage_unavailable"
     retryable = True
+
+
+class CredentialsRefused(StorageUnavailable):
+    """Storage knows nobody by this process's credentials; set or renew them."""
+
+    code = "credentials_refused"
 
 
 class ResultDenied(JobError):

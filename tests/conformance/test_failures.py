@@ -20,7 +20,13 @@ from tests.servers.certificates import Certificates
 from tests.servers.scripted import Asked, Reply, Script, error, scripted
 
 from twofold_schema.artifacts import ArtifactUri
-from twofold_schema.errors import ResultDenied, SourceDenied, SourceNotFound, StorageUnavailable
+from twofold_schema.errors import (
+    CredentialsRefused,
+    ResultDenied,
+    SourceDenied,
+    SourceNotFound,
+    StorageUnavailable,
+)
 from twofold_schema.settings import StorageSettings
 from twofold_schema.storage.port import Storage
 from twofold_schema.storage.s3 import S3Storage
@@ -130,20 +136,44 @@ class TestCredentials:
         monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
         monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
 
-    def test_that_are_missing_are_a_refusal_that_says_so(self) -> None:
+    def test_that_are_missing_are_named(self) -> None:
         with gone() as url:
             storage = S3Storage(at(url))
 
-        with pytest.raises(SourceDenied, match="AWS_ACCESS_KEY_ID"):
+        with pytest.raises(CredentialsRefused, match="AWS_ACCESS_KEY_ID"):
             storage.read(URI, max_bytes=10)
-        with pytest.raises(SourceDenied, match="AWS_ACCESS_KEY_ID"):
+        with pytest.raises(CredentialsRefused, match="AWS_ACCESS_KEY_ID"):
             list(storage.list(URI))
-        with pytest.raises(ResultDenied, match="AWS_ACCESS_KEY_ID"):
+        with pytest.raises(CredentialsRefused, match="AWS_ACCESS_KEY_ID"):
             put(storage, URI, b"mine")
-        with pytest.raises(SourceDenied, match="AWS_ACCESS_KEY_ID"):
+        with pytest.raises(CredentialsRefused, match="AWS_ACCESS_KEY_ID"):
             storage.sign_read(URI, expires=MINUTE)
-        with pytest.raises(ResultDenied, match="AWS_ACCESS_KEY_ID"):
+        with pytest.raises(CredentialsRefused, match="AWS_ACCESS_KEY_ID"):
             storage.sign_write(URI, content_type="image/png", expires=MINUTE)
+
+    def test_of_a_profile_that_is_not_there_are_named(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AWS_PROFILE", "nobody")
+
+        with gone() as url, pytest.raises(CredentialsRefused, match="AWS_PROFILE"):
+            S3Storage(at(url))
+
+    @pytest.mark.parametrize(
+        "code", ["ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"]
+    )
+    def test_that_s3_does_not_take_are_told_from_an_objects_refusal(
+        self, code: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+        with scripted(lambda _: error(403, code)) as server:
+            storage = S3Storage(at(server.url))
+            with pytest.raises(CredentialsRefused, match=code):
+                storage.read(URI, max_bytes=10)
+            with pytest.raises(CredentialsRefused, match=code):
+                put(storage, URI, b"mine")
+            assert len(server.asked) == 2
 
 
 class TestSigning:
@@ -306,7 +336,7 @@ class TestRetries:
     @pytest.mark.parametrize("code", ["AccessDenied", "NoSuchKey", "SignatureDoesNotMatch"])
     def test_are_spared_where_they_cannot_help(self, code: str) -> None:
         with scripted(lambda _: error(404 if code == "NoSuchKey" else 403, code)) as server:
-            with pytest.raises((SourceDenied, SourceNotFound)):
+            with pytest.raises((SourceDenied, SourceNotFound, CredentialsRefused)):
                 S3Storage(at(server.url)).read(URI, max_bytes=10)
             assert len(server.asked) == 1
 

@@ -7,7 +7,7 @@ import pytest
 from tests.conformance.stores import Answer, Case, ask, put
 from tests.house import eventually
 
-from twofold_schema.errors import ResultDenied, SourceDenied
+from twofold_schema.errors import CredentialsRefused
 
 MINUTE = timedelta(minutes=1)
 PNG = {"Content-Type": "image/png"}
@@ -125,13 +125,13 @@ class TestCredentials:
         for stranger in strangers:
             storage = stranger.open(s3_conditional_writes=True)
             if s3_case.abilities.checks_credentials:
-                with pytest.raises(SourceDenied, match="grant"):
+                with pytest.raises(CredentialsRefused, match="renew"):
                     storage.read(uri, max_bytes=10)
-                with pytest.raises(SourceDenied, match="grant"):
+                with pytest.raises(CredentialsRefused, match="renew"):
                     list(storage.list(s3_case.prefix))
-                with pytest.raises(ResultDenied, match="grant"):
+                with pytest.raises(CredentialsRefused, match="renew"):
                     put(storage, s3_case.prefix.child("new"), b"mine")
-                with pytest.raises(ResultDenied, match="grant"):
+                with pytest.raises(CredentialsRefused, match="renew"):
                     storage.delete(uri)
                 assert ask(s3_case, storage.sign_read(uri, expires=MINUTE)).status == 403
             else:

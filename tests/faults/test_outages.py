@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from tests.conftest import settings_for
 from tests.house import House, eventually
 from tests.pictures import encoded
+from tests.servers.relay import Relay
 
 from twofold_producer.dev.postgres import Postgres
 from twofold_producer.dev.redis import Redis
@@ -27,6 +28,8 @@ from twofold_schema.states import JobState
 LONG_IN_BEATS = 7
 #: Longer than a supervisor waits for a sign of life: three leases of a house.
 LONG_IN_SECONDS = 14
+#: So many pauses, the first of half a second to one, are longer than those of three attempts.
+LONG_IN_PAUSES = 5
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +70,11 @@ def beats_without_database(house: House) -> int:
     """How many heartbeats of the process started last found no database."""
     lines = house.last_log().splitlines()
     return sum("database_away" in line and "heartbeat" in line for line in lines)
+
+
+def pauses_without_storage(house: House) -> int:
+    """How often the process started last has paused because storage was away."""
+    return house._logs[-1].read_text().count("storage_away")
 
 
 def test_an_outage_of_postgres_in_the_middle_of_work_loses_and_charges_nothing(
@@ -209,6 +217,65 @@ def test_a_broken_worker_ends_though_postgres_answers_nothing(fragile: House) ->
     (job,) = fragile.wait_ended([job_id])
 
     assert (job.state, job.crashes, job.fence) == (JobState.SUCCEEDED, 1, 2)
+
+
+def test_an_outage_of_storage_in_the_middle_of_work_is_charged_to_no_job(
+    house: House, s3_endpoint: str
+) -> None:
+    """Longer than the pauses of three attempts: results wait for it, and sources are left alone."""
+    pauses = house.marker("pauses")
+    pauses.mkdir()
+    (pauses / "upscale").touch()
+    house.keeper()
+    job_ids = house.producer().submit_many([encoded()] * 40).job_ids
+    with Relay(s3_endpoint) as way:
+        house.worker(f"--pause-in={pauses}", s3_endpoint_url=way.url, max_batch=2)
+        eventually(
+            lambda: sum(job.started_at is not None for job in house.jobs(job_ids)) == 4,
+            why=house.logs,
+        )
+        with way.closed():
+            (pauses / "upscale").unlink()
+            eventually(
+                lambda: (
+                    pauses_without_storage(house) >= LONG_IN_PAUSES
+                    or any(job.state is JobState.FAILED for job in house.jobs(job_ids))
+                ),
+                why=house.logs,
+            )
+        jobs = house.wait_ended(job_ids)
+
+    assert {(job.state, job.attempts, job.crashes) for job in jobs} == {(JobState.SUCCEEDED, 1, 0)}
+    assert [job.errors for job in jobs] == [()] * 40
+    # What had been upscaled was kept; what was claimed to no avail was let go once or so.
+    assert [job.fence for job in jobs[:4]] == [1] * 4
+    assert max(job.fence for job in jobs) <= 3
+
+
+def test_a_worker_without_credentials_leaves_the_jobs_to_others(house: House) -> None:
+    job_ids = house.producer().submit_many([encoded()] * 8).job_ids
+    nobody = {
+        "AWS_ACCESS_KEY_ID": "",
+        "AWS_SECRET_ACCESS_KEY": "",
+        "AWS_SHARED_CREDENTIALS_FILE": str(house.marker("none")),
+        "AWS_CONFIG_FILE": str(house.marker("none")),
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    known, house.environment = house.environment, house.environment | nobody
+    house.worker(max_batch=2)
+    eventually(
+        lambda: (
+            pauses_without_storage(house)
+            or any(job.state is JobState.FAILED for job in house.jobs(job_ids))
+        ),
+        why=house.logs,
+    )
+    assert "credentials_refused" in house.logs()
+    house.environment = known
+    house.worker(max_batch=2)
+    jobs = house.wait_ended(job_ids)
+
+    assert {(job.state, job.attempts, job.errors) for job in jobs} == {(JobState.SUCCEEDED, 1, ())}
 
 
 def test_without_redis_jobs_are_found_by_the_poll(house: House, own_redis: Redis) -> None:

@@ -1,7 +1,9 @@
 """A worker that is told to end does so in good order, whoever says it and whatever is away."""
 
 import os
+import select
 import signal
+import socket
 import sys
 from collections import UserDict
 from collections.abc import Callable, Iterator, KeysView, Mapping
@@ -15,6 +17,7 @@ from celery import Celery
 from sqlalchemy import Engine, text
 from tests.house import House, eventually
 from tests.pictures import encoded
+from tests.servers.scripted import Asked, Reply, scripted
 
 from twofold_producer.dev.redis import Redis
 from twofold_schema.ledger import runs
@@ -198,6 +201,51 @@ def test_sigterm_is_heard_while_redis_is_away(
 
     assert worker.wait(SOON) == 0, house.logs()
     assert the_run(house)["state"] == "stopped"
+
+
+def test_sigterm_waits_for_no_source(house: House) -> None:
+    """Of a store that takes connections and never answers."""
+    job_ids = house.producer().submit_many([encoded()] * 12).job_ids
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        supervisor = house.supervised(s3_endpoint_url=endpoint, io_threads=4)
+        eventually(lambda: select.select([silent], [], [], 0)[0], why=house.logs)
+        house.signal(supervisor, "TERM")
+
+        assert supervisor.wait(SOON) == 0, house.logs()
+
+    assert the_run(house)["state"] == "stopped"
+    assert {(job.state, job.attempts, job.crashes) for job in house.jobs(job_ids)} == {
+        (JobState.QUEUED, 0, 0)
+    }
+
+
+def test_a_result_that_cannot_be_stored_before_the_supervisor_kills_is_given_back(
+    house: House,
+) -> None:
+    picture = Reply(200, encoded(), {"ETag": '"1"'})
+    hanging = Reply(200, promised=1, stall=True)
+    puts: list[Asked] = []
+
+    def script(asked: Asked) -> Reply:
+        if asked.method != "PUT":
+            return picture
+        puts.append(asked)
+        return hanging
+
+    job_id = house.producer().submit(encoded()).job_id
+    with scripted(script) as server:
+        supervisor = house.supervised(s3_endpoint_url=server.url, stop_seconds=5)
+        eventually(lambda: puts, why=house.logs)
+        house.signal(supervisor, "TERM")
+
+        assert supervisor.wait(SOON) == 0, house.logs()
+
+    assert the_run(house)["state"] == "stopped"
+    house.keeper()
+    eventually(lambda: house.jobs([job_id])[0].state is JobState.QUEUED, why=house.logs)
+    (job,) = house.jobs([job_id])
+    assert (job.attempts, job.crashes, job.errors) == (0, 0, ())
 
 
 def test_a_heartbeat_under_way_does_not_take_a_run_that_ends_for_lost(

@@ -4,10 +4,11 @@ import io
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import numpy as np
@@ -18,6 +19,7 @@ from tests.factories import begun
 from tests.house import eventually
 from tests.inputs.files import saved, turned
 from tests.pictures import encoded, picture
+from tests.servers.scripted import Asked, Reply, error, scripted
 from tests.upscalers import NearestUpscaler, Noting, Small
 from tests.workshop import AMPLE, Gate, Make, Workshop, twice
 
@@ -27,7 +29,7 @@ from twofold_schema.ids import new_id
 from twofold_schema.job import Parameters
 from twofold_schema.settings import LimitSettings, StorageSettings
 from twofold_schema.states import JobClass, JobState
-from twofold_worker.outcome import Failed, Outcome, Released
+from twofold_worker.outcome import Failed, Outcome, Released, attempt
 from twofold_worker.upscaler.port import DeviceLost, Sample
 
 if TYPE_CHECKING:
@@ -504,7 +506,7 @@ def test_a_decoder_that_waits_for_the_ledger_does_not_stand_still(
     content = shop.pipeline.fetch(unmeasured)
 
     def decode() -> None:
-        answer = shop.stages._attempt(
+        answer = attempt(
             unmeasured,
             lambda job: shop.pipeline.decode(job, content, first_version=content.version),
         )
@@ -521,3 +523,117 @@ def test_a_decoder_that_waits_for_the_ledger_does_not_stand_still(
     (failed,) = refused
     assert isinstance(failed, Failed)
     assert isinstance(failed.error, Mismeasured)
+
+
+AWAY = error(503, "ServiceUnavailable")
+NOTHING = error(404, "NoSuchKey")
+STRANGER = error(403, "InvalidAccessKeyId")
+PICTURE = Reply(200, encoded(), {"ETag": '"1"'})
+STORED = Reply(200)
+
+
+@contextmanager
+def over_s3(
+    workshop: Make, script: Callable[[Asked, str], Reply], **parts: Any
+) -> Iterator[Workshop]:
+    """A shop over an S3 that answers so, asked with a method for an object.
+
+    An upload by the test is answered by the script as well.
+    """
+
+    def answer(asked: Asked) -> Reply:
+        return script(asked, asked.path.rpartition("/")[2].partition("?")[0])
+
+    with scripted(answer) as server:
+        settings = StorageSettings(
+            results="s3://house/results",
+            uploads="s3://house/uploads",
+            s3_endpoint_url=server.url,
+            s3_attempts=1,
+        )
+        yield workshop(storage_settings=settings, **parts)
+
+
+@pytest.mark.parametrize("refusal", [AWAY, STRANGER], ids=["away", "credentials"])
+@pytest.mark.parametrize("company", [0, 2])
+@pytest.mark.usefixtures("s3_endpoint")
+def test_a_source_that_alone_does_not_answer_is_charged_to_its_job(
+    workshop: Make, refusal: Reply, company: int
+) -> None:
+    def script(asked: Asked, name: str) -> Reply:
+        if asked.method == "PUT":
+            return STORED
+        if name == ".reach":
+            return NOTHING
+        return refusal if name.endswith("-away") else PICTURE
+
+    with over_s3(workshop, script) as shop:
+        (job_id,) = shop.submit(encoded(), size=(40, 30), suffix="-away")
+        others = shop.submit(*[encoded()] * company, size=(40, 30))
+        with shop:
+            job, *rest = shop.wait_settled([job_id, *others])
+
+    assert (job.state, job.attempts) == (JobState.SCHEDULED, 1)
+    assert {(one.state, one.attempts) for one in rest} <= {(JobState.SUCCEEDED, 1)}
+
+
+@pytest.mark.usefixtures("s3_endpoint")
+def test_storage_that_comes_back_before_it_is_asked_has_cost_no_attempt(workshop: Make) -> None:
+    refused: list[str] = []
+
+    def script(asked: Asked, name: str) -> Reply:
+        if asked.method == "PUT":
+            kind = "result" if name.endswith(".png") else "upload"
+        else:
+            kind = "ask" if name == ".reach" else "source"
+        if kind in {"result", "source"} and kind not in refused:
+            refused.append(kind)
+            return AWAY
+        return {"ask": NOTHING, "source": PICTURE}.get(kind, STORED)
+
+    with over_s3(workshop, script, preview_side=0) as shop, shop:
+        (job,) = shop.wait_settled(shop.submit(encoded(), size=(40, 30)))
+
+    assert refused == ["source", "result"]
+    assert (job.state, job.attempts, job.fence, job.errors) == (JobState.SUCCEEDED, 1, 1, ())
+
+
+@pytest.mark.parametrize("ending", ["stop", "deadline"])
+@pytest.mark.usefixtures("s3_endpoint")
+def test_a_result_that_waits_for_storage_is_given_up_uncharged(workshop: Make, ending: str) -> None:
+    """At the stop, or while there still is time before the claim is overdue."""
+    asked_in_vain = threading.Event()
+
+    def script(asked: Asked, name: str) -> Reply:
+        if name == ".reach":
+            asked_in_vain.set()
+        if name == ".reach" or name.endswith((".png", ".webp")):
+            return AWAY
+        return STORED if asked.method == "PUT" else PICTURE
+
+    with over_s3(workshop, script) as shop:
+        (job_id,) = shop.submit(encoded(), size=(40, 30))
+        with shop:
+            assert asked_in_vain.wait(AMPLE)
+            if ending == "deadline":
+                half = shop.pipeline.worker.run_deadline_seconds / 2
+                shop.holdings._clock = lambda: time.monotonic() + half
+                eventually(lambda: not len(shop.holdings), within=AMPLE)
+
+    (job,) = shop.jobs([job_id])
+    assert (job.state, job.attempts, job.fence, job.errors) == (JobState.QUEUED, 0, 1, ())
+
+
+@pytest.mark.usefixtures("s3_endpoint")
+def test_a_result_that_alone_is_not_taken_is_charged_to_its_job(workshop: Make) -> None:
+    def script(asked: Asked, name: str) -> Reply:
+        if asked.method == "PUT":
+            return AWAY if name.endswith(".png") else STORED
+        return NOTHING if name == ".reach" else PICTURE
+
+    with over_s3(workshop, script) as shop, shop:
+        (job,) = shop.wait_settled(shop.submit(encoded(), size=(40, 30)))
+
+    assert (job.state, job.attempts) == (JobState.SCHEDULED, 1)
+    assert job.error is not None
+    assert job.error.code == "storage_unavailable"

@@ -46,6 +46,10 @@ from twofold_worker.work import Watch, unwatched
 
 logger = structlog.get_logger(__name__)
 
+#: The share of TWOFOLD_STOP_SECONDS after which a stopping process gives back what is left. That is
+#: charged to nobody; if the supervisor had to kill, what has begun would be suspected of a crash.
+_STOPPING_SHARE = 0.8
+
 
 def load(
     worker: WorkerSettings, limits: LimitSettings, cold_start: ColdStart
@@ -138,6 +142,7 @@ class Process:
         )
         log.identify(run_id=str(self._run.id))
         progress, holdings = Progress(worker.stall_seconds), Holdings()
+        self._holdings, self._stop_seconds = holdings, worker.stop_seconds
         pipeline = Pipeline(
             run_id=self._run.id,
             engine=self._engine,
@@ -181,7 +186,7 @@ class Process:
         )
 
     def run(self) -> int:
-        """Work until told to stop; everything in hand is settled or released on return.
+        """Work until told to stop; everything in hand is settled or given back at the end.
 
         Returns:
             The process's exit status: not 0 if the supervisor shall start another one.
@@ -206,13 +211,19 @@ class Process:
         has_failed = self._listen(app)
         self._celery_stops = True
         self._stages.stop()
-        self._stages.join()
+        settled = self._stages.join(within=_STOPPING_SHARE * self._stop_seconds)
+        if len(self._holdings):
+            logger.warning("given_back", jobs=len(self._holdings))
         # Before the run ends: the next beat would take it for lost.
         self._heartbeat.stop()
         self._watchdog.stop()
         self._sign_off()
         logger.info("stopped")
-        return os.EX_TEMPFAIL if self._stages.is_exhausted or has_failed else 0
+        status = os.EX_TEMPFAIL if self._stages.is_exhausted or has_failed else 0
+        if not settled:
+            # Threads that wait for storage would keep the interpreter from ending.
+            os._exit(status)
+        return status
 
     def _listen(self, app: Celery) -> bool:
         """Run Celery until it ends; whether it did so without having been told."""
@@ -242,7 +253,7 @@ class Process:
             with self._engine.begin() as connection:
                 runs.stop(connection, self._run.id)
         except DBAPIError as error:
-            # Nothing is in hand any more, so that the end of the lease says the same.
+            # Where nothing is in hand any more, the end of the lease says the same.
             logger.warning("not_signed_off", error=str(error.orig))
 
     def _on_signal(self, **_: object) -> None:

@@ -1,16 +1,23 @@
 """The jobs in this process's hands."""
 
 import threading
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from uuid import UUID
 
 from twofold_schema.job import Claim
 
 
 class Holdings:
-    """Which claims this run works on, and what the heartbeat has heard about them."""
+    """Which claims this run works on, and what the heartbeat has heard about them.
 
-    def __init__(self) -> None:
+    Args:
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._since: dict[UUID, float] = {}
         self._changed = threading.Condition()
         self._held: dict[UUID, Claim] = {}
         self._called_off: set[Claim] = set()
@@ -24,7 +31,9 @@ class Holdings:
     def take(self, claims: Iterable[Claim]) -> None:
         """Claims are in hand from now on."""
         with self._changed:
-            self._held.update({claim.job_id: claim for claim in claims})
+            taken = {claim.job_id: claim for claim in claims}
+            self._held.update(taken)
+            self._since.update(dict.fromkeys(taken, self._clock()))
             self._changed.notify_all()
 
     def drop(self, claims: Iterable[Claim]) -> None:
@@ -32,13 +41,20 @@ class Holdings:
         with self._changed:
             for claim in claims:
                 if self._held.get(claim.job_id) == claim:
-                    del self._held[claim.job_id]
+                    self._let_go(claim)
             self._changed.notify_all()
 
     def goes_on(self, claim: Claim) -> bool:
         """Whether it is still in hand, and nobody wants the job cancelled."""
         with self._changed:
             return self._held.get(claim.job_id) == claim and claim not in self._called_off
+
+    def seconds(self, claim: Claim) -> float:
+        """How long it has been in hand; 0 for what is not."""
+        with self._changed:
+            if self._held.get(claim.job_id) != claim:
+                return 0.0
+            return self._clock() - self._since[claim.job_id]
 
     def wait_empty(self, timeout: float) -> bool:
         """Wait until nothing is in hand; False when that was not so within `timeout` seconds."""
@@ -62,10 +78,14 @@ class Holdings:
             self._called_off = {claim for claim, flagged in believed.items() if flagged}
             missing = held - believed.keys()
             for claim in missing & self._missing:
-                del self._held[claim.job_id]
+                self._let_go(claim)
             self._missing = missing
             strangers = believed.keys() - held
             lost_replies = sorted(strangers & self._strangers, key=lambda claim: claim.job_id)
             self._strangers = strangers
             self._changed.notify_all()
             return lost_replies
+
+    def _let_go(self, claim: Claim) -> None:
+        del self._held[claim.job_id]
+        del self._since[claim.job_id]

@@ -2,14 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 from uuid import UUID
 
+import structlog
 from sqlalchemy import Connection
 
-from twofold_schema.errors import JobError
-from twofold_schema.job import Claim, Result
+from twofold_schema.errors import JobError, StorageUnavailable, UpscaleFailed
+from twofold_schema.job import Claim, ClaimedJob, Result
 from twofold_schema.ledger import outcomes
+
+log = structlog.get_logger(__name__)
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,22 @@ Outcome: TypeAlias = Completed | Failed | Released
 
 #: Writes outcomes of one kind, by one statement.
 Record: TypeAlias = Callable[[Connection], list[outcomes.Settled]]
+
+
+def attempt(job: ClaimedJob, verb: Callable[[ClaimedJob], Answer]) -> Answer | Failed:
+    """Do one thing for one job; the one place where what goes wrong becomes an outcome."""
+    try:
+        return verb(job)
+    except JobError as error:
+        return Failed(job.claim, error)
+    except Exception as error:
+        log.exception("surprise", job_id=str(job.id))
+        return Failed(job.claim, UpscaleFailed(f"The worker failed: {error!r}"))
+
+
+def is_unanswered(ended: object) -> bool:
+    """Whether it failed for want of an answer from storage."""
+    return isinstance(ended, Failed) and isinstance(ended.error, StorageUnavailable)
 
 
 def records(run_id: UUID, ended: Sequence[Outcome]) -> list[Record]:

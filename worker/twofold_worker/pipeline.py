@@ -9,6 +9,7 @@ no threads and no queues: `stages` runs them, several jobs at once. What ends a 
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from urllib.parse import quote
@@ -26,6 +27,8 @@ from twofold_schema.errors import (
     Mismeasured,
     SizeMismatch,
     SourceChanged,
+    SourceDenied,
+    SourceNotFound,
     SourceTooLarge,
 )
 from twofold_schema.formats import ResultFormat
@@ -48,6 +51,8 @@ log = structlog.get_logger(__name__)
 
 #: The first read of a source's header, in bytes; four times as much until it suffices.
 HEAD_BYTES = 64 * 1024
+#: Below the place of results; whether it is there does not matter.
+_ASKED_FOR = ".reach"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -314,6 +319,19 @@ class Pipeline:
             # They wait again, before jobs that came later.
             self.low_water.forget()
         self.holdings.drop(outcome.claim for outcome in ended)
+
+    def ask_storage(self) -> None:
+        """Ask for something that concerns no job; any answer will do, a refusal as well.
+
+        Raises:
+            StorageUnavailable: There is none, or none to this process's credentials.
+        """
+        place = self.own.results.child(_ASKED_FOR)
+        with (
+            self.progress.step("ask", silence=self._silence),
+            suppress(SourceNotFound, SourceDenied),
+        ):
+            self.storage.read_head(place, length=1)
 
     def _allowed_source(self, job: ClaimedJob) -> ArtifactUri:
         place = ArtifactUri.parse(job.source)

@@ -3,10 +3,14 @@
 The engine's thread does nothing but upscale; while it does, the intake prepares who comes next and
 the outlet stores who is done. Several settlements are written together. The stages live as long
 as the process: a ticket, a poll or room ahead of the engine only wakes them.
+
+While storage answers this process nothing at all, its results wait and it claims nothing.
 """
 
 import queue
+import random
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -16,14 +20,15 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 
 from twofold_schema.database import is_transient
-from twofold_schema.errors import JobError, UpscaleFailed
 from twofold_schema.job import ClaimedJob
 from twofold_schema.states import JobClass
 from twofold_worker.engine import Engine
-from twofold_worker.outcome import Completed, Failed, Outcome, Released
+from twofold_worker.outcome import Completed, Failed, Outcome, Released, attempt, is_unanswered
 from twofold_worker.pipeline import Pipeline
 from twofold_worker.precedence import let_the_engine_pass
-from twofold_worker.work import Prepared, Upscaled
+from twofold_worker.reach import Reach
+from twofold_worker.side_by_side import SideBySide
+from twofold_worker.work import Encoded, Prepared, Upscaled
 
 log = structlog.get_logger(__name__)
 
@@ -35,6 +40,12 @@ _TICK_SECONDS = 0.5
 AHEAD = 0.5
 #: Results that may wait for the outlet, in batches: more, and the engine waits.
 _OUTLET_BATCHES = 2
+#: Between two questions to a storage that is away, in seconds; the first doubles up to the longest.
+_FIRST_PAUSE = 1.0
+_LONGEST_PAUSE = 30.0
+#: The share of its run deadline up to which a claim may wait for storage with its result: the rest
+#: is for one more try, as long as a silent store lets it last.
+_WAITING_SHARE = 0.5
 
 
 class Stages:
@@ -53,6 +64,8 @@ class Stages:
         self._engine = engine
         self._broken = broken
         self._stopping = threading.Event()
+        self._stopped_at = 0.0
+        self._reach = Reach(pipeline.ask_storage)
         self._wanted = threading.Event()
         self._looking = threading.Event()
         self._ready: queue.SimpleQueue[list[Prepared] | None] = queue.SimpleQueue()
@@ -62,9 +75,9 @@ class Stages:
         self._ended: queue.Queue[Outcome | None] = queue.Queue()
         worker = pipeline.worker
         self._room = threading.BoundedSemaphore(_OUTLET_BATCHES * worker.max_batch)
-        self._fetchers, self._storers = (
-            ThreadPoolExecutor(worker.io_threads, name, initializer=let_the_engine_pass)
-            for name in ("fetch", "store")
+        self._fetchers = SideBySide(worker.io_threads, self._reach, self._stopping)
+        self._storers = ThreadPoolExecutor(
+            worker.io_threads, "store", initializer=let_the_engine_pass
         )
         self._threads = {
             name: threading.Thread(target=self._guarded, args=(loop,), name=name, daemon=True)
@@ -105,17 +118,33 @@ class Stages:
 
     def stop(self) -> None:
         """Take no more work: finish what is on the device, release the rest. Returns at once."""
+        if not self._stopping.is_set():
+            self._stopped_at = time.monotonic()
         self._stopping.set()
         self._wanted.set()
 
-    def join(self) -> None:
-        """Wait, after `stop`, until everything in hand is settled."""
+    def join(self, *, within: float | None = None) -> bool:
+        """Wait, after `stop`, until everything in hand is settled.
+
+        Args:
+            within: Seconds after `stop`; None for as long as it takes.
+
+        Returns:
+            Whether that came to pass and nothing is under way; a request to storage may be.
+        """
+        settling = threading.Thread(target=self._settle_all, name="settling", daemon=True)
+        settling.start()
+        left = None if within is None else self._stopped_at + within - time.monotonic()
+        settling.join(left if left is None else max(0.0, left))
+        return not settling.is_alive() and self._fetchers.is_quiet
+
+    def _settle_all(self) -> None:
         self._threads["intake"].join()
         self._threads["engine"].join()
         self._storers.shutdown(wait=True)
         self._ended.put(None)
         self._threads["outlet"].join()
-        self._fetchers.shutdown(wait=True)
+        self._fetchers.close()
 
     def _guarded(self, loop: Callable[[], None]) -> None:
         try:
@@ -125,6 +154,9 @@ class Stages:
 
     def _intake(self) -> None:
         while not self._stopping.is_set():
+            if self._reach.error:
+                self._await_storage()
+                continue
             self._looking.set()
             # Cleared before the look: a ticket that comes while looking makes for another look.
             self._wanted.clear()
@@ -139,6 +171,20 @@ class Stages:
                 self._ready.put(batch)
             self._wanted.set()
         self._ready.put(None)
+
+    def _await_storage(self) -> None:
+        """While storage is away, claim nothing and ask it, less and less often."""
+        pause = _FIRST_PAUSE
+        while (error := self._reach.error) and not self._stopping.is_set():
+            # Spread, so that a fleet does not come back all at once.
+            seconds = pause * random.uniform(0.5, 1)  # noqa: S311 - no secret
+            log.warning(
+                "storage_away", code=error.code, error=error.message, seconds=round(seconds, 1)
+            )
+            self._stopping.wait(seconds)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            if self._fetchers.ask():
+                log.info("storage_back")
 
     def _claim(self) -> list[ClaimedJob]:
         """Jobs of any class while there is room ahead of the engine; else those that overtake."""
@@ -164,6 +210,10 @@ class Stages:
         self._release([job for job in jobs if job.id in measured and job.id not in kept])
         fetched = self._each(mates, pipeline.fetch)
         jobs = [job for job in mates if job.id in fetched]
+        if self._stopping.is_set():
+            # Whatever has begun here is a suspect if the process is killed.
+            self._release(jobs)
+            jobs = []
         if not jobs:
             return []
         going_on = pipeline.start(jobs, fetched)
@@ -213,14 +263,39 @@ class Stages:
         try:
             if not self._pipeline.holdings.goes_on(job.claim):
                 return self._release([job])
-            delivered = self._attempt(job, lambda _: self._encode_and_store(upscaled))
-            return self._ended.put(delivered)
+            encoded = attempt(job, lambda _: self._pipeline.encode(upscaled))
+            ended = encoded if isinstance(encoded, Failed) else self._store(job, encoded)
+            return self._ended.put(ended)
         finally:
             self._room.release()
 
-    def _encode_and_store(self, upscaled: Upscaled) -> Completed:
-        result = self._pipeline.store(self._pipeline.encode(upscaled))
-        return Completed(upscaled.prepared.job.claim, result)
+    def _store(self, job: ClaimedJob, encoded: Encoded) -> Completed | Failed | Released:
+        """Store a result, which waits here while storage is away."""
+        answers = False
+        while True:
+            while error := self._reach.error:
+                if not self._may_wait(job):
+                    log.warning("result_given_up", job_id=str(job.id), code=error.code)
+                    return Released(job.claim)
+                self._reach.wait(_TICK_SECONDS)
+            stored = attempt(job, lambda _: self._pipeline.store(encoded))
+            if not isinstance(stored, Failed):
+                return Completed(job.claim, stored)
+            if not is_unanswered(stored):
+                return stored
+            # The first time it may have come back since.
+            answered, answers = answers, self._reach.ask() is None
+            if answered and answers:
+                return stored
+
+    def _may_wait(self, job: ClaimedJob) -> bool:
+        pipeline, claim = self._pipeline, job.claim
+        longest = _WAITING_SHARE * pipeline.worker.run_deadline_seconds
+        return (
+            not self._stopping.is_set()
+            and pipeline.holdings.goes_on(claim)
+            and pipeline.holdings.seconds(claim) < longest
+        )
 
     def _outlet(self) -> None:
         last = False
@@ -241,21 +316,10 @@ class Stages:
         self, jobs: Sequence[ClaimedJob], verb: Callable[[ClaimedJob], Answer]
     ) -> dict[UUID, Answer]:
         """What a verb makes of each job, side by side; a job that fails is missing and settled."""
-        answers = self._fetchers.map(lambda job: self._attempt(job, verb), jobs)
         good = {}
-        for job, answer in zip(jobs, answers, strict=True):
-            if isinstance(answer, Failed):
+        for job_id, answer in self._fetchers.each(jobs, verb).items():
+            if isinstance(answer, Failed | Released):
                 self._ended.put(answer)
             else:
-                good[job.id] = answer
+                good[job_id] = answer
         return good
-
-    def _attempt(self, job: ClaimedJob, verb: Callable[[ClaimedJob], Answer]) -> Answer | Failed:
-        """Do one thing for one job; the one place where what goes wrong becomes an outcome."""
-        try:
-            return verb(job)
-        except JobError as error:
-            return Failed(job.claim, error)
-        except Exception as error:
-            log.exception("surprise", job_id=str(job.id))
-            return Failed(job.claim, UpscaleFailed(f"The worker failed: {error!r}"))

@@ -13,6 +13,7 @@ from twofold_schema import findings
 from twofold_schema.artifacts import ArtifactUri
 from twofold_schema.effective import Effective
 from twofold_schema.errors import (
+    CredentialsRefused,
     PlaceNotAllowed,
     ResultConflict,
     ResultDenied,
@@ -111,7 +112,7 @@ def check_clock(stores: Stores, bucket: str) -> Iterator[Finding]:
     before = datetime.now(UTC)
     try:
         theirs = s3.ask_bucket(bucket).clock
-    except (SourceDenied, StorageUnavailable) as error:
+    except StorageUnavailable as error:
         raise Blocked(NAME, error.message, _REACH) from None
     if theirs is None:
         return
@@ -123,7 +124,7 @@ def check_clock(stores: Stores, bucket: str) -> Iterator[Finding]:
 def _asked(stores: Stores, variable: str, name: str) -> "Bucket | Finding":
     try:
         bucket = stores.s3().ask_bucket(name)
-    except SourceDenied as error:
+    except CredentialsRefused as error:
         return findings.failed(NAME, f"{variable}: {error.message}", _CREDENTIALS)
     except StorageUnavailable as error:
         return findings.failed(NAME, f"{variable}: {error.message}", _REACH)

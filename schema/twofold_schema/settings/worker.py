@@ -72,7 +72,8 @@ class WorkerSettings(Settings):
         stall_seconds: The least time that a stage may stand still while it holds work; ten times
             its slowest step so far when that is more.
         run_deadline_seconds: How long one claim may last, whatever the lease says.
-        stop_seconds: What a stopping process may take before it is killed.
+        stop_seconds: What a stopping process may take before it is killed. What it has not ended
+            after four fifths of it is given back.
     """
 
     model: str = "stabilityai/sd-x2-latent-upscaler"

@@ -33,7 +33,7 @@ def ask_bucket(client: "S3Client", name: str) -> Bucket:
     """Whether a bucket is there, as far as the client's credentials may know.
 
     Raises:
-        SourceDenied: There are no credentials.
+        CredentialsRefused: There are no credentials.
         StorageUnavailable: S3 did not answer in time.
     """
     refusal: str | None = None

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import BotoCoreError
 
 from twofold_schema.artifacts import ArtifactUri
-from twofold_schema.errors import StorageUnavailable
+from twofold_schema.errors import CredentialsRefused, StorageUnavailable
 from twofold_schema.settings import StorageSettings
 
 if TYPE_CHECKING:
@@ -28,7 +29,19 @@ def connect(settings: StorageSettings) -> "tuple[S3Client, S3Client]":
     throttling, `SlowDown` above all. The pause is drawn below 1, 2, 4, … 20 seconds for the
     latter and below a twentieth of that for others. After many failures in a row botocore
     stops to retry until something succeeds.
+
+    Raises:
+        CredentialsRefused: What the environment says of credentials cannot be read.
     """
+    try:
+        return _connect(settings)
+    except BotoCoreError as error:
+        raise CredentialsRefused(
+            f"boto3 cannot be set up; correct AWS_PROFILE and its files: {error}"
+        ) from error
+
+
+def _connect(settings: StorageSettings) -> "tuple[S3Client, S3Client]":
     session = boto3.Session()  # the default one is shared with whoever else uses boto3
     sending = Config(
         connect_timeout=min(_CONNECT_SECONDS, settings.s3_timeout_seconds),

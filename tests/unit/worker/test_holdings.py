@@ -143,3 +143,19 @@ def test_empty_hands_are_waited_for(holdings: Holdings) -> None:
     assert not holdings.wait_empty(AT_ONCE)
     holdings.drop([claim(1)])
     assert holdings.wait_empty(AT_ONCE)
+
+
+def test_how_long_a_claim_has_been_in_hand_begins_anew_with_each_fence() -> None:
+    now = 100.0
+    holdings = Holdings(clock=lambda: now)
+    holdings.take([claim(1)])
+    now = 107.0
+    holdings.take([claim(2)])
+
+    assert [holdings.seconds(claim(number)) for number in (1, 2, 3)] == [7.0, 0.0, 0.0]
+    holdings.take([claim(1, fence=2)])
+    assert [holdings.seconds(claim(1, fence=fence)) for fence in (1, 2)] == [0.0, 0.0]
+    now = 110.0
+    assert holdings.seconds(claim(1, fence=2)) == 3.0
+    holdings.drop([claim(1, fence=2)])
+    assert holdings.seconds(claim(1, fence=2)) == 0.0
