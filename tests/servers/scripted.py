@@ -32,6 +32,8 @@ class Reply:
     Attributes:
         promised: The length that it states; None for that of its body.
         stall: Whether the connection then stays open until the client closes it.
+        trickle: Whether its body comes a block at a time, again and again, for as long as the
+            client listens.
     """
 
     status: int = 200
@@ -39,6 +41,7 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
     promised: int | None = None
     stall: bool = False
+    trickle: bool = False
 
 
 def error(status: int, code: str) -> Reply:
@@ -105,6 +108,8 @@ class _Exchange(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(promised))
         self.end_headers()
         if self.command != "HEAD":
+            self.wfile.write(reply.body)
+        while reply.trickle and not threading.Event().wait(0.05):
             self.wfile.write(reply.body)
         if reply.stall:
             self.rfile.read(1)

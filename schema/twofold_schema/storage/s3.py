@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import timedelta
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
@@ -33,6 +33,9 @@ from twofold_schema.storage.s3_errors import (
     writing,
 )
 
+if TYPE_CHECKING:
+    from botocore.response import StreamingBody
+
 #: What an empty object's ETag is: the answer that there is no such range has none.
 _EMPTY_ETAG = '"d41d8cd98f00b204e9800998ecf8427e"'
 _RACES = 5
@@ -44,9 +47,10 @@ class S3Storage:
     """`Storage` over S3. Credentials come from where boto3 looks for them; threads may share it.
 
     A request takes `s3_client.longest_seconds` at most while S3 is silent or refuses, and waits
-    as long for a free connection before. `read`, `read_head`, `read_metadata`, `delete` and each
-    page of `list` are one request, `copy` is two at most; `write_once` begins nothing more once
-    that long has passed, and ends after five times that at most.
+    as long for a free connection before; `read` takes no longer where the answer trickles in.
+    `read`, `read_head`, `read_metadata`, `delete` and each page of `list` are one request, `copy`
+    is two at most; `write_once` begins nothing more once that long has passed, and ends after five
+    times that at most.
     """
 
     def __init__(self, settings: StorageSettings, *, page_size: int = _PAGE_SIZE) -> None:
@@ -70,6 +74,7 @@ class S3Storage:
     def read(self, uri: ArtifactUri, *, max_bytes: int) -> Content:
         """A whole object; see `Storage.read`."""
         with self._reading(uri):
+            begun = time.monotonic()
             answer = self._client.get_object(Bucket=uri.bucket, Key=uri.key)
             # Not `with answer["Body"]`: that gives urllib3's stream, whose errors are its own.
             with closing(answer["Body"]) as body:
@@ -78,7 +83,7 @@ class S3Storage:
                     raise SourceTooLarge(
                         f"{uri} has {size} bytes; at most {max_bytes} are allowed."
                     )
-                return Content(body.read(), size, answer["ETag"])
+                return Content(self._whole(body, uri, begun), size, answer["ETag"])
 
     def read_head(self, uri: ArtifactUri, *, length: int) -> Content:
         """The first bytes of an object; see `Storage.read_head`."""
@@ -262,6 +267,22 @@ class S3Storage:
         if kept != sha256:
             raise ResultConflict(f"Another object lies at {uri}; write under another name.")
         return True
+
+    def _whole(self, body: "StreamingBody", uri: ArtifactUri, begun: float) -> bytes:
+        """What an answer has, unless it trickles in: no silence would end that.
+
+        Raises:
+            StorageUnavailable: It takes longer than a request may.
+        """
+        blocks: list[bytes] = []
+        for block in body.iter_chunks(_BLOCK_BYTES):
+            blocks.append(block)
+            if (took := time.monotonic() - begun) > self._seconds:
+                raise StorageUnavailable(
+                    f"Of {uri} only {sum(map(len, blocks))} bytes came in {took:.0f} s; try again, "
+                    "or raise TWOFOLD_S3_TIMEOUT_SECONDS if the network is no faster."
+                )
+        return b"".join(blocks)
 
     @contextmanager
     def _reading(self, uri: ArtifactUri) -> Iterator[None]:
