@@ -423,8 +423,7 @@ def shutting_down(shop: Workshop) -> Iterator[None]:
         threads["intake"].join(AMPLE)
         shop.stages._ready.put(None)
         threads["engine"].join(AMPLE)
-        shop.stages._storers.shutdown()
-        shop.stages._ended.put(None)
+        shop.stages._outlet.close()
         threads["outlet"].join(AMPLE)
 
 

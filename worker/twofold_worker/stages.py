@@ -1,18 +1,16 @@
 """Three stages with bounded hand-overs: intake, engine, outlet.
 
 The engine's thread does nothing but upscale; while it does, the intake prepares who comes next and
-the outlet stores who is done. Several settlements are written together. The stages live as long
-as the process: a ticket, a poll or room ahead of the engine only wakes them.
-
-While storage answers this process nothing at all, its results wait and it claims nothing.
+the outlet stores who is done. The stages live as long as the process: a ticket, a poll or room
+ahead of the engine only wakes them. While storage answers this process nothing at all, it claims
+nothing.
 """
 
 import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 from uuid import UUID
 
@@ -23,12 +21,12 @@ from twofold_schema.database import is_transient
 from twofold_schema.job import ClaimedJob
 from twofold_schema.states import JobClass
 from twofold_worker.engine import Engine
-from twofold_worker.outcome import Completed, Failed, Outcome, Released, attempt, is_unanswered
+from twofold_worker.outcome import Failed, Released
+from twofold_worker.outlet import Outlet
 from twofold_worker.pipeline import Pipeline
-from twofold_worker.precedence import let_the_engine_pass
 from twofold_worker.reach import Reach
 from twofold_worker.side_by_side import SideBySide
-from twofold_worker.work import Encoded, Prepared, Upscaled
+from twofold_worker.work import Prepared, Upscaled
 
 log = structlog.get_logger(__name__)
 
@@ -38,14 +36,9 @@ _TICK_SECONDS = 0.5
 #: What waits for the engine, in steps' worth of slots, below which more is claimed. What waits
 #: here, no idle run can take.
 AHEAD = 0.5
-#: Results that may wait for the outlet, in batches: more, and the engine waits.
-_OUTLET_BATCHES = 2
 #: Between two questions to a storage that is away, in seconds; the first doubles up to the longest.
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
-#: The share of its run deadline up to which a claim may wait for storage with its result: the rest
-#: is for one more try, as long as a silent store lets it last.
-_WAITING_SHARE = 0.5
 
 
 class Stages:
@@ -72,19 +65,14 @@ class Stages:
         self._room_ahead = threading.Event()
         self._room_ahead.set()
         self._next_class: JobClass | None = None
-        self._ended: queue.Queue[Outcome | None] = queue.Queue()
-        worker = pipeline.worker
-        self._room = threading.BoundedSemaphore(_OUTLET_BATCHES * worker.max_batch)
-        self._fetchers = SideBySide(worker.io_threads, self._reach, self._stopping)
-        self._storers = ThreadPoolExecutor(
-            worker.io_threads, "store", initializer=let_the_engine_pass
-        )
+        self._fetchers = SideBySide(pipeline.worker.io_threads, self._reach, self._stopping)
+        self._outlet = Outlet(pipeline, self._reach, self._stopping)
         self._threads = {
             name: threading.Thread(target=self._guarded, args=(loop,), name=name, daemon=True)
             for name, loop in (
                 ("intake", self._intake),
                 ("engine", self._upscale),
-                ("outlet", self._outlet),
+                ("outlet", self._outlet.run),
             )
         }
 
@@ -141,8 +129,7 @@ class Stages:
     def _settle_all(self) -> None:
         self._threads["intake"].join()
         self._threads["engine"].join()
-        self._storers.shutdown(wait=True)
-        self._ended.put(None)
+        self._outlet.close()
         self._threads["outlet"].join()
         self._fetchers.close()
 
@@ -207,17 +194,17 @@ class Stages:
             [job for job in jobs if job.lane is not None or job.id in measured], measured
         )
         kept = {mate.id for mate in mates}
-        self._release([job for job in jobs if job.id in measured and job.id not in kept])
+        self._outlet.release([job for job in jobs if job.id in measured and job.id not in kept])
         fetched = self._each(mates, pipeline.fetch)
         jobs = [job for job in mates if job.id in fetched]
         if self._stopping.is_set():
             # Whatever has begun here is a suspect if the process is killed.
-            self._release(jobs)
+            self._outlet.release(jobs)
             jobs = []
         if not jobs:
             return []
         going_on = pipeline.start(jobs, fetched)
-        self._release([job for job in jobs if job.id not in going_on])
+        self._outlet.release([job for job in jobs if job.id not in going_on])
         decoded = self._each(
             [job for job in jobs if job.id in going_on],
             lambda job: pipeline.decode(job, fetched[job.id], first_version=going_on[job.id]),
@@ -230,13 +217,12 @@ class Stages:
             last = self._admit() or last
             if self._stopping.is_set():
                 for released in self._engine.release_waiting():
-                    self._ended.put(released)
+                    self._outlet.put(released)
             for answer in self._engine.turn():
                 if isinstance(answer, Upscaled):
-                    self._room.acquire()
-                    self._storers.submit(self._deliver, answer)
+                    self._outlet.deliver(answer)
                 else:
-                    self._ended.put(answer)
+                    self._outlet.put(answer)
             if self._engine.is_exhausted:
                 self.stop()
             self._look_ahead()
@@ -258,60 +244,6 @@ class Stages:
             self._room_ahead.set()
             self._wanted.set()
 
-    def _deliver(self, upscaled: Upscaled) -> None:
-        job = upscaled.prepared.job
-        try:
-            if not self._pipeline.holdings.goes_on(job.claim):
-                return self._release([job])
-            encoded = attempt(job, lambda _: self._pipeline.encode(upscaled))
-            ended = encoded if isinstance(encoded, Failed) else self._store(job, encoded)
-            return self._ended.put(ended)
-        finally:
-            self._room.release()
-
-    def _store(self, job: ClaimedJob, encoded: Encoded) -> Completed | Failed | Released:
-        """Store a result, which waits here while storage is away."""
-        answers = False
-        while True:
-            while error := self._reach.error:
-                if not self._may_wait(job):
-                    log.warning("result_given_up", job_id=str(job.id), code=error.code)
-                    return Released(job.claim)
-                self._reach.wait(_TICK_SECONDS)
-            stored = attempt(job, lambda _: self._pipeline.store(encoded))
-            if not isinstance(stored, Failed):
-                return Completed(job.claim, stored)
-            if not is_unanswered(stored):
-                return stored
-            # The first time it may have come back since.
-            answered, answers = answers, self._reach.ask() is None
-            if answered and answers:
-                return stored
-
-    def _may_wait(self, job: ClaimedJob) -> bool:
-        pipeline, claim = self._pipeline, job.claim
-        longest = _WAITING_SHARE * pipeline.worker.run_deadline_seconds
-        return (
-            not self._stopping.is_set()
-            and pipeline.holdings.goes_on(claim)
-            and pipeline.holdings.seconds(claim) < longest
-        )
-
-    def _outlet(self) -> None:
-        last = False
-        while not last:
-            ended = [self._ended.get()]
-            while not self._ended.empty():
-                ended.append(self._ended.get())
-            last = None in ended
-            outcomes = [outcome for outcome in ended if outcome is not None]
-            if outcomes:
-                self._pipeline.settle(outcomes)
-
-    def _release(self, jobs: Iterable[ClaimedJob]) -> None:
-        for job in jobs:
-            self._ended.put(Released(job.claim))
-
     def _each(
         self, jobs: Sequence[ClaimedJob], verb: Callable[[ClaimedJob], Answer]
     ) -> dict[UUID, Answer]:
@@ -319,7 +251,7 @@ class Stages:
         good = {}
         for job_id, answer in self._fetchers.each(jobs, verb).items():
             if isinstance(answer, Failed | Released):
-                self._ended.put(answer)
+                self._outlet.put(answer)
             else:
                 good[job_id] = answer
         return good
