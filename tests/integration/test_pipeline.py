@@ -263,6 +263,38 @@ def results_in(shop: Workshop, job_id: UUID) -> list[Path]:
     return list(shop.folder.glob(f"results/{job_id}/*.png"))
 
 
+def test_a_source_that_is_late_keeps_nobody_waiting(workshop: Make) -> None:
+    """Neither those that were claimed with it, nor those that come after."""
+    gate = Gate("fetch")
+    shop = workshop(watch=gate)
+    gate.job_id, *others = shop.submit(*[encoded()] * 4, size=(40, 30))
+    with shop:
+        gate.wait_reached()
+        jobs = shop.wait_settled(others)
+        jobs += shop.wait_settled(shop.submit(*[encoded()] * 6, size=(40, 30)))
+        (late,) = shop.jobs([gate.job_id])
+        assert (late.state, late.started_at) == (JobState.RUNNING, None)
+        gate.open()
+        jobs += shop.wait_settled([gate.job_id])
+
+    assert {(job.state, job.attempts, job.fence) for job in jobs} == {(JobState.SUCCEEDED, 1, 1)}
+
+
+def test_a_source_that_is_late_is_given_back_at_the_stop(workshop: Make) -> None:
+    gate = Gate("fetch")
+    shop = workshop(watch=gate)
+    gate.job_id, *others = shop.submit(*[encoded()] * 4, size=(40, 30))
+    with shop:
+        gate.wait_reached()
+        shop.wait_settled(others)
+        shop.stages.stop()
+        eventually(lambda: not len(shop.holdings), within=AMPLE)
+        (late,) = shop.jobs([gate.job_id])
+        gate.open()
+
+    assert (late.state, late.attempts, late.crashes) == (JobState.QUEUED, 0, 0)
+
+
 def test_a_job_called_off_before_the_device_never_reaches_it(workshop: Make) -> None:
     gate = Gate("upscale")
     upscaler = Noting()

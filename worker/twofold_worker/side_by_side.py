@@ -1,11 +1,15 @@
 """One verb for several jobs at once, and whose fault it is when storage does not answer.
 
-That is an answer about a job only if storage answers this process otherwise.
+That is an answer about a job only if storage answers this process otherwise. A job that keeps all
+others waiting is left behind, and comes when it is done.
 """
 
+import math
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -19,6 +23,15 @@ Answer = TypeVar("Answer")
 _TICK_SECONDS = 0.5
 
 
+@dataclass(frozen=True, slots=True)
+class _Going:
+    """What is under way for a job, and whether it is so for the second time."""
+
+    job: ClaimedJob
+    verb: Callable[[ClaimedJob], Any]
+    again: bool = False
+
+
 class SideBySide:
     """Threads that fetch and decode. Only one thread may use it.
 
@@ -26,12 +39,22 @@ class SideBySide:
         threads: How many.
         reach: Of storage.
         stopping: From when on nothing is begun, nor waited for.
+        ended: Called, from any thread, when something has ended.
     """
 
-    def __init__(self, threads: int, reach: Reach, stopping: threading.Event) -> None:
+    def __init__(
+        self,
+        threads: int,
+        reach: Reach,
+        stopping: threading.Event,
+        ended: Callable[[], None] = lambda: None,
+    ) -> None:
         self._pool = ThreadPoolExecutor(threads, "fetch", initializer=let_the_engine_pass)
+        self._most_late = max(1, threads // 2)
         self._reach = reach
         self._stopping = stopping
+        self._ended = ended
+        self._late: dict[Future[Any], _Going] = {}
         self._left: set[Future[Any]] = set()
 
     @property
@@ -39,50 +62,101 @@ class SideBySide:
         """Whether nothing is under way of what was begun before the stop."""
         return all(future.done() for future in self._left)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether few enough were left behind that more may be begun."""
+        return len(self._late) < self._most_late
+
     def each(
-        self, jobs: Sequence[ClaimedJob], verb: Callable[[ClaimedJob], Answer]
+        self,
+        jobs: Sequence[ClaimedJob],
+        verb: Callable[[ClaimedJob], Answer],
+        *,
+        patience: float = math.inf,
     ) -> dict[UUID, Answer | Failed | Released]:
         """What a verb makes of each job.
 
         What storage does not answer is tried once more if storage answers otherwise, since it may
         have come back; if it does not, the job is released, as at the stop what has not ended.
+
+        Args:
+            jobs: To do it for.
+            verb: Called with each, in some thread.
+            patience: Once something has ended and nothing more for so many seconds, what is still
+                under way is left behind; `late` has it one day.
         """
+        going = self._begun([_Going(job, verb) for job in jobs])
         ended: dict[UUID, Answer | Failed | Released] = {}
-        unanswered = jobs
-        for _ in range(2):
-            ended |= self._once(unanswered, verb)
-            unanswered = [job for job in unanswered if is_unanswered(ended[job.id])]
-            if unanswered and not self.ask():
-                return ended | {job.id: Released(job.claim) for job in unanswered}
-        return ended
+        quiet_since = time.monotonic()
+        while going and not self._stopping.is_set():
+            done, _ = wait(going, min(patience, _TICK_SECONDS), FIRST_COMPLETED)
+            if done:
+                ended |= self._taken(done, going)
+                quiet_since = time.monotonic()
+            elif ended and time.monotonic() - quiet_since >= patience:
+                self._late |= going
+                return ended
+        return ended | self._abandoned(going)
+
+    def late(self) -> tuple[Sequence[ClaimedJob], dict[UUID, Any]]:
+        """Jobs that were left behind and have ended, and what came of them; at the stop all."""
+        jobs = {one.job.id: one.job for one in self._late.values()}
+        ended = self._taken({future for future in self._late if future.done()}, self._late)
+        if self._stopping.is_set():
+            ended |= self._abandoned(self._late)
+        return [jobs[job_id] for job_id in ended], ended
 
     def ask(self) -> bool:
         """Whether storage answers this process now; not if the stop came before it did."""
         asking = self._pool.submit(self._reach.ask)
-        return not self._wait([asking]) and asking.result() is None
+        while not asking.done() and not self._stopping.is_set():
+            wait([asking], _TICK_SECONDS)
+        if self._leave([asking]):
+            return False
+        return asking.result() is None
 
     def close(self) -> None:
         """Begin nothing more, and wait for nothing."""
         self._pool.shutdown(wait=False)
 
-    def _once(
-        self, jobs: Sequence[ClaimedJob], verb: Callable[[ClaimedJob], Answer]
-    ) -> dict[UUID, Answer | Failed | Released]:
-        futures = [self._pool.submit(attempt, job, verb) for job in jobs]
-        unended = self._wait(futures)
-        return {
-            job.id: Released(job.claim) if future in unended else future.result()
-            for job, future in zip(jobs, futures, strict=True)
-        }
+    def _begun(self, wanted: Iterable[_Going]) -> dict[Future[Any], _Going]:
+        going = {self._pool.submit(attempt, one.job, one.verb): one for one in wanted}
+        for future in going:
+            future.add_done_callback(lambda _: self._ended())
+        return going
 
-    def _wait(self, futures: Iterable[Future[Any]]) -> set[Future[Any]]:
-        """Return when all have ended, or at the stop; what has not begun by then never does.
+    def _taken(
+        self, done: Collection[Future[Any]], going: dict[Future[Any], _Going]
+    ) -> dict[UUID, Any]:
+        """What has ended, out of what is under way; what is tried again goes back there."""
+        ended: dict[UUID, Any] = {}
+        unanswered: list[_Going] = []
+        for future in done:
+            one, answer = going.pop(future), future.result()
+            ended[one.job.id] = answer
+            if is_unanswered(answer):
+                unanswered.append(one)
+        if unanswered and not self.ask():
+            return ended | {one.job.id: Released(one.job.claim) for one in unanswered}
+        again = [_Going(one.job, one.verb, again=True) for one in unanswered if not one.again]
+        for one in again:
+            del ended[one.job.id]
+        going |= self._begun(again)
+        return ended
 
-        Returns:
-            Those that have not ended.
-        """
-        pending = set(futures)
-        while pending and not self._stopping.is_set():
-            _, pending = wait(pending, timeout=_TICK_SECONDS)
-        self._left |= {future for future in pending if not future.cancel()}
-        return pending
+    def _abandoned(self, going: dict[Future[Any], _Going]) -> dict[UUID, Any]:
+        """What was under way at the stop: what has not ended, or not been answered, is released."""
+        unended = self._leave(going)
+        ended = {}
+        for future, one in going.items():
+            answer = None if future in unended else future.result()
+            is_lost = future in unended or is_unanswered(answer)
+            ended[one.job.id] = Released(one.job.claim) if is_lost else answer
+        going.clear()
+        return ended
+
+    def _leave(self, futures: Iterable[Future[Any]]) -> set[Future[Any]]:
+        """Wait for these no more, and begin none of them; returns those that have not ended."""
+        unended = {future for future in futures if not future.done()}
+        self._left |= {future for future in unended if not future.cancel()}
+        return unended

@@ -10,7 +10,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 from uuid import UUID
 
@@ -20,6 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from twofold_schema.database import is_transient
 from twofold_schema.job import ClaimedJob
 from twofold_schema.states import JobClass
+from twofold_schema.storage.port import Content
 from twofold_worker.engine import Engine
 from twofold_worker.outcome import Failed, Released
 from twofold_worker.outlet import Outlet
@@ -36,6 +37,8 @@ _TICK_SECONDS = 0.5
 #: What waits for the engine, in steps' worth of slots, below which more is claimed. What waits
 #: here, no idle run can take.
 AHEAD = 0.5
+#: A source that nothing has ended for so long beside is late: the others go on without it.
+_PATIENCE_SECONDS = 1.0
 #: Between two questions to a storage that is away, in seconds; the first doubles up to the longest.
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
@@ -65,7 +68,9 @@ class Stages:
         self._room_ahead = threading.Event()
         self._room_ahead.set()
         self._next_class: JobClass | None = None
-        self._fetchers = SideBySide(pipeline.worker.io_threads, self._reach, self._stopping)
+        self._fetchers = SideBySide(
+            pipeline.worker.io_threads, self._reach, self._stopping, self._wanted.set
+        )
         self._outlet = Outlet(pipeline, self._reach, self._stopping)
         self._threads = {
             name: threading.Thread(target=self._guarded, args=(loop,), name=name, daemon=True)
@@ -141,6 +146,7 @@ class Stages:
 
     def _intake(self) -> None:
         while not self._stopping.is_set():
+            self._take_late()
             if self._reach.error:
                 self._await_storage()
                 continue
@@ -152,11 +158,9 @@ class Stages:
             if not jobs:
                 self._wanted.wait(self._pipeline.worker.poll_seconds)
                 continue
-            batch = self._prepare(jobs)
-            if batch:
-                self._room_ahead.clear()
-                self._ready.put(batch)
+            self._prepare(jobs)
             self._wanted.set()
+        self._take_late()
         self._ready.put(None)
 
     def _await_storage(self) -> None:
@@ -169,6 +173,7 @@ class Stages:
                 "storage_away", code=error.code, error=error.message, seconds=round(seconds, 1)
             )
             self._stopping.wait(seconds)
+            self._take_late()
             pause = min(2 * pause, _LONGEST_PAUSE)
             if self._fetchers.ask():
                 log.info("storage_back")
@@ -176,7 +181,7 @@ class Stages:
     def _claim(self) -> list[ClaimedJob]:
         """Jobs of any class while there is room ahead of the engine; else those that overtake."""
         has_room, above = self._room_ahead.is_set(), self._next_class
-        if not has_room and above is None:
+        if not (self._fetchers.has_room and (has_room or above is not None)):
             return []
         try:
             return self._pipeline.claim(above=None if has_room else above)
@@ -186,30 +191,43 @@ class Stages:
             log.warning("claim_failed", error=str(error.orig))
             return []
 
-    def _prepare(self, jobs: list[ClaimedJob]) -> list[Prepared]:
+    def _prepare(self, jobs: list[ClaimedJob]) -> None:
+        """Hand over to the engine what is ready soon; what is late comes later."""
         pipeline = self._pipeline
         unmeasured = [job for job in jobs if job.lane is None]
-        measured = self._each(unmeasured, pipeline.measure)
+        measured = self._good(self._fetchers.each(unmeasured, pipeline.measure))
         mates = pipeline.sort_out(
             [job for job in jobs if job.lane is not None or job.id in measured], measured
         )
         kept = {mate.id for mate in mates}
         self._outlet.release([job for job in jobs if job.id in measured and job.id not in kept])
-        fetched = self._each(mates, pipeline.fetch)
-        jobs = [job for job in mates if job.id in fetched]
+        fetched = self._fetchers.each(mates, pipeline.fetch, patience=_PATIENCE_SECONDS)
+        self._hand_over(mates, self._good(fetched))
+
+    def _take_late(self) -> None:
+        """Go on with the sources that kept nobody waiting."""
+        jobs, fetched = self._fetchers.late()
+        self._hand_over(jobs, self._good(fetched))
+
+    def _hand_over(self, jobs: Sequence[ClaimedJob], fetched: Mapping[UUID, Content]) -> None:
+        """Decode what was fetched, and give it to the engine."""
+        jobs = [job for job in jobs if job.id in fetched]
         if self._stopping.is_set():
             # Whatever has begun here is a suspect if the process is killed.
             self._outlet.release(jobs)
             jobs = []
         if not jobs:
-            return []
-        going_on = pipeline.start(jobs, fetched)
+            return
+        going_on = self._pipeline.start(jobs, fetched)
         self._outlet.release([job for job in jobs if job.id not in going_on])
-        decoded = self._each(
+        decoded = self._fetchers.each(
             [job for job in jobs if job.id in going_on],
-            lambda job: pipeline.decode(job, fetched[job.id], first_version=going_on[job.id]),
+            lambda job: self._pipeline.decode(job, fetched[job.id], first_version=going_on[job.id]),
         )
-        return list(decoded.values())
+        batch = list(self._good(decoded).values())
+        if batch:
+            self._room_ahead.clear()
+            self._ready.put(batch)
 
     def _upscale(self) -> None:
         last = False
@@ -244,12 +262,10 @@ class Stages:
             self._room_ahead.set()
             self._wanted.set()
 
-    def _each(
-        self, jobs: Sequence[ClaimedJob], verb: Callable[[ClaimedJob], Answer]
-    ) -> dict[UUID, Answer]:
-        """What a verb makes of each job, side by side; a job that fails is missing and settled."""
+    def _good(self, answers: Mapping[UUID, Answer | Failed | Released]) -> dict[UUID, Answer]:
+        """What came of each job; one that failed, or was released, is missing and settled."""
         good = {}
-        for job_id, answer in self._fetchers.each(jobs, verb).items():
+        for job_id, answer in answers.items():
             if isinstance(answer, Failed | Released):
                 self._outlet.put(answer)
             else:
