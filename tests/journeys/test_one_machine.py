@@ -53,11 +53,14 @@ def test_the_demo_doubles_the_pictures_it_is_given_and_names_the_bad_one(tmp_pat
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_nothing_of_dev_is_left_when_it_ends(tmp_path: Path, number: signal.Signals) -> None:
+def test_nothing_of_dev_is_left_when_it_ends(
+    tmp_path: Path, number: signal.Signals, request: pytest.FixtureRequest
+) -> None:
     """Ended in good order by Ctrl-C, or killed."""
     said = tmp_path / "said"
     with said.open("w") as output:
         dev = subprocess.Popen([*TWOFOLD, "dev"], cwd=ROOT, stdout=output, stderr=output)
+    request.addfinalizer(dev.kill)
     eventually(lambda: "Ctrl-C ends" in said.read_text(), within=120, why=said.read_text)
     exported = dict(re.findall(r"^  export (TWOFOLD_\w+)=(\S+)$", said.read_text(), re.MULTILINE))
     assert _over_signed_urls(exported, b"mine") == b"mine"
