@@ -1,5 +1,6 @@
 """Claims that go on where the last one ended take the same jobs, and pass over nothing dead."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from tests.plans import pages_read, settle
 from twofold_schema.database import read_in_order
 from twofold_schema.errors import SourceNotFound
 from twofold_schema.job import Claim
-from twofold_schema.ledger import claims, outcomes, requests, shares, submit, tallies
+from twofold_schema.ledger import claims, holds, outcomes, requests, shares, submit, tallies
 from twofold_schema.ledger.low_water import RESCAN_SECONDS, LowWater
 from twofold_schema.states import JobClass
 
@@ -258,6 +259,53 @@ def test_what_left_the_queue_under_a_held_snapshot_costs_the_next_claim_nothing(
         without = _pages(engine, claimer)
         holder.rollback()
     assert with_marks - first < (without - first) / 3
+
+
+def test_what_a_run_has_held_under_a_held_snapshot_costs_it_nothing(engine: Engine) -> None:
+    """Nor may it before vacuum has removed it: a run holds thousands in an hour."""
+    claimer = _Claimer(engine)
+    with engine.begin() as connection:
+        connection.execute(_DEEP)
+    settle(engine)
+    pages = list[dict[str, int]]()
+    with engine.connect().execution_options(isolation_level="REPEATABLE READ") as holder:
+        holder.execute(text("SELECT FROM jobs LIMIT 1"))
+        for number in range(121):
+            taken = claimer.claim(32)
+            if number in {0, 120}:
+                pages.append(_pages_of_holds(engine, taken))
+            _complete(engine, taken)
+        holder.rollback()
+    first, last = pages
+    for name, count in first.items():
+        assert last[name] < 1.5 * count, name
+
+
+def _pages_of_holds(engine: Engine, taken: list[Claim]) -> dict[str, int]:
+    """What each statement on these claims would read."""
+    values: dict[str, Any] = {
+        "run_id": taken[0].run_id,
+        "ids": [claim.job_id for claim in taken],
+        "fences": [claim.fence for claim in taken],
+        "versions": ["v1"] * len(taken),
+    }
+    ended = {
+        "run_id": taken[0].run_id,
+        "id": values["ids"],
+        "fence": values["fences"],
+        "result": json.dumps([{}] * len(taken)),
+    }
+    measured = values | {
+        "lanes": ["a"] * len(taken),
+        "pixels": [1] * len(taken),
+        "lattices": [1] * len(taken),
+        "costs": [1.0] * len(taken),
+    }
+    return {
+        "start": pages_read(engine, holds._START, values),
+        "measure": pages_read(engine, holds._MEASURE, measured),
+        "complete": pages_read(engine, outcomes._COMPLETE, ended),
+    }
 
 
 def _pages(engine: Engine, claimer: _Claimer) -> int:

@@ -8,6 +8,8 @@ from sqlalchemy import Connection, text
 from twofold_schema.job import Claim
 from twofold_schema.lanes import Measure
 
+# Holds are compared so that no index but that of ids serves, as in `outcomes`.
+#
 # Writes what the sources of held jobs turned out to be, and of which content that was said.
 _MEASURE = text("""
     WITH measured AS (
@@ -18,7 +20,8 @@ _MEASURE = text("""
                AS t (id, fence, lane, pixels, lattice_pixels, est_gpu_seconds, version)
     ), held AS (
         SELECT jobs.id FROM jobs JOIN measured USING (id)
-        WHERE jobs.state = 'running' AND jobs.fence = measured.fence AND jobs.run_id = :run_id
+        WHERE (jobs.state, jobs.fence, jobs.run_id)
+              IS NOT DISTINCT FROM ('running', measured.fence, CAST(:run_id AS uuid))
         ORDER BY jobs.id FOR UPDATE OF jobs
     )
     UPDATE jobs
@@ -38,7 +41,8 @@ _START = text("""
         SELECT jobs.id, t.version FROM jobs
         JOIN unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[]), CAST(:versions AS text[]))
              AS t (id, fence, version) USING (id)
-        WHERE jobs.state = 'running' AND jobs.fence = t.fence AND jobs.run_id = :run_id
+        WHERE (jobs.state, jobs.fence, jobs.run_id)
+              IS NOT DISTINCT FROM ('running', t.fence, CAST(:run_id AS uuid))
           AND jobs.cancel_requested_at IS NULL
         ORDER BY jobs.id FOR UPDATE OF jobs
     )

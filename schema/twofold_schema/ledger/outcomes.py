@@ -41,7 +41,10 @@ def _ending(columns: str, *, fate: str, writes: str) -> TextClause:
 
     `held` locks the jobs that are still held under their fences, in the order of their ids, and
     decides each one's fate from the row as it is once locked: a cancel that was committed a moment
-    before is seen. Every array of `columns` is bound by its name.
+    before is seen. Each is looked for by its id, and the rest compared so that no other index
+    serves: the planner would rather read all that the run holds, few rows as it thinks, and with
+    them what the run has held since vacuum could remove any. Every array of `columns` is bound by
+    its name.
     """
     names, types = zip(*(column.split() for column in columns.split(", ")), strict=True)
     arrays = ", ".join(map(_rows, names, types))
@@ -49,10 +52,13 @@ def _ending(columns: str, *, fate: str, writes: str) -> TextClause:
         WITH ended AS (
             SELECT * FROM ROWS FROM ({arrays}) AS t ({", ".join(names)})
         ), held AS (
-            SELECT jobs.id, {fate} AS fate
-            FROM jobs JOIN ended USING (id)
-            WHERE jobs.state = 'running' AND jobs.fence = ended.fence AND jobs.run_id = :run_id
-            ORDER BY jobs.id FOR UPDATE OF jobs
+            SELECT found.*
+            FROM (SELECT id, fence FROM ended ORDER BY id) AS asked CROSS JOIN LATERAL (
+                SELECT jobs.id, {fate} AS fate FROM jobs
+                WHERE jobs.id = asked.id AND (jobs.state, jobs.fence, jobs.run_id)
+                      IS NOT DISTINCT FROM ('running', asked.fence, CAST(:run_id AS uuid))
+                LIMIT 1 FOR UPDATE
+            ) AS found
         )
         UPDATE jobs
         SET state = held.fate,
