@@ -239,14 +239,25 @@ class TestOutages:
             with pytest.raises(StorageUnavailable):
                 storage.read_head(URI, length=100)
 
-    def test_of_an_answer_that_trickles_in_end_in_time(self) -> None:
+    @pytest.mark.parametrize(
+        "read",
+        [
+            lambda storage: storage.read(URI, max_bytes=2**41),
+            lambda storage: storage.read_head(URI, length=2**40),
+            lambda storage: storage.read_range(URI, start=0, length=2**40, version='"1"'),
+        ],
+        ids=["whole", "head", "range"],
+    )
+    def test_of_an_answer_that_trickles_in_end_in_time(
+        self, read: Callable[[Storage], object]
+    ) -> None:
         """It is never silent, so that nothing else would end it."""
         drop = Reply(200, bytes(2**20), {"ETag": '"1"'}, promised=2**40, trickle=True)
         with scripted(lambda _: drop) as server:
             settings = at(server.url, s3_attempts=1)
             began = time.monotonic()
             with pytest.raises(StorageUnavailable, match="bytes came in"):
-                S3Storage(settings).read(URI, max_bytes=2**41)
+                read(S3Storage(settings))
         assert time.monotonic() - began < longest_seconds(settings) + SLACK
 
     def test_of_trust_are_unavailable(

@@ -146,10 +146,8 @@ class Gate:
 
     def has_asked(self, secret: str, *, within: float) -> bool:
         """Whether the database has said so few seconds ago that a key is in force."""
-        digest, now = _digest(secret), self._clock()
-        with self._lock:
-            known = self._callers.get(digest)
-        return known is not None and now - known[0] < within
+        known = self._known(secret)
+        return known is not None and self._clock() - known[0] < within
 
     def ask(self, secret: str) -> Caller:
         """Whose key this is, as the database has it.
@@ -165,10 +163,14 @@ class Gate:
         return caller
 
     def _caller(self, secret: str) -> Caller:
-        digest, now = _digest(secret), self._clock()
+        known = self._known(secret)
+        return known[1] if _is_fresh(known, self._clock()) else self.ask(secret)
+
+    def _known(self, secret: str) -> tuple[float, Caller] | None:
+        """What the database last said of a key, and when."""
+        digest = _digest(secret)
         with self._lock:
-            known = self._callers.get(digest)
-        return known[1] if _is_fresh(known, now) else self.ask(secret)
+            return self._callers.get(digest)
 
     def _bucket(self, tenant: str) -> Bucket | None:
         now = self._clock()

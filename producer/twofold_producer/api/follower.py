@@ -52,14 +52,15 @@ class Listener:
         tenant: Only of this one's jobs; None for all.
         submission_id: Only of this submission.
         job_id: Only of this job.
+        is_over: Whether it may be told nothing more.
     """
 
     tenant: str | None = None
     submission_id: UUID | None = None
     job_id: UUID | None = None
+    is_over: bool = False
     _heard: list[Event] = field(default_factory=list)
     _is_behind: bool = False
-    _is_over: bool = False
     _stirred: asyncio.Event = field(default_factory=asyncio.Event)
 
     def concerns(self, event: Event) -> bool:
@@ -85,13 +86,8 @@ class Listener:
 
     def end(self) -> None:
         """Tell it nothing more."""
-        self._is_over = True
+        self.is_over = True
         self._stirred.set()
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it may be told nothing more."""
-        return self._is_over
 
     async def next(self) -> Sequence[Event]:
         """The next events, all that there are; none after a while in which nothing came.

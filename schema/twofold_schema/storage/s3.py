@@ -47,7 +47,7 @@ class S3Storage:
     """`Storage` over S3. Credentials come from where boto3 looks for them; threads may share it.
 
     A request takes `s3_client.longest_seconds` at most while S3 is silent or refuses, and waits
-    as long for a free connection before; `read` takes no longer where the answer trickles in.
+    as long for a free connection before; reads take no longer where the answer trickles in.
     `read`, `read_head`, `read_metadata`, `delete` and each page of `list` are one request, `copy`
     is two at most; `write_once` begins nothing more once that long has passed, and ends after five
     times that at most.
@@ -73,8 +73,7 @@ class S3Storage:
 
     def read(self, uri: ArtifactUri, *, max_bytes: int) -> Content:
         """A whole object; see `Storage.read`."""
-        with self._reading(uri):
-            begun = time.monotonic()
+        with self._reading(uri) as begun:
             answer = self._client.get_object(Bucket=uri.bucket, Key=uri.key)
             # Not `with answer["Body"]`: that gives urllib3's stream, whose errors are its own.
             with closing(answer["Body"]) as body:
@@ -87,7 +86,7 @@ class S3Storage:
 
     def read_head(self, uri: ArtifactUri, *, length: int) -> Content:
         """The first bytes of an object; see `Storage.read_head`."""
-        with self._reading(uri):
+        with self._reading(uri) as begun:
             try:
                 answer = self._client.get_object(
                     Bucket=uri.bucket, Key=uri.key, Range=f"bytes=0-{length - 1}"
@@ -97,13 +96,13 @@ class S3Storage:
                     return Content(b"", 0, _EMPTY_ETAG)
                 raise
             with closing(answer["Body"]) as body:
-                data = body.read()
+                data = self._whole(body, uri, begun)
             size = answer.get("ContentRange", "").rpartition("/")[2]
             return Content(data, int(size) if size.isdigit() else len(data), answer["ETag"])
 
     def read_range(self, uri: ArtifactUri, *, start: int, length: int, version: str) -> bytes:
         """A part of an object; see `Storage.read_range`."""
-        with self._reading(uri):
+        with self._reading(uri) as begun:
             try:
                 answer = self._client.get_object(
                     Bucket=uri.bucket, Key=uri.key, Range=f"bytes={start}-{start + length - 1}"
@@ -115,7 +114,7 @@ class S3Storage:
             with closing(answer["Body"]) as body:
                 if answer["ETag"] != version:
                     raise SourceChanged(OVERWRITTEN.format(uri=uri))
-                return body.read()
+                return self._whole(body, uri, begun)
 
     def read_metadata(self, uri: ArtifactUri) -> Mapping[str, str] | None:
         """What is kept with an object; see `Storage.read_metadata`."""
@@ -285,9 +284,10 @@ class S3Storage:
         return b"".join(blocks)
 
     @contextmanager
-    def _reading(self, uri: ArtifactUri) -> Iterator[None]:
+    def _reading(self, uri: ArtifactUri) -> Iterator[float]:
+        """Hold a connection; gives when it was there, by the monotonic clock."""
         with self._connections.one(uri), reading(uri):
-            yield
+            yield time.monotonic()
 
     @contextmanager
     def _writing(self, uri: ArtifactUri) -> Iterator[None]:
