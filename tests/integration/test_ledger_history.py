@@ -27,6 +27,7 @@ from twofold_schema import database
 from twofold_schema.errors import CorruptSource, JobNotFound, JobNotRetryable
 from twofold_schema.ledger import (
     audit,
+    generations,
     history,
     objects,
     outcomes,
@@ -251,7 +252,7 @@ class TestReading:
             tables = 1 + len(_partitions(engine))
             assert rows_read(engine, reads._page(ALL_JOBS), {"limit": 50}) <= 50 + tables
             of_one = {"id": submission, "after": UUID(int=0), "limit": 50}
-            read = rows_read(engine, submissions._JOBS, of_one, first=database.read_in_order)
+            read = rows_read(engine, generations._JOBS, of_one, first=database.read_in_order)
             assert read <= 50 + tables
             while _move(engine):
                 pass
@@ -270,7 +271,7 @@ class TestReading:
                 JobState.SUCCEEDED: 3,
                 JobState.FAILED: 2,
             }
-            assert [job.id for job in submissions.jobs_of(connection, submission, page=2)] == ids
+            assert [job.id for job in generations.jobs_of(connection, submission, page=2)] == ids
             assert reads.submission_jobs(connection, submission) == ids
 
     def test_a_submission_whose_last_job_was_moved_is_not_abandoned(self, engine: Engine) -> None:

@@ -16,6 +16,7 @@ from twofold_schema.job import Claim
 from twofold_schema.ledger import (
     capacity,
     claims,
+    generations,
     history,
     holds,
     matching,
@@ -24,7 +25,6 @@ from twofold_schema.ledger import (
     reads,
     requests,
     runs,
-    submissions,
     sweeps,
     tallies,
 )
@@ -126,7 +126,7 @@ def test_everything_reads_what_it_is_about(database_settings: DatabaseSettings) 
         ),
         (
             "look on",
-            lambda c: submissions.look_on(c, submission_id, after=None, limit=50),
+            lambda c: generations.look_on(c, submission_id, after=None, limit=50),
             50,
         ),
         ("unpublished", lambda c: objects.unpublished(c, limit=50), 0),

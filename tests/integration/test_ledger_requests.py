@@ -17,6 +17,7 @@ from tests.factories import (
 from twofold_schema.errors import CorruptSource, JobNotFound, JobNotRetryable
 from twofold_schema.ids import new_id
 from twofold_schema.ledger import (
+    generations,
     holds,
     outcomes,
     requests,
@@ -169,11 +170,11 @@ def test_a_sealed_submission_has_another_end_after_a_retry(engine: Engine) -> No
         requests.retry(connection, [answers[0].job_id])
         assert connection.execute(_SUBMISSION).one() == (1, True)
         submissions.seal(connection, submission_id)
-        (sealed,) = submissions.sealed(connection, after=None, limit=10)
-        assert submissions.finish(connection, sealed, results="s3://a/b", errors="", counts={})
+        (sealed,) = generations.sealed(connection, after=None, limit=10)
+        assert generations.finish(connection, sealed, results="s3://a/b", errors="", counts={})
         requests.retry(connection, [answers[1].job_id])
         assert connection.execute(_SUBMISSION).one() == (2, True)
-        (sealed,) = submissions.sealed(connection, after=None, limit=10)
+        (sealed,) = generations.sealed(connection, after=None, limit=10)
         requests.retry(connection, [answers[2].job_id])
-        assert not submissions.finish(connection, sealed, results="s3://a/b", errors="", counts={})
+        assert not generations.finish(connection, sealed, results="s3://a/b", errors="", counts={})
         assert connection.execute(_SUBMISSION).one() == (3, True)

@@ -35,6 +35,7 @@ from twofold_schema.ids import new_id, new_packed_id
 from twofold_schema.ledger import (
     claims,
     deliveries,
+    generations,
     history,
     operations,
     outcomes,
@@ -384,8 +385,8 @@ class TestSubmissions:
     def _ended(self, engine: Engine, submission_id: UUID) -> bool:
         with engine.begin() as connection:
             submissions.seal(connection, submission_id)
-            (one,) = submissions.sealed(connection, after=None, limit=1)
-            return submissions.finish(
+            (one,) = generations.sealed(connection, after=None, limit=1)
+            return generations.finish(
                 connection, one, results="s3://a/r", errors="s3://a/e", counts={JobState.FAILED: 3}
             )
 
@@ -426,8 +427,8 @@ class TestSubmissions:
         with engine.begin() as connection:
             submission_id = submissions.begin(connection)
             submissions.seal(connection, submission_id)
-            stale = submissions.Sealed(submission_id, 7)
-            assert not submissions.finish(connection, stale, results="r", errors="e", counts={})
+            stale = generations.Generation(submission_id, 7)
+            assert not generations.finish(connection, stale, results="r", errors="e", counts={})
         assert outbox_of(engine) == []
 
 

@@ -26,7 +26,7 @@ from twofold_schema.artifacts import ArtifactUri, manifest_place
 from twofold_schema.database import read_in_order
 from twofold_schema.errors import CorruptSource, StorageUnavailable
 from twofold_schema.ids import new_id
-from twofold_schema.ledger import outcomes, requests, submissions, submit, sweeps
+from twofold_schema.ledger import generations, outcomes, requests, submissions, submit, sweeps
 from twofold_schema.ledger.new_jobs import NewJob
 from twofold_schema.storage.directory import DirectoryStorage
 from twofold_schema.storage.port import Storage
@@ -321,7 +321,7 @@ def test_looking_on_and_reading_on_read_no_others_jobs_and_no_more_than_a_page(
     settle(desk.engine)
 
     for submission_id in (big, small):
-        for statement in (submissions._LOOK_ON, submissions._JOBS):
+        for statement in (generations._LOOK_ON, generations._JOBS):
             page = {"id": submission_id, "after": UUID(int=0), "limit": 50}
             assert rows_read(desk.engine, statement, page, first=read_in_order) == 50
     assert rows_read(desk.engine, submissions._SEAL_ABANDONED, {"age": -DAY, "rows": 1}) <= 10

@@ -16,8 +16,8 @@ from sqlalchemy import Connection, Engine
 from twofold_producer.keeper.manifests import Manifest, line_of
 from twofold_schema.artifacts import ArtifactUri, manifest_place
 from twofold_schema.errors import JobError, ResultConflict
-from twofold_schema.ledger import reads, submissions
-from twofold_schema.ledger.submissions import Sealed
+from twofold_schema.ledger import generations, reads
+from twofold_schema.ledger.generations import Generation
 from twofold_schema.states import JobState
 from twofold_schema.storage.port import Storage
 
@@ -50,14 +50,14 @@ class Reporter:
         self._results = results
         self._patience = _LEAST_PATIENCE + storage.capabilities.silence_seconds
         self._after: UUID | None = None
-        self._waits_for: dict[Sealed, UUID] = {}
-        self._seen: set[Sealed] = set()
+        self._waits_for: dict[Generation, UUID] = {}
+        self._seen: set[Generation] = set()
         self._pauses: dict[UUID, tuple[float, float]] = {}
 
     def report(self) -> int:
         """End the submissions of the next page whose jobs have all ended; returns how many."""
         with self._engine.connect() as connection:
-            page = submissions.sealed(connection, after=self._after, limit=_SUBMISSIONS_PER_LOOK)
+            page = generations.sealed(connection, after=self._after, limit=_SUBMISSIONS_PER_LOOK)
             heads = {self._waits_for[one] for one in page if one in self._waits_for}
             unfinished = reads.unfinished(connection, heads) if heads else set()
         self._turn(page)
@@ -70,7 +70,7 @@ class Reporter:
         ]
         return sum(self._attempt(one) for one in due)
 
-    def _turn(self, page: list[Sealed]) -> None:
+    def _turn(self, page: list[Generation]) -> None:
         """Go on behind this page, or from the start, forgetting what was not met any more."""
         self._seen.update(page)
         if len(page) == _SUBMISSIONS_PER_LOOK:
@@ -82,14 +82,14 @@ class Reporter:
         self._pauses = {one: pause for one, pause in self._pauses.items() if one in ids}
         self._seen = set()
 
-    def _attempt(self, one: Sealed) -> bool:
+    def _attempt(self, one: Generation) -> bool:
         try:
             with self._engine.begin() as connection:
                 return self._has_ended(connection, one) and self._end(connection, one)
         except ResultConflict as conflict:
             log.warning("manifest_taken", submission_id=str(one.id), error=conflict.message)
             with self._engine.begin() as connection:
-                submissions.skip_generation(connection, one)
+                generations.skip_generation(connection, one)
         except JobError as error:
             self._put_off(one, f"{error.code}: {error.message}")
         except OSError as error:
@@ -97,16 +97,16 @@ class Reporter:
             self._put_off(one, str(error))
         return False
 
-    def _put_off(self, one: Sealed, reason: str) -> None:
+    def _put_off(self, one: Generation, reason: str) -> None:
         _, pause = self._pauses.get(one.id, (0.0, _FIRST_PAUSE / 2))
         pause = min(2 * pause, _LONGEST_PAUSE)
         self._pauses[one.id] = (time.monotonic() + pause, pause)
         log.warning("not_reported", submission_id=str(one.id), error=reason)
 
-    def _has_ended(self, connection: Connection, one: Sealed) -> bool:
+    def _has_ended(self, connection: Connection, one: Generation) -> bool:
         after = self._waits_for.pop(one, None)
         while True:
-            look = submissions.look_on(connection, one.id, after=after, limit=_JOBS_PER_PAGE)
+            look = generations.look_on(connection, one.id, after=after, limit=_JOBS_PER_PAGE)
             if look.unfinished is not None:
                 self._waits_for[one] = look.unfinished
                 return False
@@ -114,13 +114,13 @@ class Reporter:
                 return True
             after = look.last
 
-    def _end(self, connection: Connection, one: Sealed) -> bool:
-        if not submissions.try_end(connection, one, idle_seconds=self._patience):
+    def _end(self, connection: Connection, one: Generation) -> bool:
+        if not generations.try_end(connection, one, idle_seconds=self._patience):
             return False
         counts: Counter[JobState] = Counter()
         with ExitStack() as files:
             results, errors = (files.enter_context(Manifest()) for _ in range(2))
-            for job in submissions.jobs_of(connection, one.id, page=_JOBS_PER_PAGE):
+            for job in generations.jobs_of(connection, one.id, page=_JOBS_PER_PAGE):
                 if not job.state.is_final:
                     # Retried just now.
                     return False
@@ -133,7 +133,7 @@ class Reporter:
             }
             results.store(self._storage, places["results"], metadata)
             errors.store(self._storage, places["errors"], metadata)
-        return submissions.finish(
+        return generations.finish(
             connection,
             one,
             results=str(places["results"]),
