@@ -340,6 +340,24 @@ class TestChanging:
         assert (ended.returncode, ended.stdout) == (0, f"{failed} queued\n")
         assert job_of(house.engine, failed).generation == 2
 
+    @pytest.mark.parametrize(
+        "said",
+        [["--dry-run"], ["--reason", "why"], ["--who", "ann"], ["-o", "json"], ["--no-wait"]],
+    )
+    def test_by_id_refuses_what_goes_with_a_filter_and_does_nothing(
+        self, house: House, twofold: Shell, said: list[str]
+    ) -> None:
+        failed = fail(house)
+        (queued,) = submitted(house.engine)
+
+        for command, job_id in (("cancel", queued), ("retry", failed)):
+            ended = twofold("jobs", command, job_id, *said)
+            assert (ended.returncode, ended.stdout) == (2, "")
+            assert "with ids there is no" in ended.stderr
+
+        assert job_of(house.engine, queued).state is JobState.QUEUED
+        assert job_of(house.engine, failed).generation == 1
+
 
 class TestServing:
     def test_migrates_an_empty_database_and_does_it_again(

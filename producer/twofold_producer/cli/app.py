@@ -110,10 +110,16 @@ def agree(question: str, *, yes: bool) -> None:
     typer.confirm(question, abort=True, err=True)
 
 
-def pairs(given: Sequence[str]) -> dict[str, str]:
+def given(context: typer.Context) -> set[str]:
+    """The parameters that the command line states, by their names in Python."""
+    origins = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, origin in origins.items() if origin and origin.name == "COMMANDLINE"}
+
+
+def pairs(stated: Sequence[str]) -> dict[str, str]:
     """Metadata as it is given on a command line, `NAME=VALUE` each."""
-    split = [one.partition("=") for one in given]
-    for said, (name, found, _) in zip(given, split, strict=True):
+    split = [one.partition("=") for one in stated]
+    for said, (name, found, _) in zip(stated, split, strict=True):
         if not (name and found):
             raise typer.BadParameter(f"{said!r} is no pair; write NAME=VALUE")
     return {name: value for name, _, value in split}

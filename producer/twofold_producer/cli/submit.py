@@ -10,7 +10,7 @@ from uuid import UUID
 import typer
 
 from twofold_producer.cli import door
-from twofold_producer.cli.app import EXIT_NOT_ACCEPTED, err, pairs
+from twofold_producer.cli.app import EXIT_NOT_ACCEPTED, err, given, pairs
 from twofold_producer.cli.jobs import Output, OutputOption, show, wait_for
 from twofold_producer.submit.submission import Answer, Submission
 from twofold_schema.formats import ResultFormat
@@ -76,11 +76,7 @@ def submit(
     Of a manifest the submission's id is printed; with -o jsonl what came of each line.
     """
     if manifest is not None:
-        origins = {name: context.get_parameter_source(name) for name in context.params}
-        given = {
-            name for name, origin in origins.items() if origin and origin.name == "COMMANDLINE"
-        }
-        if given - _WITH_MANIFEST:
+        if given(context) - _WITH_MANIFEST:
             raise typer.BadParameter("with --manifest its lines say what is asked; give no more")
         _submit_manifest(manifest, submission_key, tenant, output)
         return
