@@ -73,6 +73,30 @@ app = typer.Typer(
 @app.callback()
 def _twofold() -> None:
     """Make pictures twice as large, many at a time."""
+    # `twofold --help` needs none of these.
+    from twofold_producer.cli import door
+
+    # Nothing keeps a log that goes over HTTP, and it starts faster without.
+    if not door.goes_over_http():
+        _keep_log()
+
+
+def _keep_log() -> None:
+    """Keep data alone on standard output: a log that nobody configured is written there.
+
+    Commands that serve write theirs in full, and configure it again.
+    """
+    from twofold_schema import log
+    from twofold_schema.settings import LogSettings
+
+    try:
+        settings = LogSettings.load()
+    except ConfigError:
+        # The command says so, if it needs settings at all, or lists all that is wrong.
+        settings = LogSettings()
+    if "log_level" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"log_level": "warning"})
+    log.configure(settings)
 
 
 def login_name() -> str:
