@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from twofold_producer.cli.commands import Every
 from twofold_schema.errors import (
@@ -53,6 +54,9 @@ EXIT_CODES = (
     (DeliveryNotFound, EXIT_NOT_FOUND),
     (WaitTimeout, 124),
 )
+
+# C0, DEL and C1: the last begin a terminal's commands as ESC does.
+_CONTROLS = {code: ascii(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
 
 # Whoever reads a pipe or a file wants whole lines.
 _UNFOLDED = None if sys.stdout.isatty() else 10_000
@@ -132,6 +136,16 @@ def agree(question: str, *, yes: bool) -> None:
     if not sys.stdin.isatty():
         raise typer.BadParameter(f"{question} Nobody can be asked here: say --yes.")
     typer.confirm(question, abort=True, err=True)
+
+
+def printable(text: str) -> str:
+    r"""Text that moves no cursor and colours nothing, whoever wrote it: controls as `\x1b`."""
+    return text.translate(_CONTROLS)
+
+
+def cell(text: str, style: str = "") -> Text:
+    """Text of a table, or of a line, in which nothing is markup or a terminal's command."""
+    return Text(printable(text), style)
 
 
 def given(context: typer.Context) -> set[str]:

@@ -12,7 +12,15 @@ from rich.table import Table
 from rich.text import Text
 
 from twofold_producer.cli import door
-from twofold_producer.cli.app import EXIT_INTERRUPTED, EXIT_JOBS_FAILED, err, out, pairs
+from twofold_producer.cli.app import (
+    EXIT_INTERRUPTED,
+    EXIT_JOBS_FAILED,
+    cell,
+    err,
+    out,
+    pairs,
+    printable,
+)
 from twofold_producer.cli.door import Door
 from twofold_producer.progress import Bar
 from twofold_schema.artifacts import publish_place
@@ -115,9 +123,9 @@ def wait_for(asked: Door, job_ids: Sequence[UUID], timeout: float | None, output
                 sys.stdout.write(f"{job.result.uri}\n")
             else:
                 reason = f"{job.error.code}: {job.error.message}" if job.error else ""
-                err.print(f"{job.id} {job.state} {reason}", markup=False, soft_wrap=True)
+                err.print(cell(f"{job.id} {job.state} {reason}"), soft_wrap=True)
         for name in filter(None, (publish_place(job) for job in ended if job.result)):
-            err.print(f"Soon also: {name}", style="dim", markup=False, soft_wrap=True)
+            err.print(cell(f"Soon also: {name}", "dim"), soft_wrap=True)
         _say_who_made(ended)
     else:
         show(ended, output)
@@ -155,7 +163,7 @@ def _say_who_made(jobs: Sequence[JobReport]) -> None:
     """The demo model's pictures must not be taken for the real one's."""
     models = sorted({job.result.model for job in jobs if job.result})
     if models:
-        err.print(f"Made by: {', '.join(models)}", style="dim", markup=False, soft_wrap=True)
+        err.print(cell(f"Made by: {', '.join(models)}", "dim"), soft_wrap=True)
 
 
 def _cells(job: JobReport) -> tuple[str | Text, ...]:
@@ -174,4 +182,4 @@ def _cells(job: JobReport) -> tuple[str | Text, ...]:
 
 def _on_one_line(text: str) -> Text:
     # As Text: a name may look like markup.
-    return Text(text, no_wrap=True, overflow="ellipsis")
+    return Text(printable(text), no_wrap=True, overflow="ellipsis")

@@ -10,7 +10,7 @@ from uuid import UUID
 import typer
 
 from twofold_producer.cli import door
-from twofold_producer.cli.app import EXIT_NOT_ACCEPTED, err, given, pairs
+from twofold_producer.cli.app import EXIT_NOT_ACCEPTED, cell, err, given, pairs
 from twofold_producer.cli.jobs import Output, OutputOption, show, wait_for
 from twofold_producer.submit.submission import Answer, Submission
 from twofold_schema.formats import ResultFormat
@@ -147,7 +147,7 @@ def _tell(output: Output, answers: Sequence[Answer]) -> None:
 def _say_faults(faults: Sequence[Answer], sources: Sequence[str] = ()) -> None:
     for fault in faults:
         where = sources[fault.position] if sources else f"line {fault.line}"
-        err.print(f"{where}: {fault.code}: {fault.message}", markup=False, soft_wrap=True)
+        err.print(cell(f"{where}: {fault.code}: {fault.message}"), soft_wrap=True)
 
 
 def _sum_up(submission: Submission) -> None:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy import Engine
 
-from twofold_producer.cli.app import WhoOption, err, out
+from twofold_producer.cli.app import WhoOption, cell, err, out
 from twofold_producer.cli.door import database_settings
 from twofold_producer.cli.jobs import Output, OutputOption
 from twofold_producer.cli.submissions import Form
@@ -78,7 +78,7 @@ def list_(
         return
     table = _table("id", "tenant", "url", "events", "of", "state")
     for one in found:
-        table.add_row(*map(Text, _cells(one)))
+        table.add_row(*map(cell, _cells(one)))
     out.print(table)
 
 
@@ -157,7 +157,7 @@ def deliveries(
         return
     table = _table("id", "type", "of", "state", "tries", "last try", "next try", "when")
     for one in found:
-        table.add_row(*map(Text, _delivery_cells(one)))
+        table.add_row(*map(cell, _delivery_cells(one)))
     out.print(table)
     if len(found) == limit:
         err.print(f"More: twofold webhooks deliveries --before {found[-1].id}", style="dim")
