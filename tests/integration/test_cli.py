@@ -12,6 +12,7 @@ from uuid import UUID
 import pytest
 from rich.console import Console
 from sqlalchemy import text
+from sqlalchemy.engine import make_url
 from tests.factories import begun, claimed, job_of, new_job, result_of, submitted
 from tests.house import House
 from tests.pictures import encoded
@@ -386,6 +387,42 @@ class TestServing:
             assert (ended.returncode, ended.stderr) == (0, "")
 
         assert submitted(house.engine)
+
+    @pytest.mark.parametrize(
+        "command", [("jobs", "list"), ("submit", "s3://twofold/a.png"), ("keeper",)]
+    )
+    def test_a_database_that_was_never_migrated_is_told_so(
+        self, house: House, twofold: Shell, command: tuple[str, ...]
+    ) -> None:
+        with house.engine.begin() as connection:
+            connection.execute(text("DROP SCHEMA public CASCADE"))
+            connection.execute(text("CREATE SCHEMA public"))
+
+        ended = twofold(*command, TWOFOLD_BUCKETS="twofold")
+
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert "twofold db migrate" in ended.stderr
+        assert "Traceback" not in ended.stderr
+
+    def test_a_role_without_rights_is_told_so(self, house: House, twofold: Shell) -> None:
+        role = f"nobody_{new_id().hex[-8:]}"
+        url = make_url(house.environment["TWOFOLD_DATABASE_URL"])
+        url = url.set(drivername="postgresql", username=role, password="nobody")
+        with house.engine.begin() as connection:
+            connection.execute(text(f"CREATE ROLE {role} LOGIN PASSWORD 'nobody'"))
+        try:
+            ended = twofold(
+                *("jobs", "list"),
+                TWOFOLD_DATABASE_URL=url.render_as_string(hide_password=False),
+            )
+        finally:
+            with house.engine.begin() as connection:
+                connection.execute(text(f"DROP ROLE {role}"))
+
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert "may not do this: permission denied for table" in ended.stderr
+        assert "twofold doctor" in ended.stderr
+        assert "Traceback" not in ended.stderr
 
     def test_a_bad_setting_is_named_and_ends_with_2(self, tmp_path: Path) -> None:
         shell = Shell({"TWOFOLD_DATABASE_URL": "mysql://user:hunter2@host/name"}, tmp_path)
