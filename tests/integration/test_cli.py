@@ -424,6 +424,28 @@ class TestServing:
         assert "twofold doctor" in ended.stderr
         assert "Traceback" not in ended.stderr
 
+    @pytest.mark.parametrize(
+        ("command", "named"),
+        [
+            (("api", "--port", 70000), "--port"),
+            (("api", "--port", -1), "--port"),
+            (("collect", "--older-than", "1e15"), "--older-than"),
+            (("webhooks", "redeliver", "--since-hours", "1e9"), "--since-hours"),
+            (("dev", "--data", "a-file"), "--data"),
+            (("dev", "--data", "a-file/below"), "--data"),
+        ],
+    )
+    def test_what_no_option_can_be_ends_with_2(
+        self, tmp_path: Path, command: tuple[object, ...], named: str
+    ) -> None:
+        (tmp_path / "a-file").touch()
+
+        ended = Shell({}, tmp_path)(*command)
+
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert named in ended.stderr
+        assert "Traceback" not in ended.stderr
+
     def test_a_bad_setting_is_named_and_ends_with_2(self, tmp_path: Path) -> None:
         shell = Shell({"TWOFOLD_DATABASE_URL": "mysql://user:hunter2@host/name"}, tmp_path)
 

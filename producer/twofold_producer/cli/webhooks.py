@@ -173,7 +173,8 @@ def redeliver(
         UUID | None, typer.Option(help="Instead: all that failed at this endpoint.")
     ] = None,
     since_hours: Annotated[
-        float, typer.Option(min=0, help="With --webhook: of what was told since then.")
+        float,
+        typer.Option(min=0, max=24 * 3650, help="With --webhook: of what was told since then."),
     ] = 24.0,
 ) -> None:
     """Deliver messages anew, under their old ids."""
