@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -283,9 +284,25 @@ class TestLooking:
         submitted(house.engine)
 
         ended = twofold("jobs", "list", "--state", "failed", "--before", failed[2], "--limit", 1)
+        more = ended.stderr.removeprefix("More: ")
 
-        assert ended.stderr == f"More: twofold jobs list --before {failed[1]}\n"
+        assert more == f"twofold jobs list --state failed --limit 1 --before {failed[1]}\n"
         assert [line.split()[0] for line in ended.stdout.splitlines()] == ["id", failed[1]]
+        last = twofold(*shlex.split(more)[1:])
+        assert [line.split()[0] for line in last.stdout.splitlines()] == ["id", failed[0]]
+
+    def test_the_next_page_is_asked_for_as_the_first_was(
+        self, house: House, twofold: Shell
+    ) -> None:
+        ids = submitted(house.engine, *[new_job(metadata={"o": "a b", "[p]": "$x"})] * 2)
+        filters = ["--state", "queued", "--state", "failed", "--tenant", "default"]
+        filters += ["--metadata", "o=a b", "--metadata", "[p]=$x", "--limit", "1"]
+
+        ended = twofold("jobs", "list", *filters)
+
+        (more,) = ended.stderr.splitlines()
+        expected = ["twofold", "jobs", "list", *filters, "--before", str(ids[1])]
+        assert shlex.split(more.removeprefix("More: ")) == expected
 
     def test_a_terminal_of_80_columns_shows_how_each_job_is(
         self, house: House, monkeypatch: pytest.MonkeyPatch

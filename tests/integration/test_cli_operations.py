@@ -283,6 +283,10 @@ class TestByFilter:
         operation = json.loads(twofold(*call, "--no-wait", "-o", "json").stdout)
         (going,) = twofold("operations", "list", "--unfinished", "-o", "ids").stdout.split()
 
+        page = ["operations", "list", "--kind", "cancel", "--unfinished", "--limit", "1"]
+        more = " ".join(["twofold", *page, "--before", going])
+        assert twofold(*page).stderr == f"More: {more}\n"
+
         stopped = twofold("operations", "stop", going, "--who", "bob", "-o", "json")
 
         assert going == operation["id"]

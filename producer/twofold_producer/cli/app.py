@@ -2,9 +2,11 @@
 
 import getpass
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Annotated
+from uuid import UUID
 
 import typer
 from rich.console import Console
@@ -152,6 +154,21 @@ def given(context: typer.Context) -> set[str]:
     """The parameters that the command line states, by their names in Python."""
     origins = {name: context.get_parameter_source(name) for name in context.params}
     return {name for name, origin in origins.items() if origin and origin.name == "COMMANDLINE"}
+
+
+def say_more(context: typer.Context, last: UUID) -> None:
+    """Say how to see the next page: the same command, from the last id of this one."""
+    words, stated = context.command_path.split(), given(context) - {"before"}
+    for parameter in context.command.params:
+        if parameter.name not in stated:
+            continue
+        # An argument has none.
+        option = [name for name in parameter.opts if name.startswith("--")][:1]
+        value = context.params[parameter.name]
+        for one in value if isinstance(value, list) else [value]:
+            words += option if one is True else [*option, str(one)]
+    words += ["--before", str(last)]
+    err.print(f"More: {shlex.join(words)}", style="dim", markup=False, soft_wrap=True)
 
 
 def pairs(stated: Sequence[str]) -> dict[str, str]:

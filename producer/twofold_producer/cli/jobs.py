@@ -20,6 +20,7 @@ from twofold_producer.cli.app import (
     out,
     pairs,
     printable,
+    say_more,
 )
 from twofold_producer.cli.door import Door
 from twofold_producer.progress import Bar
@@ -55,6 +56,7 @@ JobIds = Annotated[list[UUID], typer.Argument(metavar="ID...", help="Ids of jobs
 
 @app.command("list")
 def list_(
+    context: typer.Context,
     *,
     state: Annotated[list[JobState] | None, typer.Option(help="Only these states.")] = None,
     submission: Annotated[UUID | None, typer.Option(help="Only this submission.")] = None,
@@ -80,7 +82,7 @@ def list_(
         )
     show(found, output)
     if len(found) == limit and output is Output.TABLE:
-        err.print(f"More: twofold jobs list --before {found[-1].id}", style="dim")
+        say_more(context, found[-1].id)
 
 
 @app.command()

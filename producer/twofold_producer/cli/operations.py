@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from twofold_producer.cli import door
-from twofold_producer.cli.app import EXIT_INTERRUPTED, AskerOption, cell, err, out
+from twofold_producer.cli.app import EXIT_INTERRUPTED, AskerOption, cell, err, out, say_more
 from twofold_producer.cli.door import Door
 from twofold_producer.cli.jobs import Output, OutputOption
 from twofold_producer.cli.submissions import Form
@@ -33,6 +33,7 @@ _OperationId = Annotated[UUID, typer.Argument(metavar="ID", help="Id of an opera
 
 @app.command("list")
 def list_(
+    context: typer.Context,
     *,
     kind: Annotated[list[OperationKind] | None, typer.Option(help="Only these kinds.")] = None,
     unfinished: Annotated[
@@ -55,7 +56,7 @@ def list_(
             table.add_row(*map(cell, _cells(one)))
         out.print(table)
         if len(found) == limit:
-            err.print(f"More: twofold operations list --before {found[-1].id}", style="dim")
+            say_more(context, found[-1].id)
     elif output is Output.JSON:
         sys.stdout.write(json.dumps([plain(one) for one in found], indent=2) + "\n")
     else:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy import Engine
 
-from twofold_producer.cli.app import WhoOption, cell, err, out
+from twofold_producer.cli.app import WhoOption, cell, err, out, say_more
 from twofold_producer.cli.door import database_settings
 from twofold_producer.cli.jobs import Output, OutputOption
 from twofold_producer.cli.submissions import Form
@@ -132,6 +132,7 @@ def test(webhook_id: _WebhookId) -> None:
 
 @app.command()
 def deliveries(
+    context: typer.Context,
     webhook_id: Annotated[
         UUID | None, typer.Argument(metavar="ID", help="Only to this endpoint.")
     ] = None,
@@ -160,7 +161,7 @@ def deliveries(
         table.add_row(*map(cell, _delivery_cells(one)))
     out.print(table)
     if len(found) == limit:
-        err.print(f"More: twofold webhooks deliveries --before {found[-1].id}", style="dim")
+        say_more(context, found[-1].id)
 
 
 @app.command()
