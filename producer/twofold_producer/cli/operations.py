@@ -55,8 +55,8 @@ def list_(
         for one in found:
             table.add_row(*map(cell, _cells(one)))
         out.print(table)
-        if len(found) == limit:
-            say_more(context, found[-1].id)
+        if len(found) == limit and (last := found[-1].id):
+            say_more(context, last)
     elif output is Output.JSON:
         sys.stdout.write(json.dumps([plain(one) for one in found], indent=2) + "\n")
     else:
