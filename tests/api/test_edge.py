@@ -65,13 +65,15 @@ def test_what_is_not_there_is_a_problem_too(
     ("method", "path", "body"),
     [
         ("POST", "/v1/queues/pause", {"reason": "a\x00b"}),
+        ("POST", "/v1/queues/pause", {"reason": "\x1b[2J"}),
+        ("POST", "/v1/queues/resume", {"reason": "a\x00b"}),
         ("POST", "/v1/jobs", {"source": "s3://a/b", "start_by": "0001-01-01T00:00:00+01:00"}),
         ("POST", "/v1/jobs", {"source": "s3://a/b", "finish_by": "9999-12-31T23:59:59-01:00"}),
         ("GET", "/v1/jobs?key=%00", None),
         ("GET", "/v1/autoscale?drain_seconds=5e-324", None),
     ],
 )
-def test_what_cannot_be_stored_or_counted_is_refused(
+def test_what_cannot_be_stored_counted_or_shown_is_refused(
     served: Served, method: str, path: str, body: dict[str, str] | None
 ) -> None:
     with served.http(None) as http:

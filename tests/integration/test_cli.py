@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from uuid import UUID
 import pytest
 from rich.console import Console
 from sqlalchemy import text
+from sqlalchemy.engine import make_url
 from tests.factories import begun, claimed, job_of, new_job, result_of, submitted
 from tests.house import House
 from tests.pictures import encoded
@@ -96,6 +98,13 @@ class TestSubmit:
         assert first.startswith("missing[1].png: source_unreadable: ")
         assert second.startswith("s3://closed/x.png: place_not_allowed: ")
         assert counts == "1 created, 0 existing, 2 invalid."
+
+    def test_what_is_logged_is_not_among_the_ids(self, twofold: Shell, bucket: str) -> None:
+        away = "redis://127.0.0.1:9/0"
+
+        ended = twofold(*("submit", f"s3://{bucket}/cat.png", "-o", "ids"), TWOFOLD_BROKER_URL=away)
+
+        assert UUID(ended.stdout.strip()), ended.stderr
 
     def test_a_submission_key_goes_on_where_it_was(
         self, house: House, twofold: Shell, bucket: str
@@ -268,9 +277,25 @@ class TestLooking:
         submitted(house.engine)
 
         ended = twofold("jobs", "list", "--state", "failed", "--before", failed[2], "--limit", 1)
+        more = ended.stderr.removeprefix("More: ")
 
-        assert ended.stderr == f"More: twofold jobs list --before {failed[1]}\n"
+        assert more == f"twofold jobs list --state failed --limit 1 --before {failed[1]}\n"
         assert [line.split()[0] for line in ended.stdout.splitlines()] == ["id", failed[1]]
+        last = twofold(*shlex.split(more)[1:])
+        assert [line.split()[0] for line in last.stdout.splitlines()] == ["id", failed[0]]
+
+    def test_the_next_page_is_asked_for_as_the_first_was(
+        self, house: House, twofold: Shell
+    ) -> None:
+        ids = submitted(house.engine, *[new_job(metadata={"o": "a b", "[p]": "$x"})] * 2)
+        filters = ["--state", "queued", "--state", "failed", "--tenant", "default"]
+        filters += ["--metadata", "o=a b", "--metadata", "[p]=$x", "--limit", "1"]
+
+        ended = twofold("jobs", "list", *filters)
+
+        (more,) = ended.stderr.splitlines()
+        expected = ["twofold", "jobs", "list", *filters, "--before", str(ids[1])]
+        assert shlex.split(more.removeprefix("More: ")) == expected
 
     def test_a_terminal_of_80_columns_shows_how_each_job_is(
         self, house: House, monkeypatch: pytest.MonkeyPatch
@@ -340,6 +365,24 @@ class TestChanging:
         assert (ended.returncode, ended.stdout) == (0, f"{failed} queued\n")
         assert job_of(house.engine, failed).generation == 2
 
+    @pytest.mark.parametrize(
+        "said",
+        [["--dry-run"], ["--reason", "why"], ["--who", "ann"], ["-o", "json"], ["--no-wait"]],
+    )
+    def test_by_id_refuses_what_goes_with_a_filter_and_does_nothing(
+        self, house: House, twofold: Shell, said: list[str]
+    ) -> None:
+        failed = fail(house)
+        (queued,) = submitted(house.engine)
+
+        for command, job_id in (("cancel", queued), ("retry", failed)):
+            ended = twofold("jobs", command, job_id, *said)
+            assert (ended.returncode, ended.stdout) == (2, "")
+            assert "with ids there is no" in ended.stderr
+
+        assert job_of(house.engine, queued).state is JobState.QUEUED
+        assert job_of(house.engine, failed).generation == 1
+
 
 class TestServing:
     def test_migrates_an_empty_database_and_does_it_again(
@@ -354,6 +397,64 @@ class TestServing:
             assert (ended.returncode, ended.stderr) == (0, "")
 
         assert submitted(house.engine)
+
+    @pytest.mark.parametrize(
+        "command", [("jobs", "list"), ("submit", "s3://twofold/a.png"), ("keeper",)]
+    )
+    def test_a_database_that_was_never_migrated_is_told_so(
+        self, house: House, twofold: Shell, command: tuple[str, ...]
+    ) -> None:
+        with house.engine.begin() as connection:
+            connection.execute(text("DROP SCHEMA public CASCADE"))
+            connection.execute(text("CREATE SCHEMA public"))
+
+        ended = twofold(*command, TWOFOLD_BUCKETS="twofold")
+
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert "twofold db migrate" in ended.stderr
+        assert "Traceback" not in ended.stderr
+
+    def test_a_role_without_rights_is_told_so(self, house: House, twofold: Shell) -> None:
+        role = f"nobody_{new_id().hex[-8:]}"
+        url = make_url(house.environment["TWOFOLD_DATABASE_URL"])
+        url = url.set(drivername="postgresql", username=role, password="nobody")
+        with house.engine.begin() as connection:
+            connection.execute(text(f"CREATE ROLE {role} LOGIN PASSWORD 'nobody'"))
+        try:
+            ended = twofold(
+                *("jobs", "list"),
+                TWOFOLD_DATABASE_URL=url.render_as_string(hide_password=False),
+            )
+        finally:
+            with house.engine.begin() as connection:
+                connection.execute(text(f"DROP ROLE {role}"))
+
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert "may not do this: permission denied for table" in ended.stderr
+        assert "twofold doctor" in ended.stderr
+        assert "Traceback" not in ended.stderr
+
+    @pytest.mark.parametrize(
+        ("command", "named"),
+        [
+            (("api", "--port", 70000), "--port"),
+            (("api", "--port", -1), "--port"),
+            (("collect", "--older-than", "1e15"), "--older-than"),
+            (("webhooks", "redeliver", "--since-hours", "1e9"), "--since-hours"),
+            (("dev", "--data", "a-file"), "--data"),
+            (("dev", "--data", "a-file/below"), "--data"),
+        ],
+    )
+    def test_what_no_option_can_be_ends_with_2(
+        self, tmp_path: Path, command: tuple[object, ...], named: str
+    ) -> None:
+        (tmp_path / "a-file").touch()
+
+        ended = Shell({}, tmp_path)(*command)
+
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert named in ended.stderr
+        assert "Traceback" not in ended.stderr
 
     def test_a_bad_setting_is_named_and_ends_with_2(self, tmp_path: Path) -> None:
         shell = Shell({"TWOFOLD_DATABASE_URL": "mysql://user:hunter2@host/name"}, tmp_path)

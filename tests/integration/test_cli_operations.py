@@ -17,7 +17,7 @@ from tests.shell import Shell
 from twofold_producer.cli.app import login_name
 from twofold_schema.errors import CorruptSource
 from twofold_schema.ids import new_id
-from twofold_schema.ledger import outcomes
+from twofold_schema.ledger import outcomes, pauses
 from twofold_schema.states import JobClass, JobState
 
 
@@ -52,6 +52,23 @@ class TestPauses:
         (end, start) = json.loads(twofold("operations", "list", "-o", "json").stdout)
         assert (start["kind"], start["who"]) == ("pause", "ann")
         assert (end["kind"], end["who"]) == ("resume", getpass.getuser())
+
+    def test_show_what_would_command_the_terminal_instead_of_obeying(
+        self, house: House, twofold: Shell
+    ) -> None:
+        with house.engine.begin() as connection:
+            pauses.pause(connection, tenant="acme", reason="\x1b[2Jgone\x9b1m\nroot", who="a\x07b")
+        (noted,) = json.loads(twofold("operations", "list", "-o", "json").stdout)
+
+        for command in (
+            ["pauses"],
+            ["operations", "list"],
+            ["operations", "get", noted["id"]],
+        ):
+            shown = twofold(*command).stdout
+            assert r"\x1b[2Jgone\x9b1m\nroot" in shown
+            assert r"a\x07b" in shown
+            assert {"\x1b", "\x9b", "\x07"} & set(shown) == set()
 
     def test_everything_is_paused_by_a_yes_only(self, twofold: Shell) -> None:
         refused = twofold("pause", "--reason", "disk is full")
@@ -265,6 +282,10 @@ class TestByFilter:
         call = ("jobs", "cancel", "--tenant", "default", "--reason", "why", "--yes")
         operation = json.loads(twofold(*call, "--no-wait", "-o", "json").stdout)
         (going,) = twofold("operations", "list", "--unfinished", "-o", "ids").stdout.split()
+
+        page = ["operations", "list", "--kind", "cancel", "--unfinished", "--limit", "1"]
+        more = " ".join(["twofold", *page, "--before", going])
+        assert twofold(*page).stderr == f"More: {more}\n"
 
         stopped = twofold("operations", "stop", going, "--who", "bob", "-o", "json")
 

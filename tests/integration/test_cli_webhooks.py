@@ -133,7 +133,8 @@ class TestDeliveries:
         first = twofold("webhooks", "deliveries", webhook.id, "--limit", 2)
         ids = twofold("webhooks", "deliveries", "--limit", 2, "-o", "ids").stdout.split()
         assert all(one in first.stdout for one in ids)
-        assert f"--before {ids[-1]}" in first.stderr
+        more = f"twofold webhooks deliveries {webhook.id} --limit 2 --before {ids[-1]}"
+        assert first.stderr == f"More: {more}\n"
         (rest,) = listed(twofold, "deliveries", "--before", ids[-1])
         assert (rest["state"], rest["type"]) == ("pending", "job.cancelled")
         assert listed(twofold, "deliveries", "--state", "failed") == []

@@ -102,6 +102,23 @@ class TestCommand:
         assert "2 ok, 0 warning, 3 failed, 0 skipped" in lines.stderr
         assert "\x1b" not in lines.stdout + lines.stderr
 
+    @pytest.mark.parametrize("both", [False, True])
+    def test_a_database_url_that_cannot_be_read_is_one_fault_among_others(
+        self, house: House, tmp_path: Path, *, both: bool
+    ) -> None:
+        del house.environment["TWOFOLD_DATABASE_URL"]
+        changes = {"TWOFOLD_DATABASE_URL_FILE": str(tmp_path / "none")}
+        if both:
+            changes["TWOFOLD_DATABASE_URL"] = "postgresql://u:hunter2@127.0.0.1:9/none"
+
+        only = ("--only", "settings")
+        ended = shell(house, "doctor", "-o", "json", *only, TWOFOLD_MAX_SIDE="0", **changes)
+
+        assert ended.returncode == 1, ended.stderr
+        assert [one["status"] for one in json.loads(ended.stdout)] == ["failed", "failed"]
+        assert "TWOFOLD_DATABASE_URL_FILE" in ended.stdout
+        assert "hunter2" not in ended.stdout + ended.stderr
+
     def test_an_unknown_check_ends_with_2(self, house: House) -> None:
         ended = shell(house, "doctor", "--only", "weather")
 

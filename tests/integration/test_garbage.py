@@ -298,11 +298,16 @@ def test_a_running_keeper_collects(house: House, tmp_path: Path) -> None:
     [
         ([], {}, False),
         (["--dry-run"], {}, True),
-        ([], {"TWOFOLD_COLLECT_DRY_RUN": "true"}, True),
+        ([], {"TWOFOLD_COLLECT_DRY_RUN": "true", "TWOFOLD_LOG_LEVEL": "info"}, True),
     ],
 )
 def test_the_command_lists_what_it_deletes_or_would(
-    house: House, options: list[str], environment: dict[str, str], *, dry_run: bool
+    house: House,
+    tmp_path: Path,
+    options: list[str],
+    environment: dict[str, str],
+    *,
+    dry_run: bool,
 ) -> None:
     producer = house.producer()
     house.worker()
@@ -313,10 +318,11 @@ def test_the_command_lists_what_it_deletes_or_would(
     before = {entry.uri for entry in producer.storage.list(prefix)}
 
     house.environment |= environment
-    ended = house.process(["-m", "twofold_producer", "collect", "--older-than", "0", *options])
+    ended = Shell(house.environment, tmp_path)("collect", "--older-than", "0", *options)
 
-    assert ended.wait(60) == 0, house.logs()
-    assert f"{zombie}\n" in house.logs()
+    assert (ended.returncode, ended.stdout) == (0, f"{zombie}\n"), ended.stderr
+    # What is no warning is logged where that is asked for.
+    assert ('"event": "garbage"' in ended.stderr) == ("TWOFOLD_LOG_LEVEL" in environment)
     after = {entry.uri for entry in producer.storage.list(prefix)}
     assert after == (before if dry_run else before - {zombie})
 

@@ -26,16 +26,19 @@ TWOFOLD = [sys.executable, "-m", "twofold_producer"]
 
 
 def test_the_demo_doubles_the_pictures_it_is_given_and_names_the_bad_one(tmp_path: Path) -> None:
+    """With settings in the shell that are another Twofold's."""
     given = tmp_path / "my pictures"
     given.mkdir()
     (given / "wide.png").write_bytes(encoded(70, 20))
     (given / "wide.jpg").write_bytes(encoded(33, 50, form="JPEG"))
     (given / "bad.png").write_bytes(b"no picture")
     out = tmp_path / "out put"
+    others = {"TWOFOLD_DATABASE_URL_FILE": str(tmp_path / "none"), "TWOFOLD_MAX_SIDE": "8"}
 
     demo = subprocess.run(
         [*TWOFOLD, "demo", "--out", out, *sorted(given.iterdir())],
         cwd=ROOT,
+        env={**os.environ, **others},
         capture_output=True,
         text=True,
         timeout=240,

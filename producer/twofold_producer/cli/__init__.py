@@ -16,23 +16,36 @@ def main() -> NoReturn:
     except TwofoldError as error:
         _end(error)
     except Exception as error:
-        lost = _lost_database(error)
-        if lost is None:
+        mendable = _of_database(error)
+        if mendable is None:
             raise
-        _end(lost)
+        _end(mendable)
     sys.exit(0)
 
 
-def _lost_database(error: Exception) -> TwofoldError | None:
-    """What is said of a database that is away; None where it is something else."""
+def _of_database(error: Exception) -> TwofoldError | None:
+    """What is said of a database that is away, or not made for this; None for all else."""
     # A driver that nobody imported before raised nothing, and costs only who has failed.
+    import psycopg
     from sqlalchemy.exc import DBAPIError
 
+    from twofold_producer.doctor.database import MIGRATE, NOT_THIS_SCHEMA
     from twofold_schema.database import is_transient
-    from twofold_schema.errors import DatabaseUnavailable
+    from twofold_schema.errors import ConfigError, DatabaseUnavailable
 
-    if isinstance(error, DBAPIError) and is_transient(error):
+    if not isinstance(error, DBAPIError):
+        return None
+    if is_transient(error):
         return DatabaseUnavailable(f"{DatabaseUnavailable().message} ({error.orig})")
+    state = getattr(error.orig, "sqlstate", None)
+    reason = str(error.orig).partition("\n")[0]
+    if state in NOT_THIS_SCHEMA:
+        return ConfigError(f"The database is not of this schema: {reason}. {MIGRATE}")
+    if state == psycopg.errors.InsufficientPrivilege.sqlstate:
+        return ConfigError(
+            f"The role in TWOFOLD_DATABASE_URL may not do this: {reason}. "
+            "`twofold doctor --only database` says what to grant."
+        )
     return None
 
 

@@ -2,12 +2,15 @@
 
 import getpass
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Annotated
+from uuid import UUID
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from twofold_producer.cli.commands import Every
 from twofold_schema.errors import (
@@ -54,6 +57,9 @@ EXIT_CODES = (
     (WaitTimeout, 124),
 )
 
+# C0, DEL and C1: the last begin a terminal's commands as ESC does.
+_CONTROLS = {code: ascii(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
+
 # Whoever reads a pipe or a file wants whole lines.
 _UNFOLDED = None if sys.stdout.isatty() else 10_000
 
@@ -73,6 +79,30 @@ app = typer.Typer(
 @app.callback()
 def _twofold() -> None:
     """Make pictures twice as large, many at a time."""
+    # `twofold --help` needs none of these.
+    from twofold_producer.cli import door
+
+    # Nothing keeps a log that goes over HTTP, and it starts faster without.
+    if not door.goes_over_http():
+        _keep_log()
+
+
+def _keep_log() -> None:
+    """Keep data alone on standard output: a log that nobody configured is written there.
+
+    Commands that serve write theirs in full, and configure it again.
+    """
+    from twofold_schema import log
+    from twofold_schema.settings import LogSettings
+
+    try:
+        settings = LogSettings.load()
+    except ConfigError:
+        # The command says so, if it needs settings at all, or lists all that is wrong.
+        settings = LogSettings()
+    if "log_level" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"log_level": "warning"})
+    log.configure(settings)
 
 
 def login_name() -> str:
@@ -110,10 +140,41 @@ def agree(question: str, *, yes: bool) -> None:
     typer.confirm(question, abort=True, err=True)
 
 
-def pairs(given: Sequence[str]) -> dict[str, str]:
+def printable(text: str) -> str:
+    r"""Text that moves no cursor and colours nothing, whoever wrote it: controls as `\x1b`."""
+    return text.translate(_CONTROLS)
+
+
+def cell(text: str, style: str = "") -> Text:
+    """Text of a table, or of a line, in which nothing is markup or a terminal's command."""
+    return Text(printable(text), style)
+
+
+def given(context: typer.Context) -> set[str]:
+    """The parameters that the command line states, by their names in Python."""
+    origins = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, origin in origins.items() if origin and origin.name == "COMMANDLINE"}
+
+
+def say_more(context: typer.Context, last: UUID) -> None:
+    """Say how to see the next page: the same command, from the last id of this one."""
+    words, stated = context.command_path.split(), given(context) - {"before"}
+    for parameter in context.command.params:
+        if parameter.name not in stated:
+            continue
+        # An argument has none.
+        option = [name for name in parameter.opts if name.startswith("--")][:1]
+        value = context.params[parameter.name]
+        for one in value if isinstance(value, list) else [value]:
+            words += option if one is True else [*option, str(one)]
+    words += ["--before", str(last)]
+    err.print(f"More: {shlex.join(words)}", style="dim", markup=False, soft_wrap=True)
+
+
+def pairs(stated: Sequence[str]) -> dict[str, str]:
     """Metadata as it is given on a command line, `NAME=VALUE` each."""
-    split = [one.partition("=") for one in given]
-    for said, (name, found, _) in zip(given, split, strict=True):
+    split = [one.partition("=") for one in stated]
+    for said, (name, found, _) in zip(stated, split, strict=True):
         if not (name and found):
             raise typer.BadParameter(f"{said!r} is no pair; write NAME=VALUE")
     return {name: value for name, _, value in split}

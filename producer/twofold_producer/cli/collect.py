@@ -21,7 +21,9 @@ def collect(
     ] = False,
     older_than: Annotated[
         float | None,
-        typer.Option(min=0, help="Hours; TWOFOLD_COLLECT_AFTER_HOURS unless stated."),
+        typer.Option(
+            min=0, max=24 * 3650, help="Hours; TWOFOLD_COLLECT_AFTER_HOURS unless stated."
+        ),
     ] = None,
 ) -> None:
     """Delete results that no row names, and list them. The keeper does the same by itself."""

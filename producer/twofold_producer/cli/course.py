@@ -10,7 +10,15 @@ from uuid import UUID
 import typer
 
 from twofold_producer.cli import door, operations
-from twofold_producer.cli.app import EXIT_NOT_FOUND, AskerOption, YesOption, agree, err, out
+from twofold_producer.cli.app import (
+    EXIT_NOT_FOUND,
+    AskerOption,
+    YesOption,
+    agree,
+    err,
+    given,
+    out,
+)
 from twofold_producer.cli.jobs import app
 from twofold_producer.cli.submissions import Form
 from twofold_schema.operation import JobFilter, OperationKind
@@ -45,9 +53,13 @@ _DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count; nothing is
 _Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Watch it until it is done.")]
 _Output = Annotated[Form, typer.Option("--output", "-o", help="How to print the operation.")]
 
+#: What is said of an operation, which ids make none of.
+_BY_FILTER = {"reason", "who", "dry_run", "wait", "output"}
+
 
 @app.command()
 def cancel(
+    context: typer.Context,
     job_ids: _Ids = None,
     *,
     tenant: _Tenant = None,
@@ -72,7 +84,7 @@ def cancel(
         created_after=created_after,
         created_before=created_before,
     )
-    if _by_id(job_ids, where):
+    if _by_id(context, job_ids, where):
         with door.opened() as opened:
             answers = opened.cancel(job_ids or [])
         for job_id, answer in answers.items():
@@ -94,6 +106,7 @@ def cancel(
 
 @app.command()
 def retry(
+    context: typer.Context,
     job_ids: _Ids = None,
     *,
     tenant: _Tenant = None,
@@ -120,7 +133,7 @@ def retry(
         created_before=created_before,
         error=error,
     )
-    if _by_id(job_ids, where):
+    if _by_id(context, job_ids, where):
         with door.opened() as opened:
             for job_id in opened.retry(job_ids or []):
                 out.print(f"{job_id} queued")
@@ -137,9 +150,13 @@ def retry(
     )
 
 
-def _by_id(job_ids: list[UUID] | None, where: JobFilter) -> bool:
+def _by_id(context: typer.Context, job_ids: list[UUID] | None, where: JobFilter) -> bool:
     if bool(job_ids) == bool(where.to_json()):
         raise typer.BadParameter("give ids, or a filter (--tenant, --state, …)")
+    if job_ids and given(context) & _BY_FILTER:
+        raise typer.BadParameter(
+            "with ids there is no --dry-run, --reason, --who, --wait or --output"
+        )
     return bool(job_ids)
 
 

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from twofold_producer.progress import OnProgress
 from twofold_producer.submit.submission import OnAnswers, Submission
-from twofold_schema.environment import process_environment, read
+from twofold_schema.environment import FILE, process_environment
 from twofold_schema.errors import ConfigError
 from twofold_schema.operation import JobFilter, OperationKind
 from twofold_schema.settings import DatabaseSettings
@@ -147,17 +147,17 @@ def opened() -> closing[Door]:
 
 
 def goes_over_http() -> bool:
-    """Whether the environment leads to the API and to no job table.
+    """Whether the environment names the API and no job table, readable or not."""
+    return _names(_API) and not _names(_DATABASE)
 
-    Raises:
-        ConfigError: A file that it names cannot be read.
-    """
+
+def _names(variable: str) -> bool:
     environment = process_environment()
-    return read(environment, _DATABASE) is None and read(environment, _API) is not None
+    return bool(environment.get(variable)) or variable + FILE in environment
 
 
 def _chosen() -> Door:
-    if read(process_environment(), _DATABASE) is not None:
+    if _names(_DATABASE):
         from twofold_producer.cli.ledger_door import LedgerDoor
 
         return LedgerDoor()

@@ -9,7 +9,7 @@ from enum import StrEnum
 from rich.table import Table
 from rich.text import Text
 
-from twofold_producer.cli.app import err, out
+from twofold_producer.cli.app import cell, err, out, printable
 from twofold_schema.findings import Finding, Status
 
 EXIT_UNWELL = 1
@@ -65,7 +65,7 @@ def _rows(finding: Finding, width: int) -> Table:
     rows.add_row(
         Text(mark, colour),
         Text(finding.check, "bold"),
-        Text(finding.what, "dim" if finding.status is Status.SKIPPED else ""),
+        cell(finding.what, "dim" if finding.status is Status.SKIPPED else ""),
     )
     if finding.mend and finding.status is not Status.SKIPPED:
         rows.add_row("", "", Text(f"{'→' if well else '->'} {finding.mend}", "cyan"))
@@ -74,7 +74,7 @@ def _rows(finding: Finding, width: int) -> Table:
 
 def _lines(finding: Finding, width: int) -> str:
     """For a pipe or a file: the finding on one line, what to do on the next."""
-    line = f"{finding.status:{_STATUS_WIDTH}} {finding.check:{width}} {finding.what}\n"
+    line = f"{finding.status:{_STATUS_WIDTH}} {finding.check:{width}} {printable(finding.what)}\n"
     if finding.mend and finding.status is not Status.SKIPPED:
         line += f"{'':{_STATUS_WIDTH + width + 2}}mend: {finding.mend}\n"
     return line

@@ -12,7 +12,16 @@ from rich.table import Table
 from rich.text import Text
 
 from twofold_producer.cli import door
-from twofold_producer.cli.app import EXIT_INTERRUPTED, EXIT_JOBS_FAILED, err, out, pairs
+from twofold_producer.cli.app import (
+    EXIT_INTERRUPTED,
+    EXIT_JOBS_FAILED,
+    cell,
+    err,
+    out,
+    pairs,
+    printable,
+    say_more,
+)
 from twofold_producer.cli.door import Door
 from twofold_producer.progress import Bar
 from twofold_schema.artifacts import publish_place
@@ -47,6 +56,7 @@ JobIds = Annotated[list[UUID], typer.Argument(metavar="ID...", help="Ids of jobs
 
 @app.command("list")
 def list_(
+    context: typer.Context,
     *,
     state: Annotated[list[JobState] | None, typer.Option(help="Only these states.")] = None,
     submission: Annotated[UUID | None, typer.Option(help="Only this submission.")] = None,
@@ -72,7 +82,7 @@ def list_(
         )
     show(found, output)
     if len(found) == limit and output is Output.TABLE:
-        err.print(f"More: twofold jobs list --before {found[-1].id}", style="dim")
+        say_more(context, found[-1].id)
 
 
 @app.command()
@@ -115,9 +125,9 @@ def wait_for(asked: Door, job_ids: Sequence[UUID], timeout: float | None, output
                 sys.stdout.write(f"{job.result.uri}\n")
             else:
                 reason = f"{job.error.code}: {job.error.message}" if job.error else ""
-                err.print(f"{job.id} {job.state} {reason}", markup=False, soft_wrap=True)
+                err.print(cell(f"{job.id} {job.state} {reason}"), soft_wrap=True)
         for name in filter(None, (publish_place(job) for job in ended if job.result)):
-            err.print(f"Soon also: {name}", style="dim", markup=False, soft_wrap=True)
+            err.print(cell(f"Soon also: {name}", "dim"), soft_wrap=True)
         _say_who_made(ended)
     else:
         show(ended, output)
@@ -155,7 +165,7 @@ def _say_who_made(jobs: Sequence[JobReport]) -> None:
     """The demo model's pictures must not be taken for the real one's."""
     models = sorted({job.result.model for job in jobs if job.result})
     if models:
-        err.print(f"Made by: {', '.join(models)}", style="dim", markup=False, soft_wrap=True)
+        err.print(cell(f"Made by: {', '.join(models)}", "dim"), soft_wrap=True)
 
 
 def _cells(job: JobReport) -> tuple[str | Text, ...]:
@@ -174,4 +184,4 @@ def _cells(job: JobReport) -> tuple[str | Text, ...]:
 
 def _on_one_line(text: str) -> Text:
     # As Text: a name may look like markup.
-    return Text(text, no_wrap=True, overflow="ellipsis")
+    return Text(printable(text), no_wrap=True, overflow="ellipsis")

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from twofold_producer.cli.app import WhoOption, YesOption, agree, err, out
+from twofold_producer.cli.app import WhoOption, YesOption, agree, cell, err, out
 from twofold_producer.cli.door import database_settings
 from twofold_producer.cli.submissions import Form
 from twofold_schema import database
@@ -77,7 +77,7 @@ def list_(
     for column in ("id", "key", "tenant", "name", "for", "state", "last used", "expires"):
         table.add_column(column, no_wrap=column in {"id", "key"})
     for key in found:
-        table.add_row(*map(Text, _cells(key)))
+        table.add_row(*map(cell, _cells(key)))
     out.print(table)
 
 
@@ -111,7 +111,7 @@ def revoke(key_id: _KeyId, *, reason: _Reason, who: WhoOption, yes: YesOption = 
     engine = database.connect(database_settings())
     with engine.begin() as connection:
         key = api_keys.revoke(connection, key_id, reason=reason, who=who)
-    out.print(Text(f"revoked {key.prefix} ({key.name})"))
+    out.print(cell(f"revoked {key.prefix} ({key.name})"))
 
 
 def _hand_over(made: NewApiKey, output: Form) -> None:

@@ -11,6 +11,7 @@ import typer
 
 from twofold_producer.cli.app import EXIT_JOBS_FAILED, err, out
 from twofold_producer.dev import STAND_IN
+from twofold_schema.environment import PREFIX
 from twofold_schema.settings import DEMO_MODEL
 
 if TYPE_CHECKING:
@@ -59,7 +60,10 @@ def demo(
     from twofold_producer.dev.stack import Stack
 
     with Stack.start(model=model, on_step=_say) as stack:
-        # The producer below reads its settings where every other program does.
+        # The producer below reads its settings where every other program does, and is to find none
+        # there that were meant for another Twofold.
+        for name in [name for name in os.environ if name.startswith(PREFIX)]:
+            del os.environ[name]
         os.environ.update(stack.environment)
         failures = show.run(list(images or ()), out_folder, err)
     out.print(f"Results: {out_folder.resolve()}", soft_wrap=True)

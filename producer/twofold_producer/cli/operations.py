@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from twofold_producer.cli import door
-from twofold_producer.cli.app import EXIT_INTERRUPTED, AskerOption, err, out
+from twofold_producer.cli.app import EXIT_INTERRUPTED, AskerOption, cell, err, out, say_more
 from twofold_producer.cli.door import Door
 from twofold_producer.cli.jobs import Output, OutputOption
 from twofold_producer.cli.submissions import Form
@@ -33,6 +33,7 @@ _OperationId = Annotated[UUID, typer.Argument(metavar="ID", help="Id of an opera
 
 @app.command("list")
 def list_(
+    context: typer.Context,
     *,
     kind: Annotated[list[OperationKind] | None, typer.Option(help="Only these kinds.")] = None,
     unfinished: Annotated[
@@ -52,10 +53,10 @@ def list_(
         for column in ("id", "kind", "of", "jobs", "state", "who", "when", "reason"):
             table.add_column(column, no_wrap=column in {"id", "kind"})
         for one in found:
-            table.add_row(*map(Text, _cells(one)))
+            table.add_row(*map(cell, _cells(one)))
         out.print(table)
-        if len(found) == limit:
-            err.print(f"More: twofold operations list --before {found[-1].id}", style="dim")
+        if len(found) == limit and (last := found[-1].id):
+            say_more(context, last)
     elif output is Output.JSON:
         sys.stdout.write(json.dumps([plain(one) for one in found], indent=2) + "\n")
     else:
@@ -143,7 +144,7 @@ def show(operation: OperationReport, output: Form) -> None:
     table.add_column(overflow="fold")
     for name, value in plain(operation).items():
         said = told(value) if isinstance(value, dict) else "" if value is None else str(value)
-        table.add_row(Text(name, "bold"), Text(said))
+        table.add_row(Text(name, "bold"), cell(said))
     out.print(table)
 
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from twofold_producer.cli import door
-from twofold_producer.cli.app import EXIT_NOT_FOUND, AskerOption, YesOption, agree, err, out
+from twofold_producer.cli.app import EXIT_NOT_FOUND, AskerOption, YesOption, agree, cell, err, out
 from twofold_producer.cli.submissions import Form
 from twofold_schema.states import JobClass
 
@@ -70,7 +70,7 @@ def pauses(
     for one in found:
         since = f"{one.paused_at:%Y-%m-%d %H:%M:%S%z}"
         scope = scope_of(one.tenant, one.job_class, everything="everything")
-        table.add_row(*map(Text, (scope, since, one.paused_by, one.reason)))
+        table.add_row(*map(cell, (scope, since, one.paused_by, one.reason)))
     out.print(table)
 
 

@@ -52,7 +52,7 @@ def keeper() -> None:
 def api(
     *,
     host: Annotated[str | None, typer.Option(help="Listen here, not on TWOFOLD_API_HOST.")] = None,
-    port: Annotated[int | None, typer.Option(help="0 for a free one.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 for a free one.")] = None,
 ) -> None:
     """Serve the HTTP API until SIGTERM. Run one or more."""
     if importlib.util.find_spec("fastapi") is None:

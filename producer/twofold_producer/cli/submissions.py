@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from twofold_producer.cli import door
-from twofold_producer.cli.app import out
+from twofold_producer.cli.app import cell, out
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -47,5 +47,5 @@ def get(
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in plain.items():
-        table.add_row(Text(name, "bold"), Text("" if value is None else str(value)))
+        table.add_row(Text(name, "bold"), cell("" if value is None else str(value)))
     out.print(table)

@@ -10,7 +10,7 @@ from uuid import UUID
 import typer
 
 from twofold_producer.cli import door
-from twofold_producer.cli.app import EXIT_NOT_ACCEPTED, err, pairs
+from twofold_producer.cli.app import EXIT_NOT_ACCEPTED, cell, err, given, pairs
 from twofold_producer.cli.jobs import Output, OutputOption, show, wait_for
 from twofold_producer.submit.submission import Answer, Submission
 from twofold_schema.formats import ResultFormat
@@ -76,11 +76,7 @@ def submit(
     Of a manifest the submission's id is printed; with -o jsonl what came of each line.
     """
     if manifest is not None:
-        origins = {name: context.get_parameter_source(name) for name in context.params}
-        given = {
-            name for name, origin in origins.items() if origin and origin.name == "COMMANDLINE"
-        }
-        if given - _WITH_MANIFEST:
+        if given(context) - _WITH_MANIFEST:
             raise typer.BadParameter("with --manifest its lines say what is asked; give no more")
         _submit_manifest(manifest, submission_key, tenant, output)
         return
@@ -151,7 +147,7 @@ def _tell(output: Output, answers: Sequence[Answer]) -> None:
 def _say_faults(faults: Sequence[Answer], sources: Sequence[str] = ()) -> None:
     for fault in faults:
         where = sources[fault.position] if sources else f"line {fault.line}"
-        err.print(f"{where}: {fault.code}: {fault.message}", markup=False, soft_wrap=True)
+        err.print(cell(f"{where}: {fault.code}: {fault.message}"), soft_wrap=True)
 
 
 def _sum_up(submission: Submission) -> None:

@@ -7,9 +7,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
-from twofold_producer.cli.app import WhoOption, out
+from twofold_producer.cli.app import WhoOption, cell, out
 from twofold_producer.cli.door import database_settings
 from twofold_producer.cli.submissions import Form
 from twofold_schema import database
@@ -132,7 +131,7 @@ def set_(
                 who=who,
             )
             said.append(_told(may))
-    out.print(Text(f"{tenant}: {', '.join(said)}"), soft_wrap=True)
+    out.print(cell(f"{tenant}: {', '.join(said)}"), soft_wrap=True)
 
 
 def _places(stated: list[str] | None) -> list[str] | Literal["any"] | None:
@@ -177,7 +176,7 @@ def _show(rows: list[dict[str, Any]], output: Form) -> None:
     for column in (*columns, "max queued", "rate", "burst", "jobs days", "may read", "may write"):
         table.add_column(column, justify="left" if column in left else "right")
     for row in rows:
-        table.add_row(*(Text(_cell(value)) for value in row.values()))
+        table.add_row(*(cell(_cell(value)) for value in row.values()))
     out.print(table)
 
 

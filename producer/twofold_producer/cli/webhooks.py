@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy import Engine
 
-from twofold_producer.cli.app import WhoOption, err, out
+from twofold_producer.cli.app import WhoOption, cell, err, out, say_more
 from twofold_producer.cli.door import database_settings
 from twofold_producer.cli.jobs import Output, OutputOption
 from twofold_producer.cli.submissions import Form
@@ -78,7 +78,7 @@ def list_(
         return
     table = _table("id", "tenant", "url", "events", "of", "state")
     for one in found:
-        table.add_row(*map(Text, _cells(one)))
+        table.add_row(*map(cell, _cells(one)))
     out.print(table)
 
 
@@ -132,6 +132,7 @@ def test(webhook_id: _WebhookId) -> None:
 
 @app.command()
 def deliveries(
+    context: typer.Context,
     webhook_id: Annotated[
         UUID | None, typer.Argument(metavar="ID", help="Only to this endpoint.")
     ] = None,
@@ -157,10 +158,10 @@ def deliveries(
         return
     table = _table("id", "type", "of", "state", "tries", "last try", "next try", "when")
     for one in found:
-        table.add_row(*map(Text, _delivery_cells(one)))
+        table.add_row(*map(cell, _delivery_cells(one)))
     out.print(table)
     if len(found) == limit:
-        err.print(f"More: twofold webhooks deliveries --before {found[-1].id}", style="dim")
+        say_more(context, found[-1].id)
 
 
 @app.command()
@@ -173,7 +174,8 @@ def redeliver(
         UUID | None, typer.Option(help="Instead: all that failed at this endpoint.")
     ] = None,
     since_hours: Annotated[
-        float, typer.Option(min=0, help="With --webhook: of what was told since then.")
+        float,
+        typer.Option(min=0, max=24 * 3650, help="With --webhook: of what was told since then."),
     ] = 24.0,
 ) -> None:
     """Deliver messages anew, under their old ids."""

@@ -105,7 +105,13 @@ class Stack:
 
     def _start_services(self, on_step: OnStep) -> None:
         for name in ("logs", "store"):
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
+            try:
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(
+                    f"{self.folder} can be no folder of jobs and pictures: {error.strerror}. "
+                    "Name another with --data."
+                ) from None
         on_step("Postgres")
         keep = None if self._temporary else self.folder / "postgres"
         postgres = self._parts.enter_context(Postgres.start(keep))

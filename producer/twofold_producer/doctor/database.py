@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import DBAPIError
 
 from twofold_producer.doctor.configuration import needed
 from twofold_producer.doctor.examination import Blocked
@@ -53,9 +53,9 @@ _MEND_BY_REASON = (
     ),
 )
 _MEND = "Look at the server's log, and that TWOFOLD_DATABASE_URL leads to it."
-_MIGRATE = "Run `twofold db migrate`, as a role that may create tables."
+MIGRATE = "Run `twofold db migrate`, as a role that may create tables."
 #: Undefined table, undefined column.
-_NOT_THIS_SCHEMA = {"42P01", "42703"}
+NOT_THIS_SCHEMA = {"42P01", "42703"}
 
 
 @contextmanager
@@ -67,14 +67,7 @@ def asking(settings: Effective) -> Iterator[Connection]:
     """
     wanted = needed(settings, DatabaseSettings)
     seconds = min(wanted.database_timeout_seconds, _STATEMENT_SECONDS)
-    try:
-        engine = database.connect(wanted.model_copy(update={"database_timeout_seconds": seconds}))
-    except (ArgumentError, ValueError):
-        raise Blocked(
-            NAME,
-            "TWOFOLD_DATABASE_URL cannot be taken apart.",
-            "Percent-encode special characters in user and password: %40 for @, %2F for /.",
-        ) from None
+    engine = database.connect(wanted.model_copy(update={"database_timeout_seconds": seconds}))
     try:
         with engine.connect() as connection:
             yield connection
@@ -129,7 +122,7 @@ def check_schema(settings: Effective) -> Iterator[Finding]:
         has_jobs = vitals.server(connection).has_jobs
         found = database.revision(needed(settings, DatabaseSettings), connection)
     if found.there is None:
-        yield findings.failed(SCHEMA, "There is no job table yet.", _MIGRATE)
+        yield findings.failed(SCHEMA, "There is no job table yet.", MIGRATE)
     elif not found.known and not has_jobs:
         yield findings.failed(
             SCHEMA,
@@ -146,7 +139,7 @@ def check_schema(settings: Effective) -> Iterator[Finding]:
         )
     elif found.there != found.here:
         yield findings.failed(
-            SCHEMA, f"The job table is at {found.there}, this version needs {found.here}.", _MIGRATE
+            SCHEMA, f"The job table is at {found.there}, this version needs {found.here}.", MIGRATE
         )
     else:
         yield findings.ok(SCHEMA, f"The job table is at {found.here}, as this version needs it.")
@@ -188,7 +181,7 @@ def _explained(error: DBAPIError) -> Blocked:
     # Further lines ask what the mend answers, or repeat it for every address of a name.
     reason = str(error.orig).partition("\n")[0].rstrip(".")
     state = getattr(error.orig, "sqlstate", None)
-    if state in _NOT_THIS_SCHEMA:
-        return Blocked(SCHEMA, f"The database is not of this schema: {reason}.", _MIGRATE)
+    if state in NOT_THIS_SCHEMA:
+        return Blocked(SCHEMA, f"The database is not of this schema: {reason}.", MIGRATE)
     mend = next((mend for part, mend in _MEND_BY_REASON if part in reason), _MEND)
     return Blocked(NAME, f"Postgres cannot be asked: {reason}.", mend)

@@ -9,7 +9,8 @@ class LogSettings(Settings):
     """What a process writes to standard error.
 
     Attributes:
-        log_level: The least level written.
+        log_level: The least level written; unless it is set, commands that serve nothing write no
+            less than `warning`.
         log_format: `json` for machines, `text` for people, `auto` for text on a terminal.
     """
 

@@ -27,7 +27,20 @@ class DatabaseSettings(Settings):
         scheme, _, rest = url.get_secret_value().partition("://")
         if scheme not in {"postgresql", "postgres", "postgresql+psycopg"} or not rest:
             raise ValueError("write postgresql://user:password@host:port/name")
-        return SecretStr(f"postgresql+psycopg://{rest}")
+        psycopgs = f"postgresql+psycopg://{rest}"
+        # Only who asks a database pays for the import.
+        from sqlalchemy.engine import make_url
+        from sqlalchemy.exc import ArgumentError
+
+        try:
+            make_url(psycopgs)
+        except (ArgumentError, ValueError):
+            # Without the cause, which quotes parts of it.
+            raise ValueError(
+                "it cannot be taken apart; write postgresql://user:password@host:port/name, and "
+                "percent-encode special characters in user and password (%40 for @, %2F for /)"
+            ) from None
+        return SecretStr(psycopgs)
 
 
 class BrokerSettings(Settings):

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from twofold_schema.job import AS_TEXT
 from twofold_schema.states import JobClass, JobState
-from twofold_schema.wire.base import ATTRIBUTES, EXACT, Reason
+from twofold_schema.wire.base import ATTRIBUTES, EXACT, Reason, ReasonIfAny
 
 
 class PauseBody(BaseModel):
@@ -36,7 +36,7 @@ class ResumeBody(BaseModel):
     model_config = EXACT
 
     job_class: Annotated[JobClass, AS_TEXT] | None = None
-    reason: Annotated[str, Field(max_length=500)] = ""
+    reason: ReasonIfAny = ""
 
 
 class Resumed(BaseModel):

@@ -31,6 +31,7 @@ WRONG = [
     (DatabaseSettings, "DATABASE_URL", "mysql://host/name"),
     (DatabaseSettings, "DATABASE_URL", "postgresql"),
     (DatabaseSettings, "DATABASE_URL", "postgresql://"),
+    (DatabaseSettings, "DATABASE_URL", f"postgresql://user:{SECRET}@host:54x/name"),
     (DatabaseSettings, "DATABASE_POOL_SIZE", "0"),
     (DatabaseSettings, "DATABASE_POOL_SIZE", "many"),
     (DatabaseSettings, "DATABASE_TIMEOUT_SECONDS", "0"),
