@@ -27,6 +27,10 @@ from twofold_schema.operation import JobFilter, OperationKind
 #: about so long, in GPU-seconds.
 FIRST_GUESS = 0.1
 
+#: How many entries one fold adds up. After a night without keepers there are millions, more than
+#: one statement can take out in its time.
+FOLD_ROWS = 20_000
+
 _NOT_FOLDED = journals.not_folded("charges")
 
 
@@ -55,23 +59,28 @@ STANDINGS = f"""
     FULL JOIN ({_journal(f"charges WHERE {_NOT_FOLDED}")}) AS journal USING (job_class, tenant)
 """  # noqa: S608 - built from constants of this module
 
-# Takes the journal's entries out and adds them up. Only one may fold at a time.
+# Takes the journal's oldest entries out and adds them up. Only one may fold at a time.
 _FOLD = text(f"""
     WITH gone AS (
-        DELETE FROM charges WHERE {_NOT_FOLDED} RETURNING *
-    ), folded AS (
-        {journals.note_fold("charges")}
+        DELETE FROM charges
+        WHERE ctid = ANY(ARRAY(
+            SELECT ctid FROM charges WHERE {_NOT_FOLDED} ORDER BY xid, id LIMIT :rows))
+        RETURNING *
+    ), noted AS (
+        {journals.note_fold("charges", "(SELECT count(*) FROM gone) < :rows")}
+    ), written AS (
+        INSERT INTO shares (tenant, job_class, vtime, start, jobs, gpu_seconds)
+        SELECT tenant, job_class,
+               greatest(coalesce(shares.vtime, 0) + journal.advance, journal.least),
+               greatest(shares.start, journal.start, 0),
+               coalesce(shares.jobs, 0) + journal.jobs,
+               coalesce(shares.gpu_seconds, 0) + journal.gpu_seconds
+        FROM ({_journal("gone")}) AS journal LEFT JOIN shares USING (tenant, job_class)
+        ON CONFLICT (tenant, job_class) DO UPDATE
+        SET vtime = excluded.vtime, start = excluded.start, jobs = excluded.jobs,
+            gpu_seconds = excluded.gpu_seconds
     )
-    INSERT INTO shares (tenant, job_class, vtime, start, jobs, gpu_seconds)
-    SELECT tenant, job_class,
-           greatest(coalesce(shares.vtime, 0) + journal.advance, journal.least),
-           greatest(shares.start, journal.start, 0),
-           coalesce(shares.jobs, 0) + journal.jobs,
-           coalesce(shares.gpu_seconds, 0) + journal.gpu_seconds
-    FROM ({_journal("gone")}) AS journal LEFT JOIN shares USING (tenant, job_class)
-    ON CONFLICT (tenant, job_class) DO UPDATE
-    SET vtime = excluded.vtime, start = excluded.start, jobs = excluded.jobs,
-        gpu_seconds = excluded.gpu_seconds
+    SELECT count(*) FROM gone
 """)  # noqa: S608 - built from constants of this module
 
 # Says what a tenant is due; what is not said stays as it is.
@@ -102,12 +111,12 @@ class Share:
 
 
 def fold(connection: Connection) -> int:
-    """Add the journal up; returns for how many tenants and classes something was new.
+    """Add the journal's oldest entries up, `FOLD_ROWS` at most; returns how many.
 
     Args:
         connection: In a transaction that does this duty alone.
     """
-    return connection.execute(_FOLD).rowcount
+    return int(connection.execute(_FOLD, {"rows": FOLD_ROWS}).scalar_one())
 
 
 def every_share(connection: Connection) -> Mapping[str, Share]:
