@@ -12,7 +12,6 @@ their order: of each with a start, no less than that; by each, further by its ad
 folds the journal into `shares`.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -26,6 +25,10 @@ from twofold_schema.operation import JobFilter, OperationKind
 #: Of jobs whose size is unknown, until any of their class has succeeded: one of 512x512 px takes
 #: about so long, in GPU-seconds.
 FIRST_GUESS = 0.1
+
+#: Of a weight. A second's work of the least of them is a thousand of whoever weighs 1: beyond that,
+#: sums of charges would soon lose whatever the others add to them.
+LEAST_WEIGHT, MOST_WEIGHT = 0.001, 1000.0
 
 #: How many entries one fold adds up. After a night without keepers there are millions, more than
 #: one statement can take out in its time.
@@ -143,8 +146,8 @@ def set_share(
         tenant: Whose share it is.
         reason: Why, for people.
         who: Says so.
-        weight: More than 0: twice as much gets twice the GPU-seconds. What was charged before
-            stays as it was. None for what it is.
+        weight: From `LEAST_WEIGHT` to `MOST_WEIGHT`: twice as much gets twice the GPU-seconds.
+            What was charged before stays as it was. None for what it is.
         max_running: How many jobs may run at once; a claim that begins below it may go over it
             once. `any` for any number, None for what it is.
 
@@ -152,10 +155,12 @@ def set_share(
         What it is due now.
 
     Raises:
-        InvalidOperation: The weight is no number above 0, or the cap is below 0.
+        InvalidOperation: The weight is outside its range, or the cap is below 0.
     """
-    if weight is not None and not 0 < weight < math.inf:
-        raise InvalidOperation(f"A weight is a number above 0, not {weight:g}.")
+    if weight is not None and not LEAST_WEIGHT <= weight <= MOST_WEIGHT:
+        raise InvalidOperation(
+            f"A weight is a number from {LEAST_WEIGHT:g} to {MOST_WEIGHT:g}, not {weight:g}."
+        )
     cap = None if max_running == "any" else max_running
     if cap is not None and cap < 0:
         raise InvalidOperation(f"No fewer than 0 jobs can run at once; {cap} was asked for.")
