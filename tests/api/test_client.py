@@ -25,6 +25,7 @@ from twofold_producer.client.calls import Flow
 from twofold_producer.submit.submission import Answer as Answered
 from twofold_producer.submit.submission import Outcome
 from twofold_schema.errors import (
+    ApiFailed,
     ApiUnreachable,
     ConfigError,
     InvalidParameter,
@@ -274,6 +275,16 @@ class TestErrors:
             httpx2.Client(transport=page) as http,
             served.client(http_client=http) as client,
             pytest.raises(TwofoldError, match="The answer was 403"),
+        ):
+            client.get(uuid4())
+
+    @pytest.mark.parametrize("status", [301, 307, 308])
+    def test_to_be_sent_elsewhere_is_no_answer(self, served: Served, status: int) -> None:
+        moved = httpx2.Response(status, headers={"Location": "https://there/"}, text="<Error/>")
+        with (
+            httpx2.Client(transport=httpx2.MockTransport(lambda _: moved)) as http,
+            served.client(http_client=http, max_retries=0) as client,
+            pytest.raises(ApiFailed, match="go to https://there/"),
         ):
             client.get(uuid4())
 

@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -9,7 +10,7 @@ from tests.api.conftest import Served
 from tests.factories import begun, claimed, dropped, new_job, result_of, submitted
 from tests.house import eventually
 
-from twofold_schema.errors import CorruptSource
+from twofold_schema.errors import ApiFailed, CorruptSource
 from twofold_schema.job import Claim
 from twofold_schema.ledger import outcomes, submit
 
@@ -261,7 +262,7 @@ class TestChangingCourse:
 
 
 class TestResults:
-    def test_a_result_is_fetched_through_a_link(self, served: Served) -> None:
+    def test_a_result_is_fetched_through_a_link(self, served: Served, s3: Any) -> None:
         house = served.house
         with served.client() as client:
             job = client.submit(_png(), width=8, height=8)
@@ -272,7 +273,11 @@ class TestResults:
             (ended,) = client.wait(job.id, timeout=60)
             assert ended.result is not None
             data = client.result(job.id)
-        assert len(data) == ended.result.size_bytes
+            assert len(data) == ended.result.size_bytes
+            bucket, _, name = ended.result.uri.removeprefix("s3://").partition("/")
+            s3.put_object(Bucket=bucket, Key=name, Body=data[:-1])
+            with pytest.raises(ApiFailed, match="is not that job's result"):
+                client.result(job.id)
         assert UUID(int=0) != ended.id
 
 

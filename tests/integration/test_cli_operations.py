@@ -111,6 +111,8 @@ class TestTenants:
         [
             [],
             ["--weight", "0"],
+            ["--weight", "0.0009"],
+            ["--weight", "1001"],
             ["--weight", "nan"],
             ["--any-number", "--max-running", "1"],
             ["--may-read", "http://elsewhere/"],

@@ -90,6 +90,24 @@ class TestFailOversized:
         job: Job = job_of(engine, job_id)
         assert (job.state, job.error, len(job.errors)) == (JobState.QUEUED, None, 1)
 
+    def test_spares_a_retried_job_whose_source_may_be_another_one_by_now(
+        self, engine: Engine
+    ) -> None:
+        (job_id,) = submitted(engine, new_job(measure=None))
+        run_id = begun(engine)
+        taken = claimed(engine, run_id)
+        with engine.begin() as connection:
+            found = measure(job_of(engine, job_id).parameters, 1024, 1024)
+            holds.measure(connection, run_id, dict.fromkeys(taken, found))
+            outcomes.release(connection, run_id, taken)
+        assert _fail_oversized(engine) == 1
+        with engine.begin() as connection:
+            requests.retry(connection, [job_id])
+
+        assert _fail_oversized(engine) == 0
+        assert job_of(engine, job_id).lane is None
+        assert len(claimed(engine, run_id)) == 1
+
     def test_takes_a_bounded_number_and_passes_over_what_others_hold(self, engine: Engine) -> None:
         job_ids = submitted(engine, *[of_side(1024)] * (sweeps.SWEEP_ROWS + 2))
         with engine.begin() as other:

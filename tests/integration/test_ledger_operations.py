@@ -336,20 +336,25 @@ class TestBatches:
         assert once(engine) is None
         assert states(engine, "crowd") == {"cancelled": 1_000, "queued": 500}
 
-    def test_what_this_version_does_not_understand_is_left_alone(self, engine: Engine) -> None:
-        submitted(engine)
+    @pytest.mark.parametrize("later", ['"phase": "full"', '"states": ["dreaming"]'])
+    def test_what_this_version_does_not_understand_is_left_alone(
+        self, engine: Engine, later: str
+    ) -> None:
+        submitted(engine, new_job(), new_job(tenant="other"))
         with engine.begin() as connection:
             connection.execute(
                 text("""
                     INSERT INTO operations (id, kind, filter, who, reason)
-                    VALUES (:id, 'cancel', '{"tenant": "default", "phase": "full"}', 'ann', '')
+                    VALUES (:id, 'cancel', CAST(:filter AS jsonb), 'ann', '')
                 """),
-                {"id": new_id()},
+                {"id": new_id(), "filter": f'{{"tenant": "default", {later}}}'},
             )
+        asked(engine, CANCEL, tenant="other")
 
-        assert once(engine) is None
-        with engine.connect() as connection:
-            assert len(operations.find(connection, unfinished=True)) == 1
+        batches_done = [once(engine) for _ in range(3)]
+        assert sum(batch is not None for batch in batches_done) == 1
+        assert states(engine, "default") == {"queued": 1}
+        assert states(engine, "other") == {"cancelled": 1}
 
     @pytest.mark.parametrize("where", [{"tenant": "few"}, {"submission_id": new_id()}])
     def test_reads_what_the_filter_names_and_not_all_there_is(

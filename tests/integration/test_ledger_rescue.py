@@ -137,6 +137,23 @@ def test_a_rescue_takes_the_oldest_runs_first_and_the_next_one_the_rest(
     assert rescued(engine) == 0
 
 
+def test_what_many_lost_runs_left_is_judged_run_by_run_however_late_it_is(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fleet that lost its power, and a rescue that takes some of its runs at a time."""
+    monkeypatch.setattr(sweeps, "RESCUE_RUNS", 1, raising=False)
+    job_ids = submitted(engine, *[new_job(max_attempts=1) for _ in range(4)])
+    for _ in range(2):
+        run_id = begun(engine)
+        claimed(engine, run_id, limit=2, started=True)
+        silence(engine, run_id)
+    with engine.begin() as connection:
+        connection.execute(_OVERDUE)
+    assert rescued(engine) == 2
+    assert rescued(engine) == 2
+    assert _states(engine, job_ids) == [JobState.QUEUED] * 4
+
+
 def test_poison_is_halved_down_to_the_guilty_job_and_only_that_is_charged(engine: Engine) -> None:
     job_ids = submitted(engine, *[new_job(max_attempts=2) for _ in range(8)])
     guilty = job_ids[5]

@@ -64,6 +64,7 @@ _STANDINGS = text(f"""
     SELECT tenant, job_class, round(CAST(vtime AS numeric), 6) AS vtime, start, jobs
     FROM ({shares.STANDINGS}) AS standings ORDER BY tenant, job_class
 """)
+_ENTRIES = text("SELECT count(*) FROM charges")
 _EMPTY = text("""
     WITH a AS (DELETE FROM jobs), b AS (DELETE FROM charges), c AS (DELETE FROM shares),
          d AS (DELETE FROM tallies), e AS (DELETE FROM folds)
@@ -283,6 +284,28 @@ def test_folding_changes_nobodys_turn(engine: Engine, steps: list[str]) -> None:
         with engine.connect() as connection:
             stands.append([tuple(row) for row in connection.execute(_STANDINGS)])
     assert [row[:3] for row in stands[0]] == [row[:3] for row in stands[1]]
+
+
+def test_a_long_journal_is_folded_piece_by_piece(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a night without keepers it is longer than one statement could fold in its time."""
+    monkeypatch.setattr(shares, "FOLD_ROWS", 2)
+    run_id = begun(engine)
+    for tenant in "abacb":
+        submitted(engine, *_of(tenant, 2))
+        _complete(engine, claimed(engine, run_id, limit=2))
+    with engine.connect() as connection:
+        before = [tuple(row)[:3] for row in connection.execute(_STANDINGS)]
+        entries = connection.execute(_ENTRIES).scalar_one()
+    folded = []
+    while not folded or folded[-1]:
+        with engine.begin() as connection:
+            folded.append(shares.fold(connection))
+        with engine.connect() as connection:
+            assert [tuple(row)[:3] for row in connection.execute(_STANDINGS)] == before
+    assert sum(folded) == entries > 4
+    assert max(folded) == 2
 
 
 def _read_by_a_claim(engine: Engine, run_id: UUID) -> int:

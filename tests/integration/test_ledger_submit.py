@@ -15,7 +15,7 @@ from twofold_schema import lanes
 from twofold_schema.errors import KeyReused, SubmissionNotFound
 from twofold_schema.ids import new_id, new_packed_id
 from twofold_schema.job import Parameters
-from twofold_schema.ledger import reads, submissions, submit
+from twofold_schema.ledger import reads, requests, submissions, submit
 from twofold_schema.states import JobClass, JobState
 
 _KEYS_END = text("UPDATE job_keys SET expires_at = clock_timestamp()")
@@ -23,6 +23,7 @@ _KEYS_END = text("UPDATE job_keys SET expires_at = clock_timestamp()")
 Text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=30)
 
 _COUNT = text("SELECT count(*) FROM jobs")
+_EXPIRE = text("UPDATE jobs SET state = 'expired', finished_at = clock_timestamp()")
 
 
 def test_a_job_is_read_back_as_it_was_submitted(engine: Engine) -> None:
@@ -207,6 +208,25 @@ def test_who_will_seal_a_submission_has_his_turn_before_those_that_come_later(
         connection.commit()
         assert sealer.answer()
         assert not later.answer()
+
+
+def test_who_retries_a_job_has_his_turn_before_those_that_add_to_its_submission_later(
+    engine: Engine,
+) -> None:
+    with engine.begin() as connection:
+        submission_id = submissions.begin(connection)
+        (job_id, _), *_ = submit.insert_jobs(connection, [new_job()], submission_id=submission_id)
+    with engine.begin() as connection:
+        connection.execute(_EXPIRE)
+    with rivals(engine) as rival, engine.begin() as connection:
+        assert submissions.join(connection, submission_id)
+        retrying = rival(lambda c: requests.retry_ended(c, [job_id]))
+        assert retrying.blocked
+        later = rival(lambda c: submissions.join(c, submission_id))
+        assert later.blocked
+        connection.commit()
+        assert retrying.answer() == {job_id}
+        assert later.answer()
 
 
 def test_a_rolled_back_submit_leaves_neither_job_nor_key(engine: Engine) -> None:

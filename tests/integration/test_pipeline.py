@@ -26,11 +26,13 @@ from tests.workshop import AMPLE, Gate, Make, Workshop, twice
 from twofold_schema.artifacts import ArtifactUri
 from twofold_schema.errors import JobError, Mismeasured, StorageUnavailable
 from twofold_schema.ids import new_id
-from twofold_schema.job import Parameters
+from twofold_schema.job import ClaimedJob, Parameters
 from twofold_schema.settings import LimitSettings, StorageSettings
 from twofold_schema.states import JobClass, JobState
 from twofold_worker.outcome import Failed, Outcome, Released, attempt
+from twofold_worker.pipeline import Pipeline
 from twofold_worker.upscaler.port import DeviceLost, Sample
+from twofold_worker.work import Measured
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -277,6 +279,39 @@ def test_a_source_that_is_late_keeps_nobody_waiting(workshop: Make) -> None:
         gate.open()
         jobs += shop.wait_settled([gate.job_id])
 
+    assert {(job.state, job.attempts, job.fence) for job in jobs} == {(JobState.SUCCEEDED, 1, 1)}
+
+
+def test_a_source_that_is_late_keeps_nobody_waiting_while_it_is_alone(workshop: Make) -> None:
+    gate = Gate("fetch")
+    shop = workshop(watch=gate)
+    (gate.job_id,) = shop.submit(encoded(), size=(40, 30))
+    with shop:
+        gate.wait_reached()
+        shop.wait_settled(shop.submit(*[encoded()] * 6, size=(40, 30)))
+        gate.open()
+        (job,) = shop.wait_settled([gate.job_id])
+    assert (job.state, job.attempts) == (JobState.SUCCEEDED, 1)
+
+
+def test_a_source_whose_size_comes_late_keeps_nobody_waiting(
+    workshop: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, measure = Gate("head"), Pipeline.measure
+
+    def late(pipeline: Pipeline, job: ClaimedJob) -> Measured:
+        gate("head", job.id)
+        return measure(pipeline, job)
+
+    monkeypatch.setattr(Pipeline, "measure", late)
+    shop = workshop()
+    gate.job_id, *others = shop.submit(*[encoded()] * 4)
+    with shop:
+        gate.wait_reached()
+        jobs = shop.wait_settled(others)
+        jobs += shop.wait_settled(shop.submit(*[encoded()] * 6))
+        gate.open()
+        jobs += shop.wait_settled([gate.job_id])
     assert {(job.state, job.attempts, job.fence) for job in jobs} == {(JobState.SUCCEEDED, 1, 1)}
 
 

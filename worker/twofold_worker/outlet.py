@@ -83,10 +83,13 @@ class Outlet:
         try:
             if not self._pipeline.holdings.goes_on(job.claim):
                 return self.release([job])
-            encoded = attempt(job, lambda _: self._pipeline.encode(upscaled))
-            return self.put(encoded if isinstance(encoded, Failed) else self._store(job, encoded))
+            # Nobody reads what this thread ends with: whatever goes wrong has to be an outcome.
+            return self.put(attempt(job, lambda _: self._ended_as(upscaled)))
         finally:
             self._room.release()
+
+    def _ended_as(self, upscaled: Upscaled) -> Completed | Failed | Released:
+        return self._store(upscaled.prepared.job, self._pipeline.encode(upscaled))
 
     def _store(self, job: ClaimedJob, encoded: Encoded) -> Completed | Failed | Released:
         """Store a result, which waits here while storage is away."""

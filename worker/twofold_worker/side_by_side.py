@@ -82,8 +82,8 @@ class SideBySide:
         Args:
             jobs: To do it for.
             verb: Called with each, in some thread.
-            patience: Once something has ended and nothing more for so many seconds, what is still
-                under way is left behind; `late` has it one day.
+            patience: What is still under way when nothing has ended for so many seconds is left
+                behind, and `late` has it one day. All of it only where it is little.
         """
         going = self._begun([_Going(job, verb) for job in jobs])
         ended: dict[UUID, Answer | Failed | Released] = {}
@@ -93,7 +93,9 @@ class SideBySide:
             if done:
                 ended |= self._taken(done, going)
                 quiet_since = time.monotonic()
-            elif ended and time.monotonic() - quiet_since >= patience:
+            elif time.monotonic() - quiet_since >= patience and (
+                ended or self._has_room_for(going)
+            ):
                 self._late |= going
                 return ended
         return ended | self._abandoned(going)
@@ -118,6 +120,9 @@ class SideBySide:
     def close(self) -> None:
         """Begin nothing more, and wait for nothing."""
         self._pool.shutdown(wait=False)
+
+    def _has_room_for(self, going: Collection[Future[Any]]) -> bool:
+        return len(self._late) + len(going) <= self._most_late
 
     def _begun(self, wanted: Iterable[_Going]) -> dict[Future[Any], _Going]:
         going = {self._pool.submit(attempt, one.job, one.verb): one for one in wanted}

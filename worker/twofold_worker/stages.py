@@ -27,7 +27,7 @@ from twofold_worker.outlet import Outlet
 from twofold_worker.pipeline import Pipeline
 from twofold_worker.reach import Reach
 from twofold_worker.side_by_side import SideBySide
-from twofold_worker.work import Prepared, Upscaled
+from twofold_worker.work import Measured, Prepared, Upscaled
 
 log = structlog.get_logger(__name__)
 
@@ -193,21 +193,32 @@ class Stages:
 
     def _prepare(self, jobs: list[ClaimedJob]) -> None:
         """Hand over to the engine what is ready soon; what is late comes later."""
-        pipeline = self._pipeline
         unmeasured = [job for job in jobs if job.lane is None]
-        measured = self._good(self._fetchers.each(unmeasured, pipeline.measure))
-        mates = pipeline.sort_out(
+        measured = self._fetchers.each(
+            unmeasured, self._pipeline.measure, patience=_PATIENCE_SECONDS
+        )
+        self._fetch(jobs, self._good(measured))
+
+    def _fetch(self, jobs: Sequence[ClaimedJob], measured: Mapping[UUID, Measured]) -> None:
+        """Go on with jobs of one lane, and with none that has no lane yet."""
+        mates = self._pipeline.sort_out(
             [job for job in jobs if job.lane is not None or job.id in measured], measured
         )
         kept = {mate.id for mate in mates}
         self._outlet.release([job for job in jobs if job.id in measured and job.id not in kept])
-        fetched = self._fetchers.each(mates, pipeline.fetch, patience=_PATIENCE_SECONDS)
+        fetched = self._fetchers.each(mates, self._pipeline.fetch, patience=_PATIENCE_SECONDS)
         self._hand_over(mates, self._good(fetched))
 
     def _take_late(self) -> None:
         """Go on with the sources that kept nobody waiting."""
-        jobs, fetched = self._fetchers.late()
-        self._hand_over(jobs, self._good(fetched))
+        jobs, ended = self._fetchers.late()
+        good = self._good(ended)
+        measured = {job_id: one for job_id, one in good.items() if isinstance(one, Measured)}
+        self._hand_over(
+            jobs, {job_id: one for job_id, one in good.items() if job_id not in measured}
+        )
+        if measured:
+            self._fetch([job for job in jobs if job.id in measured], measured)
 
     def _hand_over(self, jobs: Sequence[ClaimedJob], fetched: Mapping[UUID, Content]) -> None:
         """Decode what was fetched, and give it to the engine."""

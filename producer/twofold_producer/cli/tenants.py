@@ -66,7 +66,7 @@ def set_(
     tenant: Annotated[str, typer.Argument(metavar="NAME", help="Whose share and rights.")],
     *,
     weight: Annotated[
-        float | None, typer.Option(help="Twice as much gets twice the GPU-seconds.")
+        float | None, typer.Option(help="0.001 to 1000; twice as much gets twice the GPU-seconds.")
     ] = None,
     max_running: Annotated[
         int | None, typer.Option(min=0, help="How many jobs may run at once.")

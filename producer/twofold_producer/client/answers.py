@@ -8,6 +8,17 @@ from typing import Any
 
 from twofold_schema.errors import ApiFailed, TwofoldError, every_error
 
+#: How the service says where a result is; its body says so, too.
+_RESULT = 303
+
+
+def says_done(status: int) -> bool:
+    """Whether an answer of this status says that what was asked was done.
+
+    No other redirect does: what is there is neither the service nor the object that was asked for.
+    """
+    return 200 <= status < 300 or status == _RESULT
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -26,7 +37,7 @@ class Answer:
     @property
     def is_good(self) -> bool:
         """Whether what was asked was done."""
-        return self.status < 400
+        return says_done(self.status)
 
     @property
     def retry_after(self) -> float | None:
@@ -43,7 +54,12 @@ class Answer:
         problem = self._problem()
         kind = _by_code().get(str(problem.get("code")), ApiFailed)
         said = problem.get("detail")
-        if not said:
+        if not said and "location" in self.headers:
+            said = (
+                f"The answer was {self.status}, go to {self.headers['location']}. Name that "
+                "address itself, in TWOFOLD_URL or, of storage, in the service's settings of S3."
+            )
+        elif not said:
             said = f"The answer was {self.status} without a word of the service's."
         error = kind(str(said))
         error.members = {"status": self.status, **problem}

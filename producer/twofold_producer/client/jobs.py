@@ -4,13 +4,14 @@ import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from hashlib import sha256
 from typing import Final
 from urllib.parse import urlencode
 from uuid import UUID
 
 from twofold_producer.client.calls import Call, Flow, listed, post
 from twofold_producer.progress import OnProgress
-from twofold_schema.errors import JobNotFound, WaitTimeout
+from twofold_schema.errors import ApiFailed, JobNotFound, WaitTimeout
 from twofold_schema.settings import LONGEST_WAIT_SECONDS
 from twofold_schema.states import JobState
 from twofold_schema.wire import (
@@ -148,7 +149,10 @@ def result(job_id: UUID) -> Flow[bytes]:
     """The bytes of a job's result."""
     answer = yield Call(method="GET", path=f"/v1/jobs/{job_id}/result")
     link = ResultLink.model_validate_json(answer.body)
-    return (yield Call(method="GET", path=link.url)).body
+    found = (yield Call(method="GET", path=link.url)).body
+    if sha256(found).hexdigest() != link.sha256:
+        raise ApiFailed(f"What came from {link.uri} is not that job's result; ask for it again.")
+    return found
 
 
 def jobs_path(

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
+from pydantic import ValidationError
 from sqlalchemy import Connection, text
 
 from twofold_schema.ledger import matching, operations, requests
@@ -30,6 +31,9 @@ _TAKE = text("""
     ORDER BY advanced_at NULLS FIRST, id LIMIT 1
     FOR UPDATE SKIP LOCKED
 """)
+
+# Leaves an operation to others until all of those have had their turn.
+_PUT_OFF = text("UPDATE operations SET advanced_at = clock_timestamp() WHERE id = :id")
 
 # Notes what a batch came to.
 _ADVANCE = text("""
@@ -86,13 +90,19 @@ def advance(connection: Connection) -> Batch | None:
         connection: In a transaction of its own.
 
     Returns:
-        What was done; None where there is no operation to go on with, or somebody is at each.
+        What was done; None where there is no operation to go on with, or somebody is at each, or
+        where only a later version understands the one whose turn it is.
     """
     known = {"kinds": list(CHANGEABLE), "known": list(JobFilter.model_fields)}
     row = connection.execute(_TAKE, known).one_or_none()
     if row is None:
         return None
-    kind, where = OperationKind(row.kind), JobFilter.model_validate(row.filter)
+    kind = OperationKind(row.kind)
+    try:
+        where = JobFilter.model_validate(row.filter)
+    except ValidationError:
+        connection.execute(_PUT_OFF, {"id": row.id})
+        return None
     page = matching.look(
         connection,
         kind,

@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from twofold_schema.errors import JobNotRetryable
-from twofold_schema.ledger import history, reads
+from twofold_schema.ledger import history, reads, submissions
 from twofold_schema.ledger.history import ALL_JOBS
 from twofold_schema.ledger.reads import OF_TENANT
 from twofold_schema.states import CancelAnswer, JobState
@@ -34,7 +34,8 @@ _STATES = text(f"""
 _RETRYABLE = (JobState.FAILED, JobState.EXPIRED)
 
 # Begins a new generation of failed and expired jobs. The fence goes on rising: writes of an old
-# generation's runs stay void.
+# generation's runs stay void. What was measured of a source is forgotten with its version: another
+# one may be there by now.
 _RETRY = text(f"""
     WITH asked AS (
         SELECT id FROM jobs
@@ -44,6 +45,10 @@ _RETRY = text(f"""
     UPDATE jobs
     SET state = 'queued', generation = generation + 1, queued_at = clock_timestamp(),
         run_id = NULL, attempts = 0, crashes = 0, isolation = NULL, source_version = NULL,
+        lane = CASE WHEN width IS NOT NULL THEN lane END,
+        pixels = CASE WHEN width IS NOT NULL THEN pixels END,
+        lattice_pixels = CASE WHEN width IS NOT NULL THEN lattice_pixels END,
+        est_gpu_seconds = CASE WHEN width IS NOT NULL THEN est_gpu_seconds END,
         start_by = :start_by, finish_by = :finish_by, scheduled_at = NULL,
         first_claimed_at = NULL, claimed_at = NULL, started_at = NULL,
         cancel_requested_at = NULL, finished_at = NULL
@@ -146,6 +151,7 @@ def retry_ended(
     back = left and history.bring_back(connection, left, states=_RETRYABLE, tenant=tenant)
     if back:
         retried += connection.execute(_RETRY, {"ids": back} | stated)
-    submissions = sorted({row.submission_id for row in retried if row.submission_id})
-    connection.execute(_REOPEN, {"ids": submissions})
+    if reopened := {row.submission_id for row in retried if row.submission_id}:
+        submissions.take_turns(connection, reopened)
+        connection.execute(_REOPEN, {"ids": list(reopened)})
     return {row.id for row in retried}

@@ -12,7 +12,6 @@ their order: of each with a start, no less than that; by each, further by its ad
 folds the journal into `shares`.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -26,6 +25,14 @@ from twofold_schema.operation import JobFilter, OperationKind
 #: Of jobs whose size is unknown, until any of their class has succeeded: one of 512x512 px takes
 #: about so long, in GPU-seconds.
 FIRST_GUESS = 0.1
+
+#: Of a weight. A second's work of the least of them is a thousand of whoever weighs 1: beyond that,
+#: sums of charges would soon lose whatever the others add to them.
+LEAST_WEIGHT, MOST_WEIGHT = 0.001, 1000.0
+
+#: How many entries one fold adds up. After a night without keepers there are millions, more than
+#: one statement can take out in its time.
+FOLD_ROWS = 20_000
 
 _NOT_FOLDED = journals.not_folded("charges")
 
@@ -55,23 +62,28 @@ STANDINGS = f"""
     FULL JOIN ({_journal(f"charges WHERE {_NOT_FOLDED}")}) AS journal USING (job_class, tenant)
 """  # noqa: S608 - built from constants of this module
 
-# Takes the journal's entries out and adds them up. Only one may fold at a time.
+# Takes the journal's oldest entries out and adds them up. Only one may fold at a time.
 _FOLD = text(f"""
     WITH gone AS (
-        DELETE FROM charges WHERE {_NOT_FOLDED} RETURNING *
-    ), folded AS (
-        {journals.note_fold("charges")}
+        DELETE FROM charges
+        WHERE ctid = ANY(ARRAY(
+            SELECT ctid FROM charges WHERE {_NOT_FOLDED} ORDER BY xid, id LIMIT :rows))
+        RETURNING *
+    ), noted AS (
+        {journals.note_fold("charges", "(SELECT count(*) FROM gone) < :rows")}
+    ), written AS (
+        INSERT INTO shares (tenant, job_class, vtime, start, jobs, gpu_seconds)
+        SELECT tenant, job_class,
+               greatest(coalesce(shares.vtime, 0) + journal.advance, journal.least),
+               greatest(shares.start, journal.start, 0),
+               coalesce(shares.jobs, 0) + journal.jobs,
+               coalesce(shares.gpu_seconds, 0) + journal.gpu_seconds
+        FROM ({_journal("gone")}) AS journal LEFT JOIN shares USING (tenant, job_class)
+        ON CONFLICT (tenant, job_class) DO UPDATE
+        SET vtime = excluded.vtime, start = excluded.start, jobs = excluded.jobs,
+            gpu_seconds = excluded.gpu_seconds
     )
-    INSERT INTO shares (tenant, job_class, vtime, start, jobs, gpu_seconds)
-    SELECT tenant, job_class,
-           greatest(coalesce(shares.vtime, 0) + journal.advance, journal.least),
-           greatest(shares.start, journal.start, 0),
-           coalesce(shares.jobs, 0) + journal.jobs,
-           coalesce(shares.gpu_seconds, 0) + journal.gpu_seconds
-    FROM ({_journal("gone")}) AS journal LEFT JOIN shares USING (tenant, job_class)
-    ON CONFLICT (tenant, job_class) DO UPDATE
-    SET vtime = excluded.vtime, start = excluded.start, jobs = excluded.jobs,
-        gpu_seconds = excluded.gpu_seconds
+    SELECT count(*) FROM gone
 """)  # noqa: S608 - built from constants of this module
 
 # Says what a tenant is due; what is not said stays as it is.
@@ -102,12 +114,12 @@ class Share:
 
 
 def fold(connection: Connection) -> int:
-    """Add the journal up; returns for how many tenants and classes something was new.
+    """Add the journal's oldest entries up, `FOLD_ROWS` at most; returns how many.
 
     Args:
         connection: In a transaction that does this duty alone.
     """
-    return connection.execute(_FOLD).rowcount
+    return int(connection.execute(_FOLD, {"rows": FOLD_ROWS}).scalar_one())
 
 
 def every_share(connection: Connection) -> Mapping[str, Share]:
@@ -134,8 +146,8 @@ def set_share(
         tenant: Whose share it is.
         reason: Why, for people.
         who: Says so.
-        weight: More than 0: twice as much gets twice the GPU-seconds. What was charged before
-            stays as it was. None for what it is.
+        weight: From `LEAST_WEIGHT` to `MOST_WEIGHT`: twice as much gets twice the GPU-seconds.
+            What was charged before stays as it was. None for what it is.
         max_running: How many jobs may run at once; a claim that begins below it may go over it
             once. `any` for any number, None for what it is.
 
@@ -143,10 +155,12 @@ def set_share(
         What it is due now.
 
     Raises:
-        InvalidOperation: The weight is no number above 0, or the cap is below 0.
+        InvalidOperation: The weight is outside its range, or the cap is below 0.
     """
-    if weight is not None and not 0 < weight < math.inf:
-        raise InvalidOperation(f"A weight is a number above 0, not {weight:g}.")
+    if weight is not None and not LEAST_WEIGHT <= weight <= MOST_WEIGHT:
+        raise InvalidOperation(
+            f"A weight is a number from {LEAST_WEIGHT:g} to {MOST_WEIGHT:g}, not {weight:g}."
+        )
     cap = None if max_running == "any" else max_running
     if cap is not None and cap < 0:
         raise InvalidOperation(f"No fewer than 0 jobs can run at once; {cap} was asked for.")

@@ -57,6 +57,12 @@ _JOIN = _join("pg_advisory_xact_lock_shared", "SHARE")
 # For whoever will seal it: two that share it would wait for each other.
 _JOIN_TO_SEAL = _join("pg_advisory_xact_lock", "NO KEY UPDATE")
 
+# As those that will seal it, by whoever gives ended jobs of submissions work again.
+_TURNS = text("""
+    SELECT pg_advisory_xact_lock(hashtextextended('twofold.join.' || id, 0))
+    FROM (SELECT id FROM unnest(CAST(:ids AS text[])) AS id ORDER BY id) AS sorted
+""")
+
 # Says that a submission gets no more jobs.
 _SEAL = text("""
     UPDATE submissions SET sealed_at = clock_timestamp() WHERE id = :id AND sealed_at IS NULL
@@ -153,6 +159,11 @@ def join(connection: Connection, submission_id: UUID, *, to_seal: bool = False) 
     if sealed is None:
         raise SubmissionNotFound(f"No submission has the id {submission_id}.")
     return not sealed
+
+
+def take_turns(connection: Connection, submission_ids: Collection[UUID]) -> None:
+    """Wait until nobody adds jobs to these submissions; nobody does until this transaction ends."""
+    connection.execute(_TURNS, {"ids": [str(one) for one in submission_ids]})
 
 
 def seal(connection: Connection, submission_id: UUID) -> None:

@@ -116,11 +116,13 @@ _ORPHANS = text(f"""
     WHERE whole ORDER BY id
 """)  # noqa: S608 - built from a constant of this module
 
-# Running jobs of live runs that were, at that look, held longer than any claim may last.
+# Running jobs of live runs that were, at that look, held longer than any claim may last. What ended
+# runs left is judged with the rest of its run, be it at a later sweep.
 _OVERDUE = text("""
     SELECT jobs.id, jobs.isolation, jobs.started_at IS NOT NULL AS started
     FROM jobs JOIN runs ON runs.id = jobs.run_id
     WHERE jobs.state = 'running' AND jobs.run_deadline <= :beat_at
+      AND runs.state IN ('live', 'draining')
       AND clock_timestamp() > CAST(:resumed_at AS timestamptz)
                               + runs.lease_seconds * interval '1 second'
     ORDER BY jobs.run_deadline LIMIT :rows FOR UPDATE OF jobs SKIP LOCKED

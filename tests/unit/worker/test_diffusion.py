@@ -162,6 +162,15 @@ def test_prompts_without_end_are_not_remembered_for_ever(
     [
         (torch.OutOfMemoryError("no memory left"), BatchTooLarge),
         (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"), BatchTooLarge),
+        (
+            RuntimeError("GET was unable to find an engine to execute this computation"),
+            BatchTooLarge,
+        ),
+        (
+            RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED"),
+            BatchTooLarge,
+        ),
+        (RuntimeError("CUDA driver error: out of memory"), BatchTooLarge),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), BatchTooLarge),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), BatchTooLarge),
         (torch.AcceleratorError("unspecified launch failure"), DeviceLost),

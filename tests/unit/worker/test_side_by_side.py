@@ -83,11 +83,21 @@ def test_who_is_late_is_left_behind_and_comes_later(jobs: Sequence[ClaimedJob]) 
 def test_nobody_is_left_behind_where_nobody_is_waited_for_in_vain(
     jobs: Sequence[ClaimedJob],
 ) -> None:
-    """As long as nothing has ended there is nobody to go on with."""
+    """As long as nothing of many has ended there is nobody to go on with."""
     verb = _Slow(jobs)
     threading.Timer(5 * _SOON, verb.go_on.set).start()
     with _threads() as threads:
         assert threads.each(jobs, verb, patience=_SOON).keys() == {job.id for job in jobs}
+
+
+def test_a_few_are_left_behind_though_nothing_has_ended(jobs: Sequence[ClaimedJob]) -> None:
+    """Whoever waits behind them is not known here."""
+    verb = _Slow(jobs[:2])
+    with _threads() as threads:
+        assert threads.each(jobs[:2], verb, patience=_SOON) == {}
+        assert not threads.has_room
+        verb.go_on.set()
+        eventually(lambda: [threads.late()] and threads.has_room)
 
 
 def test_there_is_no_room_while_half_of_the_threads_are_late(jobs: Sequence[ClaimedJob]) -> None:

@@ -38,8 +38,11 @@ Answer = TypeVar("Answer")
 _OUT_OF_MEMORY: Final = (
     "CUDNN_STATUS_NOT_SUPPORTED",
     "CUDNN_STATUS_ALLOC_FAILED",
+    "ALLOCATION_FAILED",
+    "unable to find an engine to execute this computation",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDA driver error: out of memory",
     "DefaultCPUAllocator: can't allocate memory",
 )
 
@@ -283,8 +286,9 @@ class DiffusionUpscaler:
         """Let the device fall behind by one step at most: who comes next waits no longer."""
         if self.device.type != "cuda":
             return
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record()
+        # Who waits for it sleeps: codecs need the core.
+        event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(self.device))
         self._steps_ahead.append(event)
         if len(self._steps_ahead) > 1:
             self._steps_ahead.popleft().synchronize()

@@ -74,7 +74,8 @@ def dtype_named(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         if device.type != "cuda":
             return torch.float32
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.cuda.device(device):
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else torch.float16
     if name not in _DTYPES:
         raise ConfigError(f"TWOFOLD_DTYPE is {name!r}; use auto, {', '.join(_DTYPES)}.")

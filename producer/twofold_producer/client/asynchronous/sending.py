@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import httpx2
 
 from twofold_producer.client import connecting
-from twofold_producer.client.answers import Answer
+from twofold_producer.client.answers import Answer, says_done
 from twofold_producer.client.calls import Call, Flow, Value
 from twofold_producer.client.connecting import Service
 from twofold_producer.client.retrying import Tries
@@ -55,7 +55,7 @@ class AsyncSender:
         request = self._http.build_request(**self._service.request(call), content=content)
         response = await self._http.send(request, stream=True)
         try:
-            lines = call.on_line if response.status_code < 400 else None
+            lines = call.on_line if says_done(response.status_code) else None
             if lines is None:
                 await response.aread()
                 return connecting.answer(response)
@@ -74,7 +74,7 @@ class AsyncSender:
             answer, lost = None, None
             try:
                 response = await self._http.send(request, stream=True)
-                if response.status_code < 400:
+                if says_done(response.status_code):
                     break
                 await response.aread()
                 answer = connecting.answer(response)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import httpx2
 
 from twofold_producer.client import connecting
-from twofold_producer.client.answers import Answer
+from twofold_producer.client.answers import Answer, says_done
 from twofold_producer.client.calls import Call, Flow, Value
 from twofold_producer.client.connecting import Service
 from twofold_producer.client.retrying import Tries
@@ -56,7 +56,7 @@ class Sender:
         request = self._http.build_request(**self._service.request(call), content=content)
         response = self._http.send(request, stream=True)
         try:
-            lines = call.on_line if response.status_code < 400 else None
+            lines = call.on_line if says_done(response.status_code) else None
             if lines is None:
                 response.read()
                 return connecting.answer(response)
@@ -75,7 +75,7 @@ class Sender:
             answer, lost = None, None
             try:
                 response = self._http.send(request, stream=True)
-                if response.status_code < 400:
+                if says_done(response.status_code):
                     break
                 response.read()
                 answer = connecting.answer(response)
