@@ -143,8 +143,10 @@ def set_share(
         What it is due now.
 
     Raises:
-        InvalidOperation: The weight is no number above 0, or the cap is below 0.
+        InvalidOperation: The tenant's name is blank, the weight is no number above 0, or the cap
+            is below 0.
     """
+    operations.check_tenant(tenant)
     if weight is not None and not 0 < weight < math.inf:
         raise InvalidOperation(f"A weight is a number above 0, not {weight:g}.")
     cap = None if max_running == "any" else max_running
