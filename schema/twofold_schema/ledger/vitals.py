@@ -68,7 +68,15 @@ _SERVER = text("""
 """)
 
 #: Tables of which rows are deleted, by the keeper.
-_EMPTIED = ("jobs", "history", "tally_changes", "charges", "rollups")
+_EMPTIED = (
+    "jobs",
+    "history",
+    "tally_changes",
+    "charges",
+    "rollups",
+    "job_keys",
+    "submission_keys",
+)
 
 # What this role may not do with which table, of those that are there.
 _LACKING = text("""
