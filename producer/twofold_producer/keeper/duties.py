@@ -159,7 +159,9 @@ def ledger_duties(
 
     def rescue() -> int:
         with engine.begin() as connection:
-            return sweeps.rescue(connection, every_seconds=every_seconds)
+            rescued = sweeps.rescue(connection, every_seconds=every_seconds)
+            sweeps.note_kept(connection)
+            return rescued
 
     return [
         _duty(engine, "promote", sweeps.promote),
