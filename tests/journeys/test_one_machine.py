@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -74,6 +75,33 @@ def test_nothing_of_dev_is_left_when_it_ends(
     assert status == (0 if number == signal.SIGINT else -number)
     _, left = psutil.wait_procs(parts, timeout=90)
     assert not left
+
+
+def test_dev_says_where_it_listens_now_and_not_where_it_did_before(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    # One that every user can enter, Postgres's too: pytest's own is closed to others.
+    kept = tempfile.TemporaryDirectory()
+    request.addfinalizer(kept.cleanup)
+    data, said = Path(kept.name), tmp_path / "said"
+    data.chmod(0o711)
+    (data / "logs").mkdir()
+    (data / "logs" / "api.log").write_text('{"url": "http://127.0.0.1:9", "event": "listening"}\n')
+    with said.open("w") as output:
+        dev = subprocess.Popen(
+            [*TWOFOLD, "dev", "--data", data], cwd=ROOT, stdout=output, stderr=output
+        )
+    request.addfinalizer(lambda: dev.wait(60))
+    request.addfinalizer(lambda: dev.send_signal(signal.SIGINT))
+    eventually(
+        lambda: dev.poll() is not None or "Ctrl-C ends" in said.read_text(),
+        within=120,
+        why=said.read_text,
+    )
+
+    (url,) = re.findall(r"^  export TWOFOLD_URL=(\S+)$", said.read_text(), re.MULTILINE)
+    with urlopen(f"{url}/readyz", timeout=20) as answer:
+        assert answer.status == 204
 
 
 def _told(twofold: Shell) -> str:
