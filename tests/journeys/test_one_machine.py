@@ -32,10 +32,13 @@ def test_the_demo_doubles_the_pictures_it_is_given_and_names_the_bad_one(tmp_pat
     (given / "wide.png").write_bytes(encoded(70, 20))
     (given / "wide.jpg").write_bytes(encoded(33, 50, form="JPEG"))
     (given / "bad.png").write_bytes(b"no picture")
-    out = tmp_path / "out put"
+    # Into the folder of the sources, where somebody's own files have the names of the demo's.
+    (given / "sheet.png").write_bytes(b"my accounts")
+    own = {path: path.read_bytes() for path in given.iterdir()}
+    sources = sorted(own.keys() - {given / "sheet.png"})
 
     demo = subprocess.run(
-        [*TWOFOLD, "demo", "--out", out, *sorted(given.iterdir())],
+        [*TWOFOLD, "demo", "--out", given, *sources],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -45,12 +48,14 @@ def test_the_demo_doubles_the_pictures_it_is_given_and_names_the_bad_one(tmp_pat
 
     assert demo.returncode == 3, demo.stderr
     assert "source_unreadable" in demo.stderr
-    assert str(out) in demo.stdout
+    assert str(given) in demo.stdout
     assert "demo model" in demo.stderr
-    assert {path.name for path in out.iterdir()} == {"wide.png", "wide-2.png", "sheet.png"}
-    assert _size(out / "wide.png") == (66, 100)
-    assert _size(out / "wide-2.png") == (140, 40)
-    assert _size(out / "sheet.png") > (400, 200)
+    assert {path: path.read_bytes() for path in own} == own
+    made = {path.name for path in given.iterdir() if path not in own}
+    assert made == {"wide-x2.png", "wide-x2-2.png", "sheet-2.png"}
+    assert _size(given / "wide-x2.png") == (66, 100)
+    assert _size(given / "wide-x2-2.png") == (140, 40)
+    assert _size(given / "sheet-2.png") > (400, 200)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
