@@ -21,7 +21,7 @@ from twofold_producer.submit.bulk import Tally, in_turn, overlapping
 from twofold_producer.submit.chunks import CHUNK_ITEMS, Chunk, Item, gather
 from twofold_producer.submit.known_places import KnownPlaces
 from twofold_producer.submit.manifest import Line, read_manifest
-from twofold_producer.submit.request import JobRequest, Source, check_key, is_uri
+from twofold_producer.submit.request import JobRequest, Source, check_key, check_tenant, is_uri
 from twofold_producer.submit.submission import OnAnswers, Submission
 from twofold_producer.submit.transaction import after_commit, connection_of
 from twofold_producer.submit.writing import Writing
@@ -108,6 +108,7 @@ class Producer:
             SubmitError: The job was not accepted; nothing was written.
             JobError: The picture could not be uploaded; nothing was written.
         """
+        check_tenant(tenant)
         new_job = self._acceptance.accept(JobRequest.of(request, options), tenant=tenant)
         with self._transaction(session) as (connection, ring):
             if patience is not None:
@@ -157,7 +158,8 @@ class Producer:
             The submission, sealed: it takes no more jobs.
 
         Raises:
-            InvalidParameter: The key is no key, or there is no such endpoint.
+            InvalidParameter: The tenant's name is blank, the key is no key, or there is no such
+                endpoint.
             SubmissionSealed: Some of the items are new, but the submission of this key is sealed.
             QueueFull: The tenant would have more jobs waiting than it may. What earlier chunks
                 wrote stays, and the submission stays open.
@@ -169,6 +171,7 @@ class Producer:
                 f"submit_many takes several items, not one {type(items).__name__}; give it a "
                 "list, or the one to submit."
             )
+        check_tenant(tenant)
         if key is not None:
             check_key(key)
         writing = Writing(
@@ -216,6 +219,7 @@ class Producer:
             SubmitError: The place is no good, or the file cannot be read.
             JobError: Storage does not have it, or is away; also while it is read.
         """
+        check_tenant(tenant)
         if is_uri(place):
             self._places.of(tenant).check_source(ArtifactUri.parse(place), self._own)
         return read_manifest(place, self.storage)

@@ -28,6 +28,15 @@ if TYPE_CHECKING:
 DEFAULT_TENANT: Final = "default"
 
 
+def can_be_tenant(name: str) -> bool:
+    """Whether jobs can be of a tenant of this name: not if it is blank.
+
+    People type those by accident (an unset variable of a shell), and an empty one is how the index
+    of pauses writes everybody.
+    """
+    return bool(name.strip())
+
+
 def encodable(text: str) -> str:
     """Text that can be stored and tokenized.
 

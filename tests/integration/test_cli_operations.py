@@ -77,6 +77,24 @@ class TestPauses:
 
         assert twofold("pause", "--reason", "disk is full", "--yes").stdout == "paused everything\n"
 
+    @pytest.mark.parametrize(
+        "command",
+        [
+            ["pause", "--reason", "x", "--tenant", ""],
+            ["tenants", "set", "", "--weight", "2", "--reason", "x"],
+            ["tenants", "set", "", "--max-queued", "2", "--reason", "x"],
+            ["submit", "s3://twofold/cat.png", "--tenant", ""],
+            ["submit", "--manifest", "s3://twofold/jobs.jsonl", "--tenant", ""],
+            ["keys", "create", "shop", "--tenant", "", "--scope", "read", "--reason", "x"],
+            ["webhooks", "create", "https://example.org/", "--tenant", "", "--reason", "x"],
+        ],
+        ids=lambda command: " ".join(command[:2]),
+    )
+    def test_nobody_is_no_tenant(self, house: House, twofold: Shell, command: list[str]) -> None:
+        refused = twofold(*command)
+        assert (refused.returncode, "blank" in refused.stderr) == (2, True), refused.stderr
+        assert house.rows("SELECT FROM operations UNION ALL SELECT FROM submissions") == []
+
     def test_whoever_has_no_name_has_a_number(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def nobody() -> str:
             raise OSError

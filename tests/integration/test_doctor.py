@@ -1,8 +1,11 @@
 """The doctor over real servers: a well house, and each way in which one is not."""
 
+import importlib
 import json
 import os
+import pkgutil
 import pty
+import re
 import secrets
 import shutil
 import socket
@@ -19,16 +22,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 import redis
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, TextClause, text
 from sqlalchemy.engine import make_url
 from tests.factories import PAST, begun, new_job, of_side, submitted
 from tests.house import House, eventually
 from tests.shell import Ended, Shell
 
 from twofold_producer.doctor.checks import CheckName, examine
-from twofold_schema import database, findings
+from twofold_schema import database, findings, ledger
 from twofold_schema.effective import Effective
 from twofold_schema.findings import Finding, Status
+from twofold_schema.ledger import sweeps, vitals
 from twofold_schema.settings import DatabaseSettings
 
 if TYPE_CHECKING:
@@ -69,7 +73,9 @@ class TestCommand:
         (model / "STAND-IN.txt").unlink()
         begun(house.engine, host=socket.gethostname())
         house.keeper()
-        eventually(lambda: house.rows("SELECT 1 FROM pulse"), why=house.logs)
+        eventually(
+            lambda: house.rows("SELECT FROM pulse WHERE kept_at IS NOT NULL"), why=house.logs
+        )
 
         ended = shell(house, "doctor", "-o", "json", TWOFOLD_MODEL=str(model))
 
@@ -213,6 +219,37 @@ class TestDatabase:
         assert finding.status is FAILED
         assert "INSERT on jobs, UPDATE on jobs" in finding.what
         assert finding.mend.startswith("GRANT")
+
+    def test_a_role_that_may_not_read_secrets_is_well(self, house: House, look: Look) -> None:
+        role = f"worker_{secrets.token_hex(4)}"
+        with house.engine.begin() as connection:
+            connection.execute(text(f"CREATE ROLE {role} LOGIN PASSWORD 'worker'"))
+            connection.execute(text(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}"))
+            connection.execute(text(f"REVOKE ALL ON webhook_secrets FROM {role}"))
+        try:
+            url = _changed(house, username=role, password="worker")
+            finding = one(look("database", DATABASE_URL=url))
+        finally:
+            with house.engine.begin() as connection:
+                connection.execute(text(f"DROP OWNED BY {role}"))
+                connection.execute(text(f"DROP ROLE {role}"))
+
+        assert finding.status is OK, finding
+
+    def test_what_is_deleted_from_is_asked_for(self) -> None:
+        modules = [
+            importlib.import_module(f"{ledger.__name__}.{module.name}")
+            for module in pkgutil.iter_modules(ledger.__path__)
+        ]
+        emptied = {
+            table
+            for module in modules
+            for statement in vars(module).values()
+            if isinstance(statement, TextClause)
+            for table in re.findall(r"DELETE FROM (\w+)", statement.text)
+        }
+
+        assert emptied - set(vitals._SECRET) == set(vitals._EMPTIED)
 
     def test_leaves_nothing_behind(self, house: House, look: Look) -> None:
         look("database", "schema", "clock", "keeper", "workers", "worker")
@@ -421,15 +458,36 @@ class TestKeeper:
         assert "60 min" in finding.what
         assert "twofold keeper" in finding.mend
 
-    def test_workers_look_but_nobody_promotes(self, house: House, look: Look) -> None:
+    def test_workers_look_but_nobody_keeps(self, house: House, look: Look) -> None:
         begun(house.engine)
+        with house.engine.begin() as connection:
+            sweeps.rescue(connection, every_seconds=1)
+        never = one(look("keeper"))
+        _beat(house.engine, "1 hour")
+        long_ago = one(look("keeper"))
+
+        assert (never.status, long_ago.status) == (FAILED, FAILED)
+        assert ("ever" in never.what, "60 min" in long_ago.what) == (True, True)
+
+    def test_a_keeper_keeps_but_does_not_keep_up(self, house: House, look: Look) -> None:
         submitted(house.engine, new_job(finish_by=PAST))
         _beat(house.engine, "0 s")
 
         finding = one(look("keeper"))
 
         assert finding.status is FAILED
-        assert "no keeper runs" in finding.what
+        assert "does not keep up" in finding.what
+
+    def test_a_worker_that_froze_in_a_rescue_is_not_waited_for(self, house: House) -> None:
+        """The keeper does all the rest, and says when it kept once the row is free."""
+        _beat(house.engine, "0 s")
+        with (
+            house.engine.begin() as frozen,
+            house.engine.begin() as connection,
+        ):
+            sweeps.rescue(frozen, every_seconds=1)
+            database.bound_waits(connection, seconds=1)
+            sweeps.note_kept(connection)
 
 
 class TestWorkers:
@@ -536,8 +594,9 @@ def _beat(engine: Engine, ago: str) -> None:
     with engine.begin() as connection:
         connection.execute(
             text(
-                "INSERT INTO pulse (id, beat_at) "
-                "VALUES (1, clock_timestamp() - CAST(:ago AS interval))"
+                "INSERT INTO pulse (id, kept_at) "
+                "VALUES (1, clock_timestamp() - CAST(:ago AS interval)) "
+                "ON CONFLICT (id) DO UPDATE SET kept_at = excluded.kept_at"
             ),
             {"ago": ago},
         )

@@ -23,6 +23,7 @@ from tests.factories import (
 )
 from tests.plans import FETCHED, settle
 
+from twofold_schema.errors import InvalidOperation
 from twofold_schema.job import Claim
 from twofold_schema.ledger import (
     claims,
@@ -220,6 +221,21 @@ def test_what_is_paused_is_not_claimed_until_it_is_resumed(
         assert not pauses.resume(connection, who="ann", **scope)
         assert pauses.in_force(connection) == []
     assert len(claimed(engine, run_id)) == len(left)
+
+
+@pytest.mark.parametrize("tenant", ["", " "])
+def test_nobody_is_no_tenant_that_a_pause_of_everything_could_be_taken_for(
+    engine: Engine, tenant: str
+) -> None:
+    submitted(engine, *_of("a"))
+    with engine.begin() as connection:
+        with pytest.raises(InvalidOperation):
+            pauses.pause(connection, reason="no such variable", who="ann", tenant=tenant)
+        with pytest.raises(InvalidOperation):
+            shares.set_share(connection, tenant, weight=2, reason="why", who="ann")
+        pauses.pause(connection, reason="disk is full", who="ann")
+        assert [pause.tenant for pause in pauses.in_force(connection)] == [None]
+    assert claimed(engine, begun(engine)) == []
 
 
 def test_a_tenant_with_enough_that_runs_waits(engine: Engine) -> None:

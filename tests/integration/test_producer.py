@@ -23,6 +23,7 @@ from twofold_producer.producer import Producer
 from twofold_producer.submit.request import JobRequest
 from twofold_schema import ticket
 from twofold_schema.errors import (
+    InvalidParameter,
     JobNotFound,
     JobNotRetryable,
     KeyReused,
@@ -172,6 +173,16 @@ class TestSubmitMany:
         (row,) = house.rows("SELECT id, sealed_at FROM submissions")
         assert row["id"] == submission.id
         assert row["sealed_at"] is not None
+
+    @pytest.mark.parametrize("tenant", ["", " "])
+    def test_nobody_submits_nothing(self, house: House, producer: Producer, tenant: str) -> None:
+        with pytest.raises(InvalidParameter, match="tenant"):
+            producer.submit(SOURCE, tenant=tenant)
+        with pytest.raises(InvalidParameter, match="tenant"):
+            producer.submit_many([SOURCE], tenant=tenant)
+        with pytest.raises(InvalidParameter, match="tenant"):
+            producer.manifest(SOURCE, tenant=tenant)
+        assert house.rows("SELECT FROM submissions UNION ALL SELECT FROM jobs") == []
 
     def test_of_nothing_is_an_empty_submission(self, producer: Producer) -> None:
         submission = producer.submit_many([])

@@ -72,6 +72,11 @@ class TestSet:
         with engine.connect() as connection:
             assert rights.every_right(connection) == {}
 
+    @pytest.mark.parametrize("tenant", ["", " "])
+    def test_nobody_has_no_rights(self, engine: Engine, tenant: str) -> None:
+        with engine.begin() as connection, pytest.raises(InvalidOperation):
+            rights.set_rights(connection, tenant, max_queued=1, reason="why", who="ann")
+
 
 class TestSubmit:
     @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -32,11 +33,14 @@ def test_the_demo_doubles_the_pictures_it_is_given_and_names_the_bad_one(tmp_pat
     (given / "wide.png").write_bytes(encoded(70, 20))
     (given / "wide.jpg").write_bytes(encoded(33, 50, form="JPEG"))
     (given / "bad.png").write_bytes(b"no picture")
-    out = tmp_path / "out put"
     others = {"TWOFOLD_DATABASE_URL_FILE": str(tmp_path / "none"), "TWOFOLD_MAX_SIDE": "8"}
+    # Into the folder of the sources, where somebody's own files have the names of the demo's.
+    (given / "sheet.png").write_bytes(b"my accounts")
+    own = {path: path.read_bytes() for path in given.iterdir()}
+    sources = sorted(own.keys() - {given / "sheet.png"})
 
     demo = subprocess.run(
-        [*TWOFOLD, "demo", "--out", out, *sorted(given.iterdir())],
+        [*TWOFOLD, "demo", "--out", given, *sources],
         cwd=ROOT,
         env={**os.environ, **others},
         capture_output=True,
@@ -47,12 +51,14 @@ def test_the_demo_doubles_the_pictures_it_is_given_and_names_the_bad_one(tmp_pat
 
     assert demo.returncode == 3, demo.stderr
     assert "source_unreadable" in demo.stderr
-    assert str(out) in demo.stdout
+    assert str(given) in demo.stdout
     assert "demo model" in demo.stderr
-    assert {path.name for path in out.iterdir()} == {"wide.png", "wide-2.png", "sheet.png"}
-    assert _size(out / "wide.png") == (66, 100)
-    assert _size(out / "wide-2.png") == (140, 40)
-    assert _size(out / "sheet.png") > (400, 200)
+    assert {path: path.read_bytes() for path in own} == own
+    made = {path.name for path in given.iterdir() if path not in own}
+    assert made == {"wide-x2.png", "wide-x2-2.png", "sheet-2.png"}
+    assert _size(given / "wide-x2.png") == (66, 100)
+    assert _size(given / "wide-x2-2.png") == (140, 40)
+    assert _size(given / "sheet-2.png") > (400, 200)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
@@ -77,6 +83,33 @@ def test_nothing_of_dev_is_left_when_it_ends(
     assert status == (0 if number == signal.SIGINT else -number)
     _, left = psutil.wait_procs(parts, timeout=90)
     assert not left
+
+
+def test_dev_says_where_it_listens_now_and_not_where_it_did_before(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    # One that every user can enter, Postgres's too: pytest's own is closed to others.
+    kept = tempfile.TemporaryDirectory()
+    request.addfinalizer(kept.cleanup)
+    data, said = Path(kept.name), tmp_path / "said"
+    data.chmod(0o711)
+    (data / "logs").mkdir()
+    (data / "logs" / "api.log").write_text('{"url": "http://127.0.0.1:9", "event": "listening"}\n')
+    with said.open("w") as output:
+        dev = subprocess.Popen(
+            [*TWOFOLD, "dev", "--data", data], cwd=ROOT, stdout=output, stderr=output
+        )
+    request.addfinalizer(lambda: dev.wait(60))
+    request.addfinalizer(lambda: dev.send_signal(signal.SIGINT))
+    eventually(
+        lambda: dev.poll() is not None or "Ctrl-C ends" in said.read_text(),
+        within=120,
+        why=said.read_text,
+    )
+
+    (url,) = re.findall(r"^  export TWOFOLD_URL=(\S+)$", said.read_text(), re.MULTILINE)
+    with urlopen(f"{url}/readyz", timeout=20) as answer:
+        assert answer.status == 204
 
 
 def _told(twofold: Shell) -> str:

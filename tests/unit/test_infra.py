@@ -32,6 +32,11 @@ def seconds(duration: str) -> int:
     return int(number)
 
 
+def with_defaults(text: str) -> str:
+    """What compose makes of it where no variable is set."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
+
+
 @pytest.fixture
 def secrets_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with secrets as a deployment has them."""
@@ -58,7 +63,7 @@ def test_settings_of_a_service_are_right(name: str, secrets_folder: Path) -> Non
     for part in PARTS:
         part.load(
             {
-                variable: text.replace("/run/secrets", str(secrets_folder))
+                variable: with_defaults(text).replace("/run/secrets", str(secrets_folder))
                 for variable, text in environment.items()
             }
         )
@@ -103,6 +108,12 @@ def test_ports_are_published_to_this_host_only() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", ())]
     assert ports
     assert all(re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port) for port in ports)
+
+
+def test_urls_that_the_api_hands_out_lead_to_the_port_of_the_store() -> None:
+    url = with_defaults(SERVICES["api"]["environment"][f"{PREFIX}S3_PUBLIC_ENDPOINT_URL"])
+    published = {port.rpartition(":")[0] for port in SERVICES["s3"]["ports"]}
+    assert url.removeprefix("http://") in published
 
 
 def test_health_checks_ask_the_doctor_for_what_it_knows() -> None:

@@ -52,7 +52,7 @@ class LedgerDoor:
     ) -> Submission:
         return self._producer.submit_many(
             ({"source": source, **asked} for source in sources),
-            tenant=tenant or DEFAULT_TENANT,
+            tenant=DEFAULT_TENANT if tenant is None else tenant,
             key=key,
             strict=len(sources) == 1,
         )
@@ -60,7 +60,7 @@ class LedgerDoor:
     def submit_manifest(
         self, place: str, *, tenant: str | None, key: str | None, on_answers: OnAnswers
     ) -> Submission:
-        tenant = tenant or DEFAULT_TENANT
+        tenant = DEFAULT_TENANT if tenant is None else tenant
         lines = self._producer.manifest(place, tenant=tenant)
         return self._producer.submit_many(lines, tenant=tenant, key=key, on_answers=on_answers)
 

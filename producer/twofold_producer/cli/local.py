@@ -65,9 +65,10 @@ def demo(
         for name in [name for name in os.environ if name.startswith(PREFIX)]:
             del os.environ[name]
         os.environ.update(stack.environment)
-        failures = show.run(list(images or ()), out_folder, err)
+        failures, sheet = show.run(list(images or ()), out_folder, err)
     out.print(f"Results: {out_folder.resolve()}", soft_wrap=True)
-    out.print(f"Before and after: {(out_folder / show.SHEET).resolve()}", soft_wrap=True)
+    if sheet:
+        out.print(f"Before and after: {sheet.resolve()}", soft_wrap=True)
     if model in _SMALL:
         err.print(
             f"These were made by the {model} model: {_SMALL[model]} in the real model's classes. "

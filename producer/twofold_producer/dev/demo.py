@@ -1,5 +1,6 @@
 """The demonstration: pictures in, pictures twice as large and a before/after sheet out."""
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,14 +14,14 @@ from twofold_schema.artifacts import ArtifactUri
 from twofold_schema.errors import TwofoldError
 from twofold_schema.job import Job
 
-SHEET = "sheet.png"
-
 _CELL, _MARGIN, _CAPTION = 384, 16, 44
 _INK, _PAPER = (32, 32, 36), (250, 250, 248)
 
 
-def run(images: Sequence[Path], out: Path, console: Console) -> int:
-    """Upscale pictures into a folder: `<name>.png` each, and the sheet.
+def run(images: Sequence[Path], out: Path, console: Console) -> tuple[int, Path | None]:
+    """Upscale pictures into a folder: `<name>-x2.png` each, and `sheet.png`.
+
+    What is there is never written over: names that are taken get a number.
 
     Args:
         images: PNG or JPEG files; none for three drawn ones.
@@ -28,14 +29,14 @@ def run(images: Sequence[Path], out: Path, console: Console) -> int:
         console: Gets the progress and the errors.
 
     Returns:
-        How many pictures failed; each was named on the console.
+        How many pictures failed, each of which was named on the console; and the sheet, if any
+        did not.
     """
     out.mkdir(parents=True, exist_ok=True)
     paths = list(images) or _draw(out / "pictures")
-    names = _distinct([path.stem for path in paths])
     failures, waiting = 0, {}
     with Producer() as producer, Progress(console=console, disable=not console.is_terminal) as bar:
-        for name, path in zip(names, paths, strict=True):
+        for path in paths:
             try:
                 accepted = producer.submit(path, seed=0)
             except TwofoldError as error:
@@ -44,43 +45,54 @@ def run(images: Sequence[Path], out: Path, console: Console) -> int:
                     f"{path}: {error.code}: {error.message}", markup=False, soft_wrap=True
                 )
             else:
-                waiting[accepted.job_id] = (name, path)
+                waiting[accepted.job_id] = path
         task = bar.add_task("Upscaling", total=len(waiting))
         ended = producer.wait(
             list(waiting), on_progress=lambda done, _: bar.update(task, completed=done)
         )
         pairs = []
         for job in ended:
-            name, path = waiting[job.id]
+            path = waiting[job.id]
             if job.result is None:
                 failures += 1
                 reason = f"{job.error.code}: {job.error.message}" if job.error else job.state
                 console.print(f"{path}: {reason}", markup=False, soft_wrap=True)
             else:
-                pairs.append((path, _fetch(producer, job, out / f"{name}.png"), job))
-    if pairs:
-        _sheet(pairs).save(out / SHEET)
-    return failures
+                pairs.append((path, _fetch(producer, job, out, f"{path.stem}-x2"), job))
+    sheet = _store(out, "sheet", _encoded(_sheet(pairs))) if pairs else None
+    return failures, sheet
 
 
-def _fetch(producer: Producer, job: Job, path: Path) -> Path:
+def _fetch(producer: Producer, job: Job, folder: Path, stem: str) -> Path:
     if job.result is None:
         raise ValueError(f"job {job.id} has no result")
     uri = ArtifactUri.parse(job.result.uri)
-    path.write_bytes(producer.storage.read(uri, max_bytes=job.result.size_bytes).data)
-    return path
+    data = producer.storage.read(uri, max_bytes=job.result.size_bytes).data
+    return _store(folder, stem, data)
 
 
-def _distinct(names: Sequence[str]) -> list[str]:
-    """File names that differ from each other and from the sheet's, in order."""
-    taken, distinct = {Path(SHEET).stem}, []
-    for name in names:
-        candidate, number = name, 2
-        while candidate in taken:
-            candidate, number = f"{name}-{number}", number + 1
-        taken.add(candidate)
-        distinct.append(candidate)
-    return distinct
+def _store(folder: Path, stem: str, data: bytes) -> Path:
+    """Write a picture under a name that is free, or find it there as it is.
+
+    Nothing is written over: the folder may be one of the user's own, with the sources in it.
+    """
+    path, number = folder / f"{stem}.png", 1
+    while True:
+        try:
+            with path.open("xb") as file:
+                file.write(data)
+        except FileExistsError:
+            if not path.is_file() or path.read_bytes() != data:
+                number += 1
+                path = folder / f"{stem}-{number}.png"
+                continue
+        return path
+
+
+def _encoded(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _sheet(pairs: Sequence[tuple[Path, Path, Job]]) -> Image.Image:
@@ -117,11 +129,8 @@ def _fitted(path: Path) -> tuple[Image.Image, str]:
 def _draw(folder: Path) -> list[Path]:
     """Three pictures that nobody else owns: hills, rings and letters."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for name, picture in (("hills", _hills()), ("rings", _rings()), ("letters", _letters())):
-        paths.append(folder / f"{name}.png")
-        picture.save(paths[-1])
-    return paths
+    drawn = (("hills", _hills()), ("rings", _rings()), ("letters", _letters()))
+    return [_store(folder, name, _encoded(picture)) for name, picture in drawn]
 
 
 def _hills() -> Image.Image:

@@ -148,8 +148,11 @@ class Stack:
         on_step("keeper")
         self._start_process("keeper", ["twofold_producer", "keeper"], {})
         on_step("API")
+        log = self.folder / "logs" / "api.log"
+        # What the API of an earlier start said stands before this.
+        before = log.stat().st_size if log.exists() else 0
         self._start_process("api", ["twofold_producer", "api", "--port", "0"], {})
-        self.environment[f"{PREFIX}URL"] = self._wait_for_api()
+        self.environment[f"{PREFIX}URL"] = self._wait_for_api(log, before)
         self.environment[f"{PREFIX}API_KEY"] = self._new_key()
         on_step(f"worker with the {model} model")
         if model == STAND_IN:
@@ -180,13 +183,12 @@ class Stack:
             )
         return folder
 
-    def _wait_for_api(self) -> str:
-        """Its URL, once it listens."""
-        log = self.folder / "logs" / "api.log"
+    def _wait_for_api(self, log: Path, before: int) -> str:
+        """Its URL, once it says behind so many bytes of its log that it listens."""
         deadline = time.monotonic() + _READY_SECONDS
         while time.monotonic() < deadline:
             self.check()
-            for line in log.read_text(errors="replace").splitlines():
+            for line in log.read_bytes()[before:].decode(errors="replace").splitlines():
                 if '"listening"' in line:
                     return str(json.loads(line)["url"])
             time.sleep(0.05)

@@ -99,7 +99,8 @@ def check_server(settings: Effective) -> Iterator[Finding]:
             yield findings.failed(
                 NAME,
                 f"This role may not {', '.join(lacking)}.",
-                "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO its role.",
+                "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO its role; "
+                "then REVOKE ALL ON webhook_secrets FROM it, unless it keeps or makes endpoints.",
             )
             return
         if server.has_jobs:

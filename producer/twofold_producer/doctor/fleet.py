@@ -31,23 +31,21 @@ def check_keeper(settings: Effective) -> Iterator[Finding]:
     patience = timedelta(seconds=max(_LATE_LOOKS * every, _LATE_SECONDS))
     with asking(settings) as connection:
         pulse = vitals.pulse(connection)
-        workers = bool(vitals.crews(connection))
     if pulse.age is None:
-        yield findings.failed(KEEPER, "Nobody has ever looked after the jobs.", _RUN_KEEPER)
+        yield findings.failed(KEEPER, "No keeper has ever looked after the jobs.", _RUN_KEEPER)
     elif pulse.age > patience:
         yield findings.failed(
-            KEEPER, f"Nobody has looked after the jobs for {_span(pulse.age)}.", _RUN_KEEPER
+            KEEPER, f"No keeper has looked after the jobs for {_span(pulse.age)}.", _RUN_KEEPER
         )
     elif pulse.overdue is not None and pulse.overdue > patience:
         yield findings.failed(
             KEEPER,
-            f"A job has waited {_span(pulse.overdue)} to be promoted or expired: workers rescue, "
-            "but no keeper runs, or it does not keep up.",
-            _RUN_KEEPER,
+            f"A job has waited {_span(pulse.overdue)} to be promoted or expired: the keeper does "
+            "not keep up.",
+            "Read the keeper's log, or run another one beside it.",
         )
     else:
-        who = "A keeper or worker" if workers else "A keeper"
-        yield findings.ok(KEEPER, f"{who} looked {_span(pulse.age)} ago; nothing is overdue.")
+        yield findings.ok(KEEPER, f"A keeper looked {_span(pulse.age)} ago; nothing is overdue.")
 
 
 def check_workers(settings: Effective) -> Iterator[Finding]:

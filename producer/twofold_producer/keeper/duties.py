@@ -28,6 +28,7 @@ from twofold_schema.ledger import (
     capacity,
     deliveries,
     history,
+    keys,
     reads,
     retention,
     rollups,
@@ -158,7 +159,9 @@ def ledger_duties(
 
     def rescue() -> int:
         with engine.begin() as connection:
-            return sweeps.rescue(connection, every_seconds=every_seconds)
+            rescued = sweeps.rescue(connection, every_seconds=every_seconds)
+            sweeps.note_kept(connection)
+            return rescued
 
     return [
         _duty(engine, "promote", sweeps.promote),
@@ -183,7 +186,7 @@ def fold_duties(engine: Engine) -> list[Duty]:
 
 
 def count_duties(engine: Engine, settings: KeeperSettings) -> list[Duty]:
-    """What keeps events and jobs in bounds.
+    """What keeps events, jobs and keys in bounds.
 
     Args:
         engine: Of the database.
@@ -232,6 +235,7 @@ def count_duties(engine: Engine, settings: KeeperSettings) -> list[Duty]:
         _duty(engine, "move", move),
         _duty(engine, "forget_by_tenant", forget_by_tenant),
         _duty(engine, "forget_rollups", forget_rollups),
+        _duty(engine, "forget_keys", keys.forget),
     ]
 
 

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from twofold_producer.submit.latents import Tensor
 from twofold_schema.errors import InvalidParameter
+from twofold_schema.job import can_be_tenant
 from twofold_schema.request import JobFields, Key
 
 #: A URI, the path of a local file, a file's bytes, or a picture or latents in memory.
@@ -96,6 +97,16 @@ def check_key(key: str) -> None:
     except ValidationError as invalid:
         fault = invalid.errors(include_url=False, include_input=False)[0]["msg"]
         raise InvalidParameter(f"key: {fault.removeprefix('Value error, ')}.") from None
+
+
+def check_tenant(tenant: str) -> None:
+    """Accept the name of the tenant whose jobs they will be.
+
+    Raises:
+        InvalidParameter: It is blank.
+    """
+    if not can_be_tenant(tenant):
+        raise InvalidParameter("tenant: a name cannot be blank; name one, or leave it out.")
 
 
 def is_uri(source: object) -> TypeGuard[str]:

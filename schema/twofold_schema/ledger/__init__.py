@@ -7,6 +7,7 @@ of their ids first, or skips those that others hold, so that no two of them wait
 
     submit     insert_jobs, insert_each                 the asking side, with `new_jobs`, `keys`
                                                         and `copying` behind it
+    keys       hold, holders, forget                    the callers' own names for jobs
     submissions  begin, seal, finish                    jobs that were submitted together
     requests   cancel, retry                            the owner of a job
     operations  begin, note, stop                       who asked for what, and why

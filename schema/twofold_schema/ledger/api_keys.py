@@ -117,8 +117,7 @@ def create(
         raise InvalidOperation(f"Give the key a name of at most {_LONGEST_NAME} characters.")
     if not scopes:
         raise InvalidOperation("Say what the key is for: name at least one scope.")
-    if tenant is not None and not tenant.strip():
-        raise InvalidOperation("Say for which tenant the key speaks.")
+    operations.check_tenant(tenant)
     if tenant is None and Scope.SUBMIT in scopes and Scope.ADMIN not in scopes:
         raise InvalidOperation(
             "A job is one tenant's, so that a key of all tenants cannot be for submit unless it is "

@@ -19,6 +19,8 @@ Holder: TypeAlias = tuple[PackedId, bytes]
 #: So few are looked up at once: to find them free by COPY takes a savepoint.
 _FEW = 4
 
+_FORGET_ROWS = 5000
+
 # Who holds these keys now. A key that is forgotten is held by nobody.
 _HOLDERS = text("""
     SELECT held.tenant, held.key, held.job_id, held.fingerprint
@@ -41,6 +43,16 @@ _RESERVE = text("""
     WHERE held.expires_at <= clock_timestamp()
     RETURNING held.tenant, held.key
 """)
+
+# Deletes keys that are forgotten, those of jobs or those of submissions. One that somebody takes
+# right now is theirs: it is locked, or no longer forgotten once the lock is there.
+_FORGET = """
+    DELETE FROM {table} WHERE ctid = ANY(ARRAY(
+        SELECT ctid FROM {table} WHERE expires_at <= (SELECT clock_timestamp())
+        ORDER BY expires_at LIMIT :rows FOR UPDATE SKIP LOCKED))
+"""
+_FORGET_OF_JOBS = text(_FORGET.format(table="job_keys"))
+_FORGET_OF_SUBMISSIONS = text(_FORGET.format(table="submission_keys"))
 
 
 def hold(
@@ -85,6 +97,19 @@ def holders(connection: Connection, keys: Iterable[TenantKey]) -> dict[TenantKey
         (row.tenant, row.key): (row.job_id.bytes, bytes(row.fingerprint))
         for row in connection.execute(_HOLDERS, parameters)
     }
+
+
+def forget(connection: Connection) -> int:
+    """Delete keys of jobs and of submissions that are forgotten, longest first.
+
+    Returns:
+        How many; each call deletes no more than some thousand.
+    """
+    values = {"rows": _FORGET_ROWS}
+    return sum(
+        connection.execute(statement, values).rowcount
+        for statement in (_FORGET_OF_JOBS, _FORGET_OF_SUBMISSIONS)
+    )
 
 
 def _copied(

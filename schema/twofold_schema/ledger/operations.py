@@ -14,6 +14,7 @@ from sqlalchemy import Connection, text
 
 from twofold_schema.errors import InvalidOperation, OperationNotFound, ScopeMissing
 from twofold_schema.ids import new_id
+from twofold_schema.job import can_be_tenant
 from twofold_schema.ledger import matching
 from twofold_schema.ledger.matching import CHANGEABLE, Bounds
 from twofold_schema.operation import OPERATION_COLUMNS, JobFilter, Operation, OperationKind
@@ -90,6 +91,16 @@ _STOP = text(f"""
     UPDATE operations SET finished_at = clock_timestamp(), stopped_by = :who
     WHERE id = :id AND finished_at IS NULL AND {_OF_TENANT} AND {by_own_key("who")}
 """)  # noqa: S608 - built from constants of this module
+
+
+def check_tenant(tenant: str | None) -> None:
+    """Accept the name of a tenant, or none.
+
+    Raises:
+        InvalidOperation: It is blank.
+    """
+    if tenant is not None and not can_be_tenant(tenant):
+        raise InvalidOperation("A tenant's name cannot be blank; name one, or leave it out.")
 
 
 def check_stated(where: JobFilter) -> None:

@@ -84,7 +84,11 @@ def pause(
         tenant: Whose jobs; None for everybody's.
         job_class: Of which class; None for all.
         asker: The tenant that asks, if one does: an operator's pause of the same stays theirs.
+
+    Raises:
+        InvalidOperation: The tenant's name is blank.
     """
+    operations.check_tenant(tenant)
     values = _scope(tenant, job_class) | {"reason": reason, "who": who, "asker": asker}
     if not connection.execute(_PAUSE, values | {"id": new_id()}).rowcount:
         return
@@ -114,6 +118,7 @@ def resume(
     Raises:
         ScopeMissing: A tenant asks, and it is an operator's.
     """
+    # A blank name is not refused: a pause of one that an earlier version began has to be ended.
     values = _scope(tenant, job_class)
     if not connection.execute(_RESUME, values | {"who": who, "asker": asker}).rowcount:
         if connection.execute(_IS_PAUSED, values).scalar_one():

@@ -118,8 +118,10 @@ def set_rights(
         What it may do now.
 
     Raises:
-        InvalidOperation: A place is none, or a number is out of its range.
+        InvalidOperation: The tenant's name is blank, a place is none, or a number is out of its
+            range.
     """
+    operations.check_tenant(tenant)
     stated = {
         "may_read": _places(may_read),
         "may_write": _places(may_write),

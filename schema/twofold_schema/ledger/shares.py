@@ -155,8 +155,10 @@ def set_share(
         What it is due now.
 
     Raises:
-        InvalidOperation: The weight is outside its range, or the cap is below 0.
+        InvalidOperation: The tenant's name is blank, the weight is outside its range, or the cap
+            is below 0.
     """
+    operations.check_tenant(tenant)
     if weight is not None and not LEAST_WEIGHT <= weight <= MOST_WEIGHT:
         raise InvalidOperation(
             f"A weight is a number from {LEAST_WEIGHT:g} to {MOST_WEIGHT:g}, not {weight:g}."

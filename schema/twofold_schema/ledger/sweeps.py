@@ -70,6 +70,12 @@ _BEAT = text("""
     RETURNING greatest(resumed_at, pg_postmaster_start_time()) AS resumed_at, beat_at
 """)
 
+# Notes that a keeper keeps. Whoever rescues holds the row, and may be frozen: then the next time.
+_KEEP = text("""
+    UPDATE pulse SET kept_at = clock_timestamp()
+    WHERE id = (SELECT id FROM pulse FOR UPDATE SKIP LOCKED)
+""")
+
 # Runs whose lease was over at that look: if the database has frozen since, only the next look
 # can tell. They are judged only after the database has been back for one lease.
 _LOSE_RUNS = text("""
@@ -198,6 +204,11 @@ def rescue(connection: Connection, *, every_seconds: float) -> int:
     beat = {"beat_at": row.beat_at, "resumed_at": row.resumed_at}
     connection.execute(_LOSE_RUNS, beat)
     return _rescue_orphans(connection) + _rescue_overdue(connection, beat)
+
+
+def note_kept(connection: Connection) -> None:
+    """Note that a keeper has done its round, beside the looks of everybody who rescues."""
+    connection.execute(_KEEP)
 
 
 def _rescue_orphans(connection: Connection) -> int:

@@ -31,7 +31,7 @@ class Pulse:
     """Who looked after the jobs, and what was left undone.
 
     Attributes:
-        age: Since anybody looked; None if nobody ever did.
+        age: Since a keeper kept; None if none ever did.
         overdue: Since when the longest waits of the jobs that a keeper would have promoted or
             expired by now; None for none.
     """
@@ -67,8 +67,21 @@ _SERVER = text("""
            to_regclass('jobs') IS NOT NULL AS has_jobs
 """)
 
+#: Whoever reads these can sign messages in our name. Only the keeper and whoever makes endpoints
+#: need to: a role that may not is well.
+_SECRET = ("webhook_secrets",)
 #: Tables of which rows are deleted, by the keeper.
-_EMPTIED = ("jobs", "history", "tally_changes", "charges", "rollups")
+_EMPTIED = (
+    "jobs",
+    "history",
+    "tally_changes",
+    "charges",
+    "rollups",
+    "pairs",
+    "deliveries",
+    "job_keys",
+    "submission_keys",
+)
 
 # What this role may not do with which table, of those that are there.
 _LACKING = text("""
@@ -83,10 +96,10 @@ _LACKING = text("""
 # The clock that leases and deadlines go by.
 _NOW = text("SELECT clock_timestamp()")
 
-# When somebody last looked, and for how long the keeper's own duties have been left undone: the
-# heartbeats of workers look too, but neither promote nor expire.
+# When a keeper last kept, and for how long its own duties have been left undone: the heartbeats of
+# workers look too, but neither promote nor expire.
 _PULSE = text("""
-    SELECT (SELECT clock_timestamp() - beat_at FROM pulse) AS age,
+    SELECT (SELECT clock_timestamp() - kept_at FROM pulse) AS age,
            greatest(
                (SELECT clock_timestamp() - min(scheduled_at) FROM jobs WHERE state = 'scheduled'),
                (SELECT clock_timestamp() - min(start_by) FROM jobs
@@ -116,8 +129,12 @@ def server(connection: Connection) -> Server:
 
 
 def lacking(connection: Connection) -> list[str]:
-    """What this role may not do: `UPDATE on jobs`, say. Tables that are not there are left out."""
-    parameters = {"tables": list(metadata.tables), "emptied": list(_EMPTIED)}
+    """What this role may not do: `UPDATE on jobs`, say. Tables that are not there are left out.
+
+    So are the secrets of endpoints, which not every role needs.
+    """
+    tables = [name for name in metadata.tables if name not in _SECRET]
+    parameters = {"tables": tables, "emptied": list(_EMPTIED)}
     return list(connection.execute(_LACKING, parameters).scalars())
 
 

@@ -108,8 +108,9 @@ def create(
 
     Raises:
         InvalidWebhook: The URL is not open to webhooks, or an event cannot be chosen.
-        InvalidOperation: Nobody makes it.
+        InvalidOperation: The tenant's name is blank, or nobody makes it.
     """
+    operations.check_tenant(tenant)
     egress.receiver(url)
     if events is not None and (not events or set(events) - set(CHOICES)):
         raise InvalidWebhook(f"Choose one event or more of: {', '.join(CHOICES)}.")

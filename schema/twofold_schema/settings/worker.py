@@ -54,7 +54,7 @@ class WorkerSettings(Settings):
         dtype: `auto` is bfloat16 on a GPU and float32 on a CPU.
         compile_sizes: Padded sources, `WIDTHxHEIGHT,WIDTHxHEIGHT` in pixels, for which the UNet is
             compiled at the start: minutes for faster steps. The same fleet-wide, or pinned pictures
-            differ. Empty for none.
+            differ. Takes gcc and g++. Empty for none.
         processes: Worker processes to keep; 0 for one per visible GPU, else one.
         max_batch: Most slots of a step on the device; the worker measures how many fit and are
             worth it.

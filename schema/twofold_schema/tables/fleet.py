@@ -50,12 +50,14 @@ runs = Table(
     ),
 )
 
-#: One row: when somebody last looked, and since when the database has been back.
+#: One row: when somebody last looked, since when the database has been back, and when a keeper last
+#: kept, which is more than a look.
 pulse = Table(
     "pulse",
     metadata,
     Column("id", SmallInteger, primary_key=True, server_default="1"),
     time("beat_at", required=True),
     time("resumed_at", required=True),
+    time("kept_at"),
     CheckConstraint("id = 1", "one_row"),
 )

@@ -1,5 +1,7 @@
 """The planner over the real networks, small: what it foretells is what is then taken."""
 
+import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,12 +11,14 @@ import pytest
 import structlog
 import torch
 
+from twofold_schema.errors import ConfigError
 from twofold_schema.settings import LimitSettings, WorkerSettings
 from twofold_worker import calibration
+from twofold_worker.upscaler.compiler import check_compiler
 from twofold_worker.upscaler.diffusion import DiffusionUpscaler
 from twofold_worker.upscaler.live_bytes import LiveBytes
 from twofold_worker.upscaler.meter import HostMeter
-from twofold_worker.upscaler.planning import capacity_of
+from twofold_worker.upscaler.planning import capacity_of, compile_for
 from twofold_worker.upscaler.port import Latents, Request
 from twofold_worker.upscaler.probes import PortProbes
 from twofold_worker.vram import PLAIN, Mode, Plan, Stage
@@ -143,6 +147,38 @@ def test_planning_leaves_the_model_as_it_was(upscaler: DiffusionUpscaler) -> Non
     capacity_of(upscaler, settings(), LimitSettings())
     assert torch.get_num_threads() == threads
     np.testing.assert_array_equal(_latents(upscaler), before)
+
+
+@pytest.mark.parametrize("compiler", [None, "no-such-compiler"])
+def test_without_a_compiler_none_is_begun(
+    upscaler: DiffusionUpscaler,
+    compiler: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    if compiler:
+        monkeypatch.setenv("CXX", compiler)
+    else:
+        monkeypatch.setenv("PATH", str(tmp_path))
+    worker = settings(compile_sizes="64x64")
+
+    with pytest.raises(ConfigError, match=f"no {compiler or 'g..'} is found"):
+        compile_for(upscaler, capacity_of(upscaler, worker, LimitSettings()), worker)
+
+
+def test_nothing_is_compiled_to_where_nothing_may_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    mounts = [Path(line.split()[1]) for line in Path("/proc/mounts").read_text().splitlines()]
+    closed = next(
+        (one for one in mounts if one.is_dir() and os.statvfs(one).f_flag & os.ST_NOEXEC), None
+    )
+    if closed is None:
+        pytest.skip("programs may run from everywhere here")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(closed / "compiled"))
+    monkeypatch.setenv("CC", sys.executable)
+
+    with pytest.raises(ConfigError, match="TWOFOLD_CACHE_DIR"):
+        check_compiler("cuda")
 
 
 def test_a_compiled_size_is_stepped_by_the_compiled_network_and_others_are_not(

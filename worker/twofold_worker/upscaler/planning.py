@@ -13,6 +13,7 @@ from twofold_worker import calibration
 from twofold_worker.batching import LADDER
 from twofold_worker.capacity import Capacity
 from twofold_worker.upscaler import plan_cache
+from twofold_worker.upscaler.compiler import check_compiler
 from twofold_worker.upscaler.diffusion import DiffusionUpscaler
 from twofold_worker.upscaler.meter import CudaMeter, HostMeter
 from twofold_worker.upscaler.probes import PortProbes
@@ -104,9 +105,15 @@ def _one_thread() -> Iterator[None]:
 
 
 def compile_for(upscaler: DiffusionUpscaler, capacity: Capacity, worker: WorkerSettings) -> None:
-    """Compile the UNet for the sizes that are asked for, at the rungs that fit them."""
+    """Compile the UNet for the sizes that are asked for, at the rungs that fit them.
+
+    Raises:
+        ConfigError: Nothing can be compiled here.
+    """
     if worker.cache_dir is not None:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(worker.cache_dir / "compiled"))
+    if worker.compiled_sizes:
+        check_compiler(upscaler.device.type)
     for size in worker.compiled_sizes:
         most = max(worker.pinned_rung, capacity.slots(*size))
         rungs = [rung for rung in LADDER if rung <= most]
