@@ -314,7 +314,7 @@ def test_a_long_journal_is_folded_piece_by_piece(
     with engine.connect() as connection:
         before = [tuple(row)[:3] for row in connection.execute(_STANDINGS)]
         entries = connection.execute(_ENTRIES).scalar_one()
-    folded = []
+    folded = list[int]()
     while not folded or folded[-1]:
         with engine.begin() as connection:
             folded.append(shares.fold(connection))
