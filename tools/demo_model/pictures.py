@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 Floats: TypeAlias = NDArray[Any]  # float32, but for what is drawn at random
 Random: TypeAlias = np.random.Generator
 
-SIDE = 256
+SIDE = 512
 _DRAWN = 2 * SIDE  # drawn twice as large, then made smaller: smooth edges
 _MOST_LEAVES = 500
 
@@ -29,7 +29,8 @@ def draw(seed: int, number: int) -> NDArray[np.uint8]:
     palette = _palette(random)
     canvas = np.empty((_DRAWN, _DRAWN, 3), np.float32)
     canvas[:] = _colour(random, palette)
-    canvas += _slope(random, _DRAWN, _DRAWN, 0.25)[..., None]
+    ground = _slope(random, _DRAWN, _DRAWN, 0.25) + _texture(random, _DRAWN, _DRAWN)
+    canvas += ground[..., None]
     layers = int(random.integers(1, 4))
     for layer in range(layers):
         _leaves(random, canvas, palette, share=random.uniform(0.8, 3.5) / layers)
@@ -161,7 +162,7 @@ def _outline(random: Random, height: int, width: int) -> Floats:
 
 def _leaves(random: Random, canvas: Floats, palette: Floats, *, share: float) -> None:
     """Lay shapes over the canvas, in place, until they would cover this share of it."""
-    smallest, largest = 10 ** random.uniform(0.7, 1.4), _DRAWN * random.uniform(0.2, 1.0)
+    smallest, largest = 10 ** random.uniform(1.0, 2.0), _DRAWN * random.uniform(0.2, 1.0)
     # Sizes whose density falls with the third power look alike at every scale.
     power = random.uniform(1.3, 3.0)
     covered, laid = 0.0, 0

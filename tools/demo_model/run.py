@@ -61,14 +61,17 @@ class SpareCores:
 
 
 def _cpu_seconds() -> tuple[float, float]:
-    """What all programs have used of the processor, and this one; zeros where unknown."""
+    """What all programs have used of the processor, and this one; zeros where unknown.
+
+    What runs at a lower priority gives way, and does not count.
+    """
     own = os.times()
     try:
         with Path("/proc/stat").open() as file:
-            user, nice, system = (int(number) for number in file.readline().split()[1:4])
+            user, _, system = (int(number) for number in file.readline().split()[1:4])
     except OSError:
         return (0.0, 0.0)
-    return ((user + nice + system) / os.sysconf("SC_CLK_TCK"), own.user + own.system)
+    return ((user + system) / os.sysconf("SC_CLK_TCK"), own.user + own.system)
 
 
 @dataclass

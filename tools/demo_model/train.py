@@ -6,7 +6,8 @@
     python -m tools.demo_model.train settled FOLDER --steps 4000
     python -m tools.demo_model.train export FOLDER --out MODEL
 
-The first draws the pictures, too. Each training may be interrupted, and goes on when it is
+The first draws the pictures, too. `resume FOLDER --model MODEL` stands for the first two, and
+begins with a model that was exported. Each training may be interrupted, and goes on when it is
 started again. `--minutes` instead of `--steps` trains as long as there is time; only steps can be
 repeated. A GPU is used where there is one.
 """
@@ -25,6 +26,7 @@ from tools.demo_model import (
     export,
     parts,
     pictures,
+    resumed,
     sheets,
     train_autoencoder,
     train_settled,
@@ -55,13 +57,17 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     length.add_argument("--minutes", type=float, help="train as long as this")
     parser.add_argument("--rate", type=float, default=2e-3, help="the first learning rate")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--pictures", type=int, default=2400, help="how many to draw")
+    parser.add_argument("--pictures", type=int, default=640, help="how many to draw")
     parser.add_argument("--pairs", type=int, default=4800, help="how many to encode")
+    parser.add_argument("--model", type=Path, help="the exported folder to resume from")
     parser.add_argument("--out", type=Path, help="a new folder to export to")
     asked = parser.parse_args(arguments)
     if asked.what == "export":
         if asked.out is None:
             parser.error("name --out")
+    elif asked.what == "resume":
+        if asked.model is None:
+            parser.error("name --model")
     elif asked.steps is None and asked.minutes is None:
         parser.error("name --steps or --minutes")
     return asked
@@ -96,6 +102,10 @@ def _upscaler(asked: argparse.Namespace) -> None:
     _show(asked, vae, unet, latents.scale)
 
 
+def _resume(asked: argparse.Namespace) -> None:
+    resumed.resume(asked.model, asked.folder)
+
+
 def _together(asked: argparse.Namespace) -> None:
     unet = _trained_upscaler(asked, "upscaler")
     both = train_together.Together(_trained_autoencoder(asked).train(), unet)
@@ -111,7 +121,7 @@ def _settled(asked: argparse.Namespace) -> None:
     teacher = _trained_together(asked)
     unet = parts.upscaler()
     unet.load_state_dict(teacher.unet.state_dict())
-    train_settled.stretched(unet)
+    train_settled.stretched(unet, train_settled.STRETCH)
     scale = _scale(asked)
     run = _run(asked, unet)
     drawn = pictures.draw_all(asked.folder, asked.seed, asked.pictures)
@@ -193,6 +203,7 @@ def _device() -> torch.device:
 _STAGES = {
     "autoencoder": _autoencoder,
     "upscaler": _upscaler,
+    "resume": _resume,
     "together": _together,
     "settled": _settled,
     "export": _export,

@@ -25,12 +25,12 @@ _FIRST = 0.2  # of the questions: the first answer must stay
 _DRIFT = 0.1  # how far earlier errors may have led
 
 
-def stretched(unet: parts.Unet) -> None:
-    """Make a model for latents of deviation 1 about right for larger ones, in place."""
+def stretched(unet: parts.Unet, times: float) -> None:
+    """Make a model about right for latents that are so many times as large, in place."""
     with torch.no_grad():
-        unet.conv_in.weight /= STRETCH
-        unet.conv_out.weight *= STRETCH
-        unet.conv_out.bias *= STRETCH
+        unet.conv_in.weight /= times
+        unet.conv_out.weight *= times
+        unet.conv_out.bias *= times
 
 
 def loss_of(

@@ -2,7 +2,8 @@
 
 Four numbers for each 16 x 16 pixels of the large picture are all that the small latents hold, and a
 narrow decoder alone gets less out of them than there is. Trained together the encoder writes what
-the K-UNet can read, and the K-UNet what the decoder can show.
+the K-UNet can read, and the K-UNet what the decoder can show. Of pictures only the enlarged one
+counts; the autoencoder is held by the answers, which must not stray far from the true latents.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 _STAGES = ((0.65, 128, 4), (0.88, 192, 2), (1.0, 256, 1))  # up to, crop's side, crops
-_KEPT = 0.2  # what the autoencoder alone brings back counts for this much
 _FLOOR = 2e-3  # of a mean square, where pictures in [-1, 1] are 33 dB alike
 _WINDOW = 7  # pixels a side, of the structural similarity
 
@@ -56,13 +56,11 @@ def loss_of(
             large = parts.encode(vae, truth[:again]).float()
             noise = torch.randn(count, parts.LATENTS, side // 8, side // 8, device=run.device)
             best = first_answer(unet, noise, small * scale)
-            shown = parts.decode(vae, _sampled(torch.cat([best / scale, large]), scale)).float()
-        upscaled, rebuilt = shown[:count], shown[count:]
+            upscaled = parts.decode(vae, _sampled(best / scale, scale)).float()
         # Else latents grow for ever, the more the less the noise harms them; the answers, too.
         unscaled = (torch.cat([small.flatten(), large.flatten()]).std() * scale - 1) ** 2
         strayed = (best[:again] - large.detach() * scale).square().mean()
-        missed = _missed(upscaled, truth) + _KEPT * _missed(rebuilt, truth[:again])
-        return missed + 0.05 * (unscaled + strayed)
+        return _missed(upscaled, truth) + 0.05 * (unscaled + strayed)
 
     return loss
 
@@ -77,7 +75,7 @@ def _missed(shown: Tensor, truth: Tensor) -> Tensor:
     """How far pictures in [-1, 1] are from the true ones: decibels, values and structure."""
     gap = shown - truth
     decibels = (1 + gap.square().mean((1, 2, 3)) / _FLOOR).log().mean()
-    return 0.15 * decibels + 0.3 * gap.abs().mean() + 0.2 * (1 - _similarity(shown, truth))
+    return 0.15 * decibels + 0.3 * gap.abs().mean() + 1.2 * (1 - _similarity(shown, truth))
 
 
 def _similarity(shown: Tensor, truth: Tensor) -> Tensor:

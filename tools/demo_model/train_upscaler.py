@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 _ENCODED = 4  # pictures encoded at once
+_SIDE = 256  # of these
 _BATCH = 4
 _DECODED = 2  # of a batch
 _SHOWN_FROM = 0.3  # from here on pictures are compared, not latents alone
@@ -48,7 +49,7 @@ class Latents:
             large, small, shown = [], [], []
             with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
                 for _ in range(count // _ENCODED):
-                    truth = crops.crops(random, pictures, count=_ENCODED, side=pictures.shape[1])
+                    truth = crops.crops(random, pictures, count=_ENCODED, side=_SIDE)
                     truth = ((truth + 1) * 127.5).round().div(127.5).sub(1).to(device)
                     large.append(parts.encode(vae, truth).float().cpu())
                     small.append(parts.encode(vae, crops.halved(truth)).float().cpu())

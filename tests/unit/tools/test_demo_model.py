@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tools.demo_model import pictures, train
+from tools.demo_model import measure, pictures, train
 
+from twofold_worker.upscaler import demo
 from twofold_worker.upscaler.diffusion import DiffusionUpscaler
 from twofold_worker.upscaler.port import Request
 
@@ -29,6 +30,26 @@ def test_the_same_picture_is_drawn_for_the_same_number() -> None:
     assert first.dtype == np.uint8
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+@pytest.mark.usefixtures("own_torch")
+def test_a_training_goes_on_from_the_model_that_is_shipped(tmp_path: Path) -> None:
+    work, few = str(tmp_path), "--pictures=2"
+    shipped = measure.load(demo.FOLDER)
+
+    train.main(["resume", work, f"--model={demo.FOLDER}"])
+    train.main(["together", work, "--steps=1", "--rate=1e-9", few])
+    train.main(["settled", work, "--steps=1", "--rate=1e-9", few])
+    train.main(["export", work, f"--out={tmp_path / 'model'}"])
+
+    again = measure.load(tmp_path / "model")
+    assert again.vae.config.scaling_factor == pytest.approx(shipped.vae.config.scaling_factor)
+    picture = pictures.draw(1, 0)[:64, :64]
+    np.testing.assert_allclose(
+        measure.upscaled(again, picture, seed=0).astype(int),
+        measure.upscaled(shipped, picture, seed=0).astype(int),
+        atol=2,
+    )
 
 
 @pytest.mark.usefixtures("own_torch")
