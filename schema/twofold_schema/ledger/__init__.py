@@ -8,7 +8,8 @@ of their ids first, or skips those that others hold, so that no two of them wait
     submit     insert_jobs, insert_each                 the asking side, with `new_jobs`, `keys`
                                                         and `copying` behind it
     keys       hold, holders, forget                    the callers' own names for jobs
-    submissions  begin, seal, finish                    jobs that were submitted together
+    submissions  begin, join, seal                      jobs that were submitted together
+    generations  sealed, try_end, finish                their end, each time there is one
     requests   cancel, retry                            the owner of a job
     operations  begin, note, stop                       who asked for what, and why
     batches    advance, count                           many jobs by filter, with `matching`
