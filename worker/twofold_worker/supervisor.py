@@ -34,6 +34,10 @@ _TICK_SECONDS = 0.2
 #: CUDA shows a process the GPUs that this variable names, up to the first that is none.
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _GPU = re.compile(r"[0-9]+|(GPU|MIG)-.+")
+#: What torch's allocator heeds. Where none of them is set, its memory grows in place: sizes that
+#: change from step to step would leave it in pieces.
+_ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+_GROWS = "expandable_segments:True"
 #: With which a process ends that cannot begin, and how the log calls that.
 _REFUSALS = {os.EX_CONFIG: "worker_misconfigured", os.EX_UNAVAILABLE: "worker_without_device"}
 
@@ -67,6 +71,8 @@ class Child:
             for name, text in os.environ.items()
             if name.removesuffix(FILE) not in self.environment
         }
+        if not any(name in outside for name in _ALLOCATOR):
+            outside[_ALLOCATOR[0]] = _GROWS
         self.process = subprocess.Popen(
             [*self.command, f"--liveness={theirs}"],
             env={**outside, **self.environment},
