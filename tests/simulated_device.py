@@ -27,6 +27,7 @@ class SimulatedDevice:
     Attributes:
         weights: Bytes that are loaded, without the text encoder's `text_weights`.
         neighbour_bytes: What another process takes more of it after every run.
+        failing: What runs of so many pixels raise.
         runs: Stage, slots and pixels of each, and the bytes that it left free.
     """
 
@@ -40,6 +41,7 @@ class SimulatedDevice:
     start_seconds: float = 0.006
     pixel_seconds: float = 1e-7
     mode: Mode = dataclasses.field(default_factory=Mode)
+    failing: dict[int, Exception] = dataclasses.field(default_factory=dict)
     entered: list[Mode] = dataclasses.field(default_factory=list)
     runs: list[tuple[str, int, int, int]] = dataclasses.field(default_factory=list)
     out_of_memory: int = 0
@@ -77,6 +79,8 @@ class SimulatedDevice:
         if self.mode.sliced_attention:
             growth = dataclasses.replace(growth, quadratic=0.0)
         self._peak = growth.at(slots, pixels)
+        if (failure := self.failing.get(pixels)) is not None:
+            raise failure
         free = self.free_bytes()
         self.runs.append((stage, slots, pixels, free - self._peak))
         if self._peak > free:

@@ -4,11 +4,18 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
+
+import structlog
+import torch
 
 from twofold_worker.fit import UNBOUNDED, Point, bound, fitted, line
 from twofold_worker.upscaler.port import BatchTooLarge
 from twofold_worker.vram import PLAIN, SAVINGS, Budget, Mode, Plan, Smallest
+
+log = structlog.get_logger(__name__)
+
+Answer = TypeVar("Answer")
 
 #: Sides of the square sources that are measured, in pixels. A CPU is too slow for more.
 CPU_SIDES: Final = (64, 128, 192)
@@ -142,6 +149,25 @@ def measure_modes(
     return plan
 
 
+def tried(run: Callable[[], Answer], *, slots: int, side: int) -> Answer | None:
+    """What a run gives; None where it does not fit, or fails in a way that is only its own.
+
+    Such a size is no reason for a worker never to start: it is left out.
+
+    Raises:
+        DeviceLost: As all else that says so of the device.
+    """
+    try:
+        return run()
+    except BatchTooLarge:
+        return None
+    except torch.AcceleratorError:
+        raise
+    except RuntimeError as error:
+        log.warning("probe_failed", slots=slots, side=side, error=str(error))
+        return None
+
+
 def budget_of(meter: Meter, asked: float | None) -> Budget:
     """What runs may take now; see `Budget.of`."""
     return Budget.of(
@@ -194,12 +220,15 @@ class _Calibration:
         run = partial(self.probes.unet, slots, side, side)
         if not self._measured(points, run, slots, side):
             return False
-        try:
+
+        def timed() -> float:
             # Timed apart: a meter may slow a run down, and the first of a size may tune kernels.
             started = self.clock()
             run()
-            took = self.clock() - started
-        except BatchTooLarge:
+            return self.clock() - started
+
+        took = tried(timed, slots=slots, side=side)
+        if took is None:
             return False
         seconds.append(Point(slots=slots, pixels=side * side, value=took))
         return True
@@ -215,12 +244,16 @@ class _Calibration:
         expected = self.pixel_seconds * slots * side * side
         if len(points) >= _LEAST_SIZES and started + expected > self.ends_at:
             return False
-        try:
+
+        def measured() -> int:
+            nonlocal started
             if not points:
                 run()  # A stage's first run loads kernels, which stay and are not its own.
                 started = self.clock()
-            peak = self.meter.peak_bytes(run)
-        except BatchTooLarge:
+            return self.meter.peak_bytes(run)
+
+        peak = tried(measured, slots=slots, side=side)
+        if peak is None:
             return False
         self.pixel_seconds = (self.clock() - started) / (slots * side * side)
         points.append(Point(slots=slots, pixels=side * side, value=peak))

@@ -245,3 +245,12 @@ def test_the_key_of_this_machine_names_it() -> None:
     assert key.device.startswith("cpu")
     assert key.torch == torch.__version__
     assert TypeAdapter(Key).validate_json(TypeAdapter(Key).dump_json(key)) == key
+
+
+def test_a_plan_whose_smallest_size_runs_no_more_is_measured_anew(tmp_path: Path) -> None:
+    first, _ = start(tmp_path, device())
+    assert first.smallest is not None
+    machine = device()
+    machine.failing = {first.smallest.side**2: RuntimeError("no kernel for that")}
+    second, _ = start(tmp_path, machine)
+    assert second.largest_pixels == 0

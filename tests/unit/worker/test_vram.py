@@ -4,6 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import structlog
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.simulated_device import Growth, SimulatedDevice
@@ -12,6 +14,7 @@ from twofold_worker import calibration
 from twofold_worker.batching import LADDER
 from twofold_worker.calibration import GPU_SIDES, measure_modes
 from twofold_worker.fit import Line, Table
+from twofold_worker.upscaler.port import DeviceLost
 from twofold_worker.vram import PLAIN, Limit, Mode, Plan, Stage
 
 GIB = 2**30
@@ -267,6 +270,22 @@ def test_a_stage_that_took_about_what_was_foretold_changes_nothing(share: float)
     plan = measure(h100())
     predicted = plan.predicted_bytes(Stage.DECODE, 1, 512, 512)
     assert plan.corrected(Stage.DECODE, int(share * predicted), predicted) is plan
+
+
+@pytest.mark.parametrize("side", [GPU_SIDES[0], 512])
+def test_a_size_that_does_not_run_is_left_out(side: int) -> None:
+    device = h100(failing={side**2: RuntimeError("no kernel for that")})
+    with structlog.testing.capture_logs() as logs:
+        plan = measure(device)
+    assert {entry["side"] for entry in logs if entry["event"] == "probe_failed"} == {side}
+    assert max((pixels for _, _, pixels, _ in device.runs), default=0) < side**2
+    assert (plan.largest_pixels > 0) is (side > GPU_SIDES[0])
+
+
+@pytest.mark.parametrize("failure", [DeviceLost(), torch.AcceleratorError("launch failure")])
+def test_a_device_that_is_lost_is_no_size_that_does_not_run(failure: Exception) -> None:
+    with pytest.raises(type(failure)):
+        measure(h100(failing={512**2: failure}))
 
 
 class TestModes:

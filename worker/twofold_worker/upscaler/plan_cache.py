@@ -14,9 +14,8 @@ import structlog
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from twofold_worker.calibration import Meter, Probes, budget_of
+from twofold_worker.calibration import Meter, Probes, budget_of, tried
 from twofold_worker.upscaler import gauge
-from twofold_worker.upscaler.port import BatchTooLarge
 from twofold_worker.vram import PLAIN, Mode, Plan
 
 #: Memory that differs by a larger share than this from what the kept plan says makes it void.
@@ -134,10 +133,12 @@ def holds(plan: Plan, probes: Probes, meter: Meter) -> bool:
     def run() -> None:
         probes.decode(side, side)
 
-    try:
+    def measured() -> int:
         run()  # As when it was measured: the first run loads kernels.
-        taken = meter.peak_bytes(run)
-    except BatchTooLarge:
+        return meter.peak_bytes(run)
+
+    taken = tried(measured, slots=1, side=side)
+    if taken is None:
         return False
     if abs(taken - expected) <= _TOLERANCE * expected:
         return True
