@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,11 +17,13 @@ from twofold_schema.errors import ConfigError
 from twofold_schema.settings import LimitSettings, WorkerSettings
 from twofold_worker import calibration
 from twofold_worker.upscaler.compiler import check_compiler
+from twofold_worker.capacity import Capacity
 from twofold_worker.upscaler.diffusion import DiffusionUpscaler
 from twofold_worker.upscaler.live_bytes import LiveBytes
 from twofold_worker.upscaler.meter import HostMeter
 from twofold_worker.upscaler.planning import capacity_of, compile_for
 from twofold_worker.upscaler.port import Latents, Request
+from twofold_worker.upscaler.port import BatchTooLarge, Latents, Request
 from twofold_worker.upscaler.probes import PortProbes
 from twofold_worker.vram import PLAIN, Mode, Plan, Stage
 
@@ -64,7 +67,7 @@ def test_memory_is_foretold_within_a_tenth_at_sizes_that_were_not_measured(
         assert predicted == pytest.approx(counted.peak, rel=0.1)
 
 
-def _latents(upscaler: DiffusionUpscaler) -> Latents:
+def _latents(upscaler: DiffusionUpscaler, *, rung: int = 2) -> Latents:
     source = np.random.default_rng(1).integers(0, 256, (128, 64, 3), dtype=np.uint8)
     sample = upscaler.begin(
         Request(
@@ -72,7 +75,7 @@ def _latents(upscaler: DiffusionUpscaler) -> Latents:
         )
     )
     for _ in range(3):
-        upscaler.step([sample], rung=2)
+        upscaler.step([sample], rung=rung)
     made = upscaler.finish(sample)
     assert made.latents is not None
     return made.latents
@@ -208,3 +211,27 @@ def test_a_compiled_size_is_stepped_by_the_compiled_network_and_others_are_not(
     calls.clear()
     np.testing.assert_array_equal(_latents(upscaler), plain)
     assert calls
+    calls.clear()
+    _latents(upscaler, rung=3)
+    assert not calls
+
+
+def test_a_rung_that_does_not_fit_is_not_compiled_nor_any_above_it(
+    loaded: DiffusionUpscaler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def little(_size: object, rungs: Sequence[int]) -> None:
+        tried.extend(rungs)
+        if rungs[0] > 2:
+            raise BatchTooLarge("no memory left")
+
+    monkeypatch.setattr(loaded, "compile", little)
+    with structlog.testing.capture_logs() as logs:
+        compile_for(loaded, Capacity(max_batch=8), settings(compile_sizes="64x64"))
+    assert tried == [1, 2, 3]
+    assert [(line["event"], line.get("rung")) for line in logs] == [
+        ("not_compiled", 3),
+        ("compiled", None),
+    ]
+    assert logs[-1]["rungs"] == [1, 2]

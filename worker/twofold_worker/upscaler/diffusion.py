@@ -95,7 +95,7 @@ class DiffusionUpscaler:
             pipeline.vae.to(memory_format=torch.channels_last)
         self._unet = pipeline.unet
         self._compiled_unet = pipeline.unet
-        self._compiled_sizes: set[tuple[int, int]] = set()
+        self._compiled: set[tuple[tuple[int, int], int]] = set()
         self._vae = pipeline.vae
         self._scheduler = pipeline.scheduler
         self._prompts = Prompts(
@@ -167,16 +167,23 @@ class DiffusionUpscaler:
             size: Height and width of padded sources, in pixels.
             rungs: Each is a compilation of its own.
             backend: Of torch's compiler.
+
+        Raises:
+            BatchTooLarge: A rung does not fit. It stays uncompiled, and so do those after it.
         """
-        if not self._compiled_sizes:
+        if not self._compiled:
             self._compiled_unet = torch.compile(self._unet, dynamic=False, backend=backend)
-        self._compiled_sizes.add(size)
         # The compiler has no public name for it.
         torch._dynamo.config.recompile_limit += len(rungs)  # noqa: SLF001
         sides = [side // PIXELS_PER_LATENT for side in size]
         request = Request(source=np.zeros((4, *sides), np.float32), seed=0, steps=1)
         for rung in rungs:
-            self.step([self.begin(request)], rung=rung)
+            self._compiled.add((size, rung))
+            try:
+                self.step([self.begin(request)], rung=rung)
+            except BaseException:
+                self._compiled.remove((size, rung))
+                raise
 
     def begin(self, request: Request, *, careful: bool = False) -> DiffusionSample:
         """Encode the source and the prompts, draw the noise; see `Upscaler.begin`."""
@@ -245,7 +252,8 @@ class DiffusionUpscaler:
             latents = _filled(_repeated(before, slots), rung, 0.0)
             at = sampling.Coefficients(*_filled(_repeated(table, slots), rung, 1.0).unbind(1))
             conditions = _filled(torch.cat([s.conditions for s in samples]), rung, 0.0)
-            is_compiled = samples[0].request.size in self._compiled_sizes
+            # Others are not compiled now: for minutes, and by a thread without the settings for it.
+            is_compiled = (samples[0].request.size, rung) in self._compiled
             raw = (self._compiled_unet if is_compiled else self._unet)(
                 sampling.seen(latents, conditions, at),
                 at.time,

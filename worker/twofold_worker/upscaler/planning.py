@@ -16,6 +16,7 @@ from twofold_worker.upscaler import plan_cache
 from twofold_worker.upscaler.compiler import check_compiler
 from twofold_worker.upscaler.diffusion import DiffusionUpscaler
 from twofold_worker.upscaler.meter import CudaMeter, HostMeter
+from twofold_worker.upscaler.port import BatchTooLarge
 from twofold_worker.upscaler.probes import PortProbes
 from twofold_worker.vram import PLAIN, Mode, Plan
 
@@ -117,6 +118,13 @@ def compile_for(upscaler: DiffusionUpscaler, capacity: Capacity, worker: WorkerS
     for size in worker.compiled_sizes:
         most = max(worker.pinned_rung, capacity.slots(*size))
         rungs = [rung for rung in LADDER if rung <= most]
-        began = time.monotonic()
-        upscaler.compile(size, rungs)
-        log.info("compiled", size=size, rungs=rungs, seconds=round(time.monotonic() - began, 1))
+        began, done = time.monotonic(), list[int]()
+        for rung in rungs:
+            try:
+                upscaler.compile(size, [rung])
+            except BatchTooLarge as error:
+                # A larger one takes more.
+                log.warning("not_compiled", size=size, rung=rung, error=str(error))
+                break
+            done.append(rung)
+        log.info("compiled", size=size, rungs=done, seconds=round(time.monotonic() - began, 1))
