@@ -21,6 +21,7 @@ class Capacity:
     Args:
         max_batch: At most so many slots, whatever fits.
         plan: What was learned of the device; without one everything fits.
+        pinned_rung: Slots of a step of reproducible jobs, whatever fits.
         free_bytes: What this process could get now; None is not known.
         watch: Begins to watch the device; what it returns gives the most bytes that were taken
             since, beside what was held then; None is not known.
@@ -31,18 +32,23 @@ class Capacity:
         *,
         max_batch: int,
         plan: Plan | None = None,
+        pinned_rung: int = 1,
         free_bytes: Callable[[], int | None] = lambda: None,
         watch: Callable[[], Callable[[], int | None]] = lambda: lambda: None,
     ) -> None:
         self._rung = batching.rung_for(max_batch, most=max_batch)
         self._plan = plan
+        self._pinned_rung = pinned_rung
         self._free_bytes = free_bytes
         self._watch = watch
 
     @property
     def largest_pixels(self) -> int | None:
-        """The largest padded source that fits, in pixels; None if that is not known."""
-        return None if self._plan is None else self._plan.largest_pixels
+        """The largest padded source that fits, in pixels; None if that is not known.
+
+        A reproducible job takes a whole pinned step, and who claims does not tell it from others.
+        """
+        return None if self._plan is None else self._plan.largest(self._pinned_rung)
 
     @property
     def batch_pixels(self) -> int | None:
@@ -90,5 +96,7 @@ class Capacity:
         log.debug("memory_taken", **told)
         corrected = self._plan.corrected(stage, measured, predicted)
         if corrected is not self._plan:
-            log.warning("memory_underestimated", **told, largest_pixels=corrected.largest_pixels)
+            log.warning(
+                "memory_underestimated", **told, largest_pixels=corrected.largest(self._pinned_rung)
+            )
             self._plan = corrected

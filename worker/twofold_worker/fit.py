@@ -63,9 +63,9 @@ class Line:
         beyond = max(0, pixels - self.known_pixels)
         return self.fixed + slots * pixels * (self.per_pixel + self.curve * beyond)
 
-    def largest(self, budget: float) -> int:
-        """The most pixels that one slot may have."""
-        left = budget - self.fixed
+    def largest(self, budget: float, slots: int = 1) -> int:
+        """The most pixels that each of so many slots may have."""
+        left = (budget - self.fixed) / slots
         if left < 0:
             return 0
         if left <= self.per_pixel * self.known_pixels or self.curve == 0:
@@ -122,8 +122,9 @@ class Table:
         last = self.rows[-1]
         return slots * last.value * (pixels / last.pixels) ** 2
 
-    def largest(self, budget: float) -> int:
-        """The most pixels that one slot may have."""
+    def largest(self, budget: float, slots: int = 1) -> int:
+        """The most pixels that each of so many slots may have."""
+        budget /= slots
         fitting = [row for row in self.rows if row.value <= budget]
         if not fitting:
             return 0

@@ -174,8 +174,14 @@ class Plan:
     @property
     def largest_pixels(self) -> int:
         """The largest padded source that fits with one slot, in pixels; 0 if none does."""
+        return self.largest(1)
+
+    def largest(self, slots: int) -> int:
+        """The largest padded source that fits a step of so many slots, in pixels."""
         budget = self.budget.allowed_bytes
-        largest = min(self._of(stage).largest(budget) for stage in Stage)
+        largest = min(
+            self._of(stage).largest(budget, slots if stage is Stage.UNET else 1) for stage in Stage
+        )
         return largest // LATTICE**2 * LATTICE**2
 
     def corrected(self, stage: Stage, measured: int, predicted: int) -> "Plan":

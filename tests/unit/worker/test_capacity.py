@@ -1,6 +1,7 @@
 """What the engine and the ledger are told of the device's room."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import structlog
@@ -46,6 +47,17 @@ def test_slots_shrink_with_what_is_free_now_and_come_back() -> None:
 def test_a_claim_is_for_as_many_pixels_as_a_step_of_usual_pictures() -> None:
     assert Capacity(max_batch=32, plan=PLAN).batch_pixels == 4 * 512 * 512
     assert Capacity(max_batch=2, plan=PLAN).batch_pixels == 2 * 512 * 512
+
+
+@pytest.mark.parametrize("rung", [2, 16])
+def test_what_fits_takes_a_whole_pinned_step(rung: int) -> None:
+    capacity = Capacity(max_batch=32, plan=PLAN, pinned_rung=rung)
+    assert capacity.largest_pixels == GIB // 1000 // rung // 4096 * 4096
+
+
+def test_a_pinned_step_that_takes_less_than_decoding_one_picture_changes_nothing() -> None:
+    plan = replace(PLAN, unet=Line(fixed=0, per_pixel=100))
+    assert Capacity(max_batch=32, plan=plan, pinned_rung=8).largest_pixels == PLAN.largest_pixels
 
 
 def test_what_fits_is_decided_by_the_padded_size() -> None:

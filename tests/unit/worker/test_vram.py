@@ -156,6 +156,22 @@ def test_the_largest_source_fits_and_one_step_larger_does_not(
         assert plan.most(64, 64 * (steps + 1)) == 0
 
 
+@given(device=devices(), budget=budgets, slots=st.sampled_from(LADDER))
+def test_the_largest_source_of_a_step_fits_it_and_a_larger_one_does_not(
+    device: SimulatedDevice, budget: float | None, slots: int
+) -> None:
+    plan = measure(device, budget)
+    steps = plan.largest(slots) // 64**2
+
+    def fits(count: int) -> bool:
+        taken = (plan.predicted_bytes(stage, slots, 64, 64 * count) for stage in Stage)
+        return max(taken) <= plan.budget.allowed_bytes
+
+    if steps < 2**40:
+        assert steps == 0 or fits(steps)
+        assert not fits(steps + 1)
+
+
 def test_a_large_card_is_bound_by_the_knee_and_a_small_one_by_its_memory() -> None:
     large = measure(h100())
     assert large.limit(512, 512) is Limit.KNEE

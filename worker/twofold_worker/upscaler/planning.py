@@ -79,15 +79,18 @@ def capacity_of(
         plan = plan_cache.planned(
             worker.cache_dir, key, probes, meter, measured=chosen, enter=upscaler.enter
         )
-    log.info("planned", seconds=round(time.monotonic() - began, 1), **plan.describe())
-    if plan.largest_pixels == 0:
-        log.error("nothing_fits", mend="Free the device's memory, or raise TWOFOLD_MEMORY_BUDGET.")
-    return Capacity(
+    capacity = Capacity(
         max_batch=worker.max_batch,
         plan=plan,
+        pinned_rung=worker.pinned_rung,
         free_bytes=meter.free_bytes,
         watch=meter.watch,
     )
+    told = plan.describe() | {"largest_pixels": capacity.largest_pixels}
+    log.info("planned", seconds=round(time.monotonic() - began, 1), **told)
+    if capacity.largest_pixels == 0:
+        log.error("nothing_fits", mend="Free the device's memory, or raise TWOFOLD_MEMORY_BUDGET.")
+    return capacity
 
 
 @contextmanager
