@@ -10,7 +10,14 @@ from twofold_schema.errors import UnsupportedFormat
 from twofold_schema.formats import SourceFormat
 from twofold_schema.lanes import SizeLimits
 from twofold_worker.codec import webp
-from twofold_worker.codec.untrusted import opened, orientation, planes, transparent_key
+from twofold_worker.codec.untrusted import (
+    is_wide,
+    low_bytes,
+    opened,
+    orientation,
+    planes,
+    transparent_key,
+)
 
 # Exif 2.32, 4.6.4 A: how the stored picture must be turned to be seen upright.
 _UPRIGHT: Final = {
@@ -75,11 +82,15 @@ def decode(
             if form is SourceFormat.PNG:
                 # Decoding checks no checksum of the pixels; `verify` does, and spends the image.
                 image.verify()
+    low = None
     with opened(data) as image:
         turn = orientation(image)
         key = transparent_key(image)
+        if key is not None and is_wide(image):
+            with opened(data) as again:
+                low = low_bytes(again)
         image.load()
-        stored = planes(image, key)
+        stored = planes(image, key, low)
     upright = [plane.transpose(_UPRIGHT[turn]) if turn in _UPRIGHT else plane for plane in stored]
     pixels, *alpha = [np.asarray(plane) for plane in upright]
     return pixels, alpha[0] if alpha else None

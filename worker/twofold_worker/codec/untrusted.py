@@ -78,7 +78,8 @@ def orientation(image: Image.Image) -> int:
 def transparent_key(image: ImageFile.ImageFile) -> Key | None:
     """The tRNS key of a PNG that is not loaded yet, in the numbers its pixels will have.
 
-    Pillow stretches 2 and 4 bits to 8 and cuts 16 to 8, but leaves the key as it stands in the
+    That of a 16-bit colour stays whole, to be compared with all of its bits (see `low_bytes`).
+    Pillow stretches 2 and 4 bits to 8, but leaves the key as it stands in the
     file (PNG 3rd edition, 11.3.2.1), so that it would match no pixel or a wrong one.
     """
     # A PNG's text of that name would stand in its place.
@@ -89,13 +90,32 @@ def transparent_key(image: ImageFile.ImageFile) -> Key | None:
     layout = image.tile[0].args
     if isinstance(key, int) and layout in {"L;2", "L;4"}:
         return key * {"L;2": 85, "L;4": 17}[layout]
-    if isinstance(key, tuple) and layout == "RGB;16B":
-        return tuple(part >> 8 for part in key)
     return key
 
 
-def planes(image: Image.Image, key: Key | None) -> list[Image.Image]:
-    """A loaded picture's colours as sRGB and, where it may be transparent, its opacity as L."""
+def low_bytes(image: ImageFile.ImageFile) -> Image.Image:
+    """Those that Pillow cuts from a PNG of 16 bits a colour which is not loaded yet."""
+    # As if the low byte came last, it takes the second of each two.
+    image.tile = [tile._replace(args="RGB;16L") for tile in image.tile]
+    image.load()
+    return image
+
+
+def is_wide(image: ImageFile.ImageFile) -> bool:
+    """Whether a picture that is not loaded yet is one of 16 bits a colour, without opacity."""
+    return bool(image.tile) and image.tile[0].args == "RGB;16B"
+
+
+def planes(
+    image: Image.Image, key: Key | None, low: Image.Image | None = None
+) -> list[Image.Image]:
+    """A loaded picture's colours as sRGB and, where it may be transparent, its opacity as L.
+
+    Args:
+        image: The picture.
+        key: Of what is transparent.
+        low: The low bytes of its colours, which the key is of as well.
+    """
     profile = image.info.get("icc_profile")
     if image.mode == "I;16":
         # Pillow would clip to 255.
@@ -104,6 +124,10 @@ def planes(image: Image.Image, key: Key | None) -> list[Image.Image]:
         opaque = [] if key is None else [Image.fromarray(wide != key).convert("L")]
         return [to_srgb(grey, profile), *opaque]
     image.info.pop("transparency", None)
+    if low is not None:
+        whole_colours = np.asarray(image).astype(np.uint16) << 8 | np.asarray(low)
+        opaque = (whole_colours != np.array(key)).any(axis=2)
+        return [to_srgb(image, profile), Image.fromarray(opaque).convert("L")]
     if key is not None:
         image.info["transparency"] = key
     alpha = []

@@ -166,6 +166,7 @@ def test_transparency_is_kept_apart_for_every_way_to_write_it() -> None:
         (16, 0, b"\x01\x2c\x01\x2d", ">H300", [0, 255]),
         (8, 2, b"\x01\x02\x03\x03\x02\x01", ">H1,2,3", [0, 255]),
         (16, 2, b"\x12\x34\x12\x34\x12\x34\x34\x34\x34\x34\x34\x34", ">H4660,4660,4660", [0, 255]),
+        (16, 2, b"\x12\x34\x12\x34\x12\x34\x12\x34\x12\x34\x12\x35", ">H4660,4660,4660", [0, 255]),
     ],
 )
 def test_the_one_transparent_colour_is_found_at_every_bit_depth(
