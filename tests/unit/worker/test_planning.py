@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,13 +15,12 @@ import torch
 from twofold_schema.errors import ConfigError
 from twofold_schema.settings import LimitSettings, WorkerSettings
 from twofold_worker import calibration
-from twofold_worker.upscaler.compiler import check_compiler
 from twofold_worker.capacity import Capacity
+from twofold_worker.upscaler.compiler import check_compiler
 from twofold_worker.upscaler.diffusion import DiffusionUpscaler
 from twofold_worker.upscaler.live_bytes import LiveBytes
 from twofold_worker.upscaler.meter import HostMeter
 from twofold_worker.upscaler.planning import capacity_of, compile_for
-from twofold_worker.upscaler.port import Latents, Request
 from twofold_worker.upscaler.port import BatchTooLarge, Latents, Request
 from twofold_worker.upscaler.probes import PortProbes
 from twofold_worker.vram import PLAIN, Mode, Plan, Stage
