@@ -277,7 +277,7 @@ def test_a_database_that_is_away_is_said_and_comes_back(served: Served, engine: 
         assert http.get("/readyz").status_code == 204
         with engine.begin() as connection:
             connection.exec_driver_sql(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
         assert http.get("/readyz").status_code == 204
