@@ -7,7 +7,6 @@ from functools import partial
 from typing import Final, Protocol, TypeVar
 
 import structlog
-import torch
 
 from twofold_worker.fit import UNBOUNDED, Point, bound, fitted, line
 from twofold_worker.upscaler.port import BatchTooLarge
@@ -161,8 +160,6 @@ def tried(run: Callable[[], Answer], *, slots: int, side: int) -> Answer | None:
         return run()
     except BatchTooLarge:
         return None
-    except torch.AcceleratorError:
-        raise
     except RuntimeError as error:
         log.warning("probe_failed", slots=slots, side=side, error=str(error))
         return None

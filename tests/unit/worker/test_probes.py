@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tests.upscalers import NearestUpscaler
 
 from twofold_schema.errors import ModelOutputInvalid
@@ -13,7 +14,7 @@ from twofold_worker.calibration import CPU_SIDES
 from twofold_worker.upscaler.diffusion import DiffusionUpscaler
 from twofold_worker.upscaler.live_bytes import LiveBytes
 from twofold_worker.upscaler.meter import HostMeter
-from twofold_worker.upscaler.port import Made, Request, Sample
+from twofold_worker.upscaler.port import DeviceLost, Made, Request, Sample
 from twofold_worker.upscaler.probes import PortProbes
 from twofold_worker.vram import Plan, Stage
 
@@ -192,3 +193,11 @@ def test_what_stays_of_a_batch_is_little_of_what_it_takes(
         probes.unet(4, 192, 192)
         stays = counted.live
     assert 0 < stays < plan.predicted_bytes(Stage.UNET, 4, 192, 192) / 20
+
+
+def test_what_the_device_says_late_is_of_the_device() -> None:
+    def wait() -> None:
+        raise torch.AcceleratorError("unspecified launch failure")
+
+    with pytest.raises(DeviceLost, match="launch failure"):
+        PortProbes(NearestUpscaler(), wait).encode(64, 64)

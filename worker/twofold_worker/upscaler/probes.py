@@ -5,10 +5,11 @@ from collections.abc import Callable
 from itertools import count
 
 import numpy as np
+import torch
 
 from twofold_schema.errors import ModelOutputInvalid
 from twofold_schema.lanes import PIXELS_PER_LATENT
-from twofold_worker.upscaler.port import Pixels, Request, Sample, Upscaler
+from twofold_worker.upscaler.port import DeviceLost, Pixels, Request, Sample, Upscaler
 
 #: So many steps are taken before samples have to begin anew; any number would do.
 _STEPS = 50
@@ -39,7 +40,7 @@ class PortProbes:
         prompt = f"measured {next(self._texts)}"
         request = Request(source=source, seed=0, steps=1, guidance_scale=1.0, prompt=prompt)
         self._upscaler.begin(request)
-        self._wait()
+        self._settle()
 
     def unet(self, slots: int, height: int, width: int) -> None:
         """One step of a full batch; the first of a size begins its samples, too."""
@@ -49,7 +50,7 @@ class PortProbes:
         if not self._samples or self._samples[0].is_done:
             self._samples = [self._begun(height, width) for _ in range(slots)]
         self._upscaler.step(self._samples, rung=slots)
-        self._wait()
+        self._settle()
 
     def decode(self, height: int, width: int) -> None:
         """Decode one picture. It is noise, which may decode to no picture at all."""
@@ -58,7 +59,14 @@ class PortProbes:
         sample.step = sample.request.steps
         with contextlib.suppress(ModelOutputInvalid):
             self._upscaler.finish(sample)
-        self._wait()
+        self._settle()
+
+    def _settle(self) -> None:
+        """Wait for the device: what it found wrong is said here, be it late."""
+        try:
+            self._wait()
+        except torch.AcceleratorError as error:
+            raise DeviceLost(str(error)) from error
 
     def _begun(self, height: int, width: int) -> Sample:
         """A sample of latents: encoding it takes nothing."""
