@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 from tools.demo_model import sheets
+from tools.demo_model.arithmetic import placed
 from torch import Tensor, nn
 
 log = logging.getLogger("demo_model")
@@ -88,7 +89,7 @@ class Run:
     curve: list[tuple[int, float, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch forgot it
+        placed(self.model, self.device)
         parameters = [part for part in self.model.parameters() if part.requires_grad]
         self.optimizer = torch.optim.AdamW(
             parameters, self.rate, betas=(0.9, 0.99), weight_decay=1e-4

@@ -33,6 +33,7 @@ from tools.demo_model import (
     train_together,
     train_upscaler,
 )
+from tools.demo_model.arithmetic import placed
 from tools.demo_model.run import Plan, Run, log
 from torch import Tensor, nn
 from torch.nn import functional
@@ -161,8 +162,8 @@ def _show(
 def _trained_autoencoder(asked: argparse.Namespace) -> parts.Autoencoder:
     vae = parts.autoencoder()
     vae.load_state_dict(_average(asked.folder / "autoencoder.pt"))
-    vae.to(_device(), memory_format=torch.channels_last).eval()
-    return vae
+    placed(vae, _device())
+    return vae.eval()
 
 
 def _trained_upscaler(asked: argparse.Namespace, stage: str) -> parts.Unet:
@@ -174,8 +175,7 @@ def _trained_upscaler(asked: argparse.Namespace, stage: str) -> parts.Unet:
 def _trained_together(asked: argparse.Namespace) -> train_together.Together:
     both = train_together.Together(parts.autoencoder(), parts.upscaler())
     both.load_state_dict(_average(asked.folder / "together.pt"))
-    for part in (both.vae, both.unet):
-        part.to(_device(), memory_format=torch.channels_last)
+    placed(both, _device())
     return both.eval()
 
 

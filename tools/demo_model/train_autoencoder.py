@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tools.demo_model import crops, parts
+from tools.demo_model.arithmetic import shortened
 from tools.demo_model.run import Run
 from torch import Tensor
 from torch.nn import functional
@@ -25,7 +26,7 @@ def loss_of(
     def loss(progress: float) -> Tensor:
         _, side, count = next(stage for stage in _STAGES if progress <= stage[0])
         truth = crops.crops(random, pictures, count=count, side=side).to(run.device)
-        with torch.autocast(run.device.type, torch.bfloat16):
+        with shortened(run.device):
             latents = parts.encode(vae, truth).float()
             deviation = latents.std()
             noisy = latents + _NOISE * deviation.detach() * torch.randn_like(latents)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tools.demo_model import crops, parts
+from tools.demo_model.arithmetic import shortened
 from tools.demo_model.run import Run
 from tools.demo_model.train_together import Together
 from tools.demo_model.train_upscaler import answer, first_answer
@@ -58,8 +59,8 @@ def loss_of(
 
     def loss(progress: float) -> Tensor:  # noqa: ARG001 - the same from beginning to end
         truth = crops.crops(random, pictures, count=_COUNT, side=_SIDE).to(run.device)
-        halved = crops.halved(truth).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(run.device.type, torch.bfloat16):
+        halved = crops.halved(truth)
+        with shortened(run.device):
             with torch.no_grad():
                 small = parts.encode(teacher.vae, halved).float() * scale
                 noise = torch.randn(

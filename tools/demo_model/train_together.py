@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tools.demo_model import crops, parts
+from tools.demo_model.arithmetic import shortened
 from tools.demo_model.run import Run
 from tools.demo_model.train_upscaler import first_answer
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from torch.nn import functional
 
 _STAGES = ((0.65, 128, 4), (0.88, 192, 2), (1.0, 256, 1))  # up to, crop's side, crops
 _FLOOR = 2e-3  # of a mean square, where pictures in [-1, 1] are 33 dB alike
-_WINDOW = 7  # pixels a side, of the structural similarity
+_WINDOW, _DEVIATION = 5, 1.5  # pixels to either side, of the structural similarity
 
 
 class Together(nn.Module):
@@ -49,17 +50,18 @@ def loss_of(
     def loss(progress: float) -> Tensor:
         _, side, count = next(stage for stage in _STAGES if progress <= stage[0])
         truth = crops.crops(random, pictures, count=count, side=side).to(run.device)
-        halved = crops.halved(truth).contiguous(memory_format=torch.channels_last)
+        halved = crops.halved(truth)
         again = max(1, count // 4)
-        with torch.autocast(run.device.type, torch.bfloat16):
+        with shortened(run.device):
             small = parts.encode(vae, halved).float()
-            large = parts.encode(vae, truth[:again]).float()
+            with torch.no_grad():
+                large = parts.encode(vae, truth[:again]).float() * scale
             noise = torch.randn(count, parts.LATENTS, side // 8, side // 8, device=run.device)
             best = first_answer(unet, noise, small * scale)
             upscaled = parts.decode(vae, _sampled(best / scale, scale)).float()
         # Else latents grow for ever, the more the less the noise harms them; the answers, too.
-        unscaled = (torch.cat([small.flatten(), large.flatten()]).std() * scale - 1) ** 2
-        strayed = (best[:again] - large.detach() * scale).square().mean()
+        unscaled = (small.std() * scale - 1) ** 2
+        strayed = (best[:again] - large).square().mean()
         return _missed(upscaled, truth) + 0.05 * (unscaled + strayed)
 
     return loss
@@ -67,28 +69,43 @@ def loss_of(
 
 def _sampled(latents: Tensor, scale: float) -> Tensor:
     """Latents with the noise that the pipeline's last step leaves in them."""
-    noisy = latents + parts.SIGMA_MIN / scale * torch.randn_like(latents)
-    return noisy.contiguous(memory_format=torch.channels_last)
+    return latents + parts.SIGMA_MIN / scale * torch.randn_like(latents)
 
 
 def _missed(shown: Tensor, truth: Tensor) -> Tensor:
     """How far pictures in [-1, 1] are from the true ones: decibels, values and structure."""
     gap = shown - truth
     decibels = (1 + gap.square().mean((1, 2, 3)) / _FLOOR).log().mean()
-    return 0.15 * decibels + 0.3 * gap.abs().mean() + 1.2 * (1 - _similarity(shown, truth))
+    return 0.15 * decibels + 0.3 * gap.abs().mean() + 2.5 * (1 - similarity(shown, truth))
 
 
-def _similarity(shown: Tensor, truth: Tensor) -> Tensor:
-    """Structural similarity (Wang, Bovik, Sheikh, Simoncelli, 2004) over square windows, mean."""
+def similarity(shown: Tensor, truth: Tensor) -> Tensor:
+    """Structural similarity (Wang, Bovik, Sheikh, Simoncelli, 2004) of pictures, their mean.
 
-    def mean(values: Tensor) -> Tensor:
-        return functional.avg_pool2d(values, _WINDOW, stride=2)
-
-    mean_shown, mean_truth = mean(shown), mean(truth)
-    spread_shown = mean(shown * shown) - mean_shown**2
-    spread_truth = mean(truth * truth) - mean_truth**2
-    shared = mean(shown * truth) - mean_shown * mean_truth
-    light, contrast = (0.01 * 2) ** 2, (0.03 * 2) ** 2
+    Args:
+        shown: In [-1, 1], shape [count, 3, height, width].
+        truth: As `shown`.
+    """
+    # It asks how light a place is, so black must be 0.
+    shown, truth = (shown + 1) / 2, (truth + 1) / 2
+    mean_shown, mean_truth, square_shown, square_truth, product = _nearby(
+        torch.cat([shown, truth, shown * shown, truth * truth, shown * truth])
+    ).chunk(5)
+    spread_shown = square_shown - mean_shown**2
+    spread_truth = square_truth - mean_truth**2
+    shared = product - mean_shown * mean_truth
+    light, contrast = 0.01**2, 0.03**2
     alike = (2 * mean_shown * mean_truth + light) * (2 * shared + contrast)
     most = (mean_shown**2 + mean_truth**2 + light) * (spread_shown + spread_truth + contrast)
     return (alike / most).mean()
+
+
+def _nearby(values: Tensor) -> Tensor:
+    """Means over a Gaussian window about each pixel that has a whole one."""
+    away = torch.arange(-_WINDOW, _WINDOW + 1, device=values.device)
+    window = torch.exp(-((away / _DEVIATION) ** 2) / 2)
+    window = window / window.sum()
+    lines = values.flatten(0, 1)[:, None]
+    return functional.conv2d(
+        functional.conv2d(lines, window[None, None, :, None]), window[None, None, None]
+    ).unflatten(0, values.shape[:2])

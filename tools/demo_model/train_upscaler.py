@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tools.demo_model import crops, parts
+from tools.demo_model.arithmetic import shortened
 from tools.demo_model.run import Run
 from tools.demo_model.train_autoencoder import difference
 from torch import Tensor
@@ -47,7 +48,7 @@ class Latents:
         if not path.exists():
             random = np.random.default_rng((seed, 2))
             large, small, shown = [], [], []
-            with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+            with torch.no_grad(), shortened(device):
                 for _ in range(count // _ENCODED):
                     truth = crops.crops(random, pictures, count=_ENCODED, side=_SIDE)
                     truth = ((truth + 1) * 127.5).round().div(127.5).sub(1).to(device)
@@ -111,7 +112,7 @@ def loss_of(
     def loss(progress: float) -> Tensor:
         large, small, pictures = latents.batch(random, run.device)
         noise = torch.randn_like(large)
-        with torch.autocast(run.device.type, torch.bfloat16):
+        with shortened(run.device):
             best = first_answer(unet, noise, small)
             total = (best - large).square().mean()
             if progress > _SHOWN_FROM:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tools.demo_model import measure, pictures, train
+from tools.demo_model import crops, measure, pictures, train, train_together
 
 from twofold_worker.upscaler import demo
 from twofold_worker.upscaler.diffusion import DiffusionUpscaler
@@ -24,12 +24,30 @@ def own_torch() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+def tensor_of(picture: measure.Pixels) -> torch.Tensor:
+    """A picture in [-1, 1], shape [1, 3, height, width]."""
+    return torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float().div(127.5).sub(1)
+
+
 def test_the_same_picture_is_drawn_for_the_same_number() -> None:
     first, again, other = (pictures.draw(1, number) for number in (0, 0, 1))
     assert first.shape == (pictures.SIDE, pictures.SIDE, 3)
     assert first.dtype == np.uint8
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+def test_a_training_looks_as_the_measure_does() -> None:
+    """At a picture's half, but for Pillow's rounding, and at how alike two pictures are."""
+    truth = measure.photograph("coffee")
+    half = measure.halved(truth)
+    shown = np.asarray(Image.fromarray(half).resize(truth.shape[:2], Image.Resampling.BICUBIC))
+
+    own_half = crops.halved(tensor_of(truth)).add(1).mul(127.5)[0].permute(1, 2, 0).numpy()
+    alike = train_together.similarity(tensor_of(shown), tensor_of(truth))
+
+    assert np.abs(own_half - half).mean() < 0.3
+    assert float(alike) == pytest.approx(measure.Score.of(shown, truth).ssim, abs=1e-5)
 
 
 @pytest.mark.usefixtures("own_torch")
