@@ -17,3 +17,26 @@ def resume(model: Path, folder: Path) -> None:
     for name, part in (("autoencoder", whole.vae), ("upscaler", whole.unet)):
         torch.save({"average": part.state_dict()}, folder / f"{name}.pt")
     torch.save((whole.vae.config.scaling_factor / train_settled.STRETCH,), folder / "latents.pt")
+
+
+def mix(folder: Path, share: float) -> None:
+    """Take back a part of what `together` has changed since it began.
+
+    Where a loss of one thing alone has led too far from another, a mean of the weights before and
+    after has more of both (Wortsman et al., Robust fine-tuning of zero-shot models, 2022).
+
+    Args:
+        folder: Of the training.
+        share: Of the weights after; the rest is of those before, 0 to 1.
+    """
+    saved = torch.load(folder / "together.pt", map_location="cpu")
+    before = {
+        f"{part}.{name}": weights
+        for part, checkpoint in (("vae", "autoencoder"), ("unet", "upscaler"))
+        for name, weights in torch.load(folder / f"{checkpoint}.pt")["average"].items()
+    }
+    saved["average"] = {
+        name: torch.lerp(before[name].float(), weights.float(), share)
+        for name, weights in saved["average"].items()
+    }
+    torch.save(saved, folder / "together.pt")

@@ -7,9 +7,10 @@
     python -m tools.demo_model.train export FOLDER --out MODEL
 
 The first draws the pictures, too. `resume FOLDER --model MODEL` stands for the first two, and
-begins with a model that was exported. Each training may be interrupted, and goes on when it is
-started again. `--minutes` instead of `--steps` trains as long as there is time; only steps can be
-repeated. A GPU is used where there is one.
+begins with a model that was exported; `mix FOLDER` takes back a part of what `together` changed.
+Each training may be interrupted, and goes on when it is started again. `--minutes` instead of
+`--steps` trains as long as there is time; only steps can be repeated. A GPU is used where there is
+one.
 """
 
 # diffusers calls itself typed and mostly is not.
@@ -61,6 +62,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--pictures", type=int, default=640, help="how many to draw")
     parser.add_argument("--pairs", type=int, default=4800, help="how many to encode")
     parser.add_argument("--model", type=Path, help="the exported folder to resume from")
+    parser.add_argument("--share", type=float, default=0.85, help="of what was learned, to keep")
     parser.add_argument("--out", type=Path, help="a new folder to export to")
     asked = parser.parse_args(arguments)
     if asked.what == "export":
@@ -69,7 +71,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     elif asked.what == "resume":
         if asked.model is None:
             parser.error("name --model")
-    elif asked.steps is None and asked.minutes is None:
+    elif asked.what != "mix" and asked.steps is None and asked.minutes is None:
         parser.error("name --steps or --minutes")
     return asked
 
@@ -105,6 +107,10 @@ def _upscaler(asked: argparse.Namespace) -> None:
 
 def _resume(asked: argparse.Namespace) -> None:
     resumed.resume(asked.model, asked.folder)
+
+
+def _mix(asked: argparse.Namespace) -> None:
+    resumed.mix(asked.folder, asked.share)
 
 
 def _together(asked: argparse.Namespace) -> None:
@@ -205,6 +211,7 @@ _STAGES = {
     "upscaler": _upscaler,
     "resume": _resume,
     "together": _together,
+    "mix": _mix,
     "settled": _settled,
     "export": _export,
 }

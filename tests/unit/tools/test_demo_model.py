@@ -57,6 +57,7 @@ def test_a_training_goes_on_from_the_model_that_is_shipped(tmp_path: Path) -> No
 
     train.main(["resume", work, f"--model={demo.FOLDER}"])
     train.main(["together", work, "--steps=1", "--rate=1e-9", few])
+    train.main(["mix", work, "--share=0.5"])
     train.main(["settled", work, "--steps=1", "--rate=1e-9", few])
     train.main(["export", work, f"--out={tmp_path / 'model'}"])
 
