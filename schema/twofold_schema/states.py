@@ -76,7 +76,8 @@ TRANSITIONS: Mapping[JobState, Mapping[JobState, str]] = MappingProxyType(
                 JobState.FAILED: "fail, retry_later or rescue",
                 JobState.SCHEDULED: "retry_later",
                 JobState.QUEUED: "release or rescue",
-                JobState.CANCELLED: "release, retry_later, fail or rescue of a flagged job",
+                JobState.CANCELLED: "release, retry_later, fail, rescue or expire of a flagged job, "
+                "complete of one past finish_by",
                 JobState.EXPIRED: "expire, complete, retry_later or rescue past finish_by",
             }
         ),
