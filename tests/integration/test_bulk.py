@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from tests.house import House, eventually
 from tests.pictures import encoded
-from tests.rivals import rivals
+from tests.rivals import locked_out, rivals
 
 from twofold_producer.producer import Producer
 from twofold_producer.submit.acceptance import Acceptance
@@ -52,10 +52,6 @@ _ROWS_OF = text("""
     FROM jobs WHERE source = :source ORDER BY id
 """)
 _KEYS_END = text("UPDATE submission_keys SET expires_at = clock_timestamp()")
-_BLOCKED = """
-    SELECT FROM pg_stat_activity
-    WHERE datname = current_database() AND cardinality(pg_blocking_pids(pid)) > 0
-"""
 _END = text("SELECT pg_terminate_backend(:pid, 10000)")
 
 
@@ -346,7 +342,7 @@ class TestEnding:
 
             with at_commits(producer, {1}, lose):
                 submitting = pool.submit(producer.submit_many, items, chunk=10)
-                eventually(lambda: house.rows(_BLOCKED) or submitting.done())
+                eventually(lambda: locked_out(house.engine) or submitting.done())
                 late.commit()
                 submission = submitting.result(60)
 

@@ -25,6 +25,7 @@ from tests.factories import (
     submitted,
 )
 from tests.house import House, eventually
+from tests.rivals import locked_out
 
 from twofold_producer.broker import Bell
 from twofold_producer.dev.postgres import Postgres
@@ -309,6 +310,16 @@ class TestCounts:
 
 
 class TestProcess:
+    def test_jobs_move_while_what_is_kept_is_counted(self, house: House) -> None:
+        """A week of a hundred million jobs takes minutes to count before it is dropped."""
+        house.environment["TWOFOLD_DATABASE_TIMEOUT_SECONDS"] = "600"
+        with house.engine.begin() as busy:
+            busy.execute(text("LOCK TABLE rollups"))
+            house.keeper()
+            eventually(lambda: locked_out(house.engine), why=house.logs)
+            (due,) = submitted(house.engine, new_job(start_at=PAST))
+            eventually(lambda: job_of(house.engine, due).state is JobState.QUEUED, why=house.logs)
+
     def test_keeps_until_sigterm_and_ends_well(self, house: House) -> None:
         first = house.keeper()
         (due,) = submitted(house.engine, new_job(start_at=PAST))

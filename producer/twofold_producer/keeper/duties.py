@@ -186,7 +186,7 @@ def fold_duties(engine: Engine) -> list[Duty]:
 
 
 def count_duties(engine: Engine, settings: KeeperSettings) -> list[Duty]:
-    """What keeps events, jobs and keys in bounds.
+    """What keeps events, jobs and keys in bounds: apart, because an old week is counted first.
 
     Args:
         engine: Of the database.
