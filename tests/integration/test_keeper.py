@@ -30,13 +30,12 @@ from tests.rivals import locked_out
 from twofold_producer.broker import Bell
 from twofold_producer.dev.postgres import Postgres
 from twofold_producer.keeper.duties import (
-    Duty,
-    Keeper,
     count_duties,
     fold_duties,
     ledger_duties,
     operation_duties,
 )
+from twofold_producer.keeper.loop import Duty, Keeper
 from twofold_schema import database, ticket
 from twofold_schema.ledger import operations, sweeps
 from twofold_schema.operation import JobFilter, OperationKind

@@ -27,7 +27,8 @@ from tests.plans import rows_read, settle
 from tests.rivals import rivals
 
 from twofold_producer.broker import Bell
-from twofold_producer.keeper.duties import Keeper, operation_duties
+from twofold_producer.keeper.duties import operation_duties
+from twofold_producer.keeper.loop import Keeper
 from twofold_schema.errors import (
     CorruptSource,
     InvalidOperation,

@@ -13,7 +13,6 @@ import structlog
 
 from twofold_producer.broker import Bell
 from twofold_producer.keeper.duties import (
-    Keeper,
     count_duties,
     fold_duties,
     ledger_duties,
@@ -22,6 +21,7 @@ from twofold_producer.keeper.duties import (
     storage_duties,
     webhook_duties,
 )
+from twofold_producer.keeper.loop import Keeper
 from twofold_producer.keeper.webhooks import Outbox
 from twofold_schema import database
 from twofold_schema.settings import (
