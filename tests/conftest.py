@@ -1,5 +1,6 @@
 """Real Postgres, Redis and S3 for every test that asks, each in a corner of its own."""
 
+import logging
 import os
 import secrets
 import signal
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import boto3
 import pytest
 import redis
+import structlog
 from botocore.config import Config
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.engine import make_url
@@ -55,6 +57,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "Load
 
     config.option.loadscopereorder = False
     return Files(config, log)
+
+
+@pytest.fixture(autouse=True)
+def logs_of_its_own() -> Iterator[None]:
+    """What a command tells this process of its logs is forgotten with the test that ran it."""
+    root, before = logging.getLogger(), structlog.get_config()
+    handlers, level = root.handlers, root.level
+    yield
+    structlog.configure(**before)
+    root.handlers = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

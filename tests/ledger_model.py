@@ -162,7 +162,7 @@ class Model:
         """A result, unless it is late."""
         job.answered()
         if job.finish_by_passed:
-            job.moved(JobState.EXPIRED)
+            self._miss(job)
         else:
             job.moved(JobState.SUCCEEDED)
             job.result_fence = job.fence
@@ -212,7 +212,7 @@ class Model:
                 job.state in _WAITING and job.start_by_passed is True and not job.was_claimed
             )
             if never_began or (job.finish_by_passed and not job.state.is_final):
-                job.moved(JobState.EXPIRED)
+                self._miss(job)
 
     def fail_oversized(self, largest: int) -> None:
         """End what is larger than every pool takes."""
@@ -254,6 +254,10 @@ class Model:
                 job.attempts += len(orphans) == 1
                 job.noted("worker_crashed")
             self.release_late(job)
+
+    @staticmethod
+    def _miss(job: ModelJob) -> None:
+        job.moved(JobState.CANCELLED if job.is_flagged else JobState.EXPIRED)
 
     @staticmethod
     def _fate(job: ModelJob, otherwise: JobState) -> JobState:

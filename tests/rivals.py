@@ -14,6 +14,16 @@ DEADLINE_SECONDS = 20.0
 
 _PID = text("SELECT pg_backend_pid()")
 _BLOCKED = text("SELECT cardinality(pg_blocking_pids(:pid)) > 0")
+_LOCKED_OUT = text("""
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND cardinality(pg_blocking_pids(pid)) > 0
+""")
+
+
+def locked_out(engine: Engine) -> int:
+    """How many transactions of this database wait for a lock."""
+    with engine.connect() as connection:
+        return int(connection.execute(_LOCKED_OUT).scalar_one())
 
 
 class Rival(Generic[Answer]):

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from typing import Final
 
 from benchmarks.queue.servers import Database
-from twofold_producer.keeper.duties import Keeper, count_duties, fold_duties
+from twofold_producer.keeper.duties import count_duties, fold_duties
+from twofold_producer.keeper.loop import Keeper
 from twofold_schema.settings import KeeperSettings
 
 _NEVER_HOURS: Final = 24 * 3650

@@ -11,7 +11,7 @@ from typing import Any, Self, overload
 from uuid import UUID
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
 from twofold_producer.broker import Bell
@@ -199,7 +199,10 @@ class Producer:
                     ring(sum(written.created))
             except DBAPIError as error:
                 pause = next(pauses, None)
-                if pause is None or not database.is_transient(error):
+                # What was written before is these ids: a commit whose reply was lost came after
+                # this try had looked for them.
+                is_ours = again and isinstance(error, IntegrityError)
+                if pause is None or not (is_ours or database.is_transient(error)):
                     raise
             else:
                 return written

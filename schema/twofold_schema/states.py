@@ -76,7 +76,9 @@ TRANSITIONS: Mapping[JobState, Mapping[JobState, str]] = MappingProxyType(
                 JobState.FAILED: "fail, retry_later or rescue",
                 JobState.SCHEDULED: "retry_later",
                 JobState.QUEUED: "release or rescue",
-                JobState.CANCELLED: "release, retry_later, fail or rescue of a flagged job",
+                JobState.CANCELLED: (
+                    "release, retry_later, fail, rescue, expire or late complete of a flagged job"
+                ),
                 JobState.EXPIRED: "expire, complete, retry_later or rescue past finish_by",
             }
         ),

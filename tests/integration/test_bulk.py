@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
-from tests.house import House
+from tests.house import House, eventually
 from tests.pictures import encoded
-from tests.rivals import rivals
+from tests.rivals import locked_out, rivals
 
 from twofold_producer.producer import Producer
 from twofold_producer.submit.acceptance import Acceptance
@@ -103,6 +103,23 @@ def ends_its_server(house: House, *, committed: bool) -> Callable[[Connection], 
             assert other.execute(_END, {"pid": driver.info.backend_pid}).scalar_one()
 
     return end
+
+
+def rows_of(connection: Connection, table: str) -> bytes:
+    """All that a table shows to a connection, as COPY writes it."""
+    driver: Any = connection.connection.driver_connection
+    with driver.cursor().copy(f"COPY {table} TO STDOUT") as copy:
+        return b"".join(copy)
+
+
+def write_new(connection: Connection, table: str, rows: bytes) -> None:
+    """Write such rows, but for those that are there."""
+    driver: Any = connection.connection.driver_connection
+    cursor = driver.cursor()
+    cursor.execute(f"CREATE TEMPORARY TABLE copied_{table} (LIKE {table}) ON COMMIT DROP")
+    with cursor.copy(f"COPY copied_{table} FROM STDIN") as copy:
+        copy.write(rows)
+    cursor.execute(f"INSERT INTO {table} SELECT * FROM copied_{table} ON CONFLICT DO NOTHING")
 
 
 class TestAnswers:
@@ -307,6 +324,32 @@ class TestEnding:
         assert len(house.rows("SELECT FROM jobs")) == 30
         assert open_submissions(house) == 0
         assert len(house.rows("SELECT FROM submissions")) == 1
+
+    @pytest.mark.parametrize("keyed", [True, False])
+    def test_a_chunk_whose_commit_goes_on_without_its_connection_is_written_once(
+        self, house: House, producer: Producer, bucket: str, *, keyed: bool
+    ) -> None:
+        """It ends when it has been looked for, and is being written once more."""
+        items = requests(bucket, 20) if keyed else requests(bucket, 20, key=None)
+        with house.engine.connect() as late, ThreadPoolExecutor(1) as pool:
+            late.begin()
+
+            def lose(connection: Connection) -> None:
+                written = {table: rows_of(connection, table) for table in ("job_keys", "jobs")}
+                ends_its_server(house, committed=False)(connection)
+                for table, rows in written.items():
+                    write_new(late, table, rows)
+
+            with at_commits(producer, {1}, lose):
+                submitting = pool.submit(producer.submit_many, items, chunk=10)
+                eventually(lambda: locked_out(house.engine) or submitting.done())
+                late.commit()
+                submission = submitting.result(60)
+
+        assert (submission.created, submission.existing) == (20, 0)
+        jobs = house.jobs(submission.job_ids)
+        assert [job.source for job in jobs] == [request.source for request in items]
+        assert len(house.rows("SELECT FROM jobs")) == 20
 
     def test_a_database_that_stays_away_leaves_whole_chunks(
         self, house: House, producer: Producer, bucket: str

@@ -15,8 +15,9 @@ from tests.pictures import encoded
 from tests.shell import Shell
 from tests.workshop import Make, Workshop
 
-from twofold_producer.keeper.duties import Keeper, storage_duties
+from twofold_producer.keeper.duties import storage_duties
 from twofold_producer.keeper.garbage import Collector, is_garbage
+from twofold_producer.keeper.loop import Keeper
 from twofold_schema.artifacts import ArtifactUri, preview_place, result_place
 from twofold_schema.errors import ResultDenied
 from twofold_schema.ids import new_id

@@ -25,17 +25,17 @@ from tests.factories import (
     submitted,
 )
 from tests.house import House, eventually
+from tests.rivals import locked_out
 
 from twofold_producer.broker import Bell
 from twofold_producer.dev.postgres import Postgres
 from twofold_producer.keeper.duties import (
-    Duty,
-    Keeper,
     count_duties,
     fold_duties,
     ledger_duties,
     operation_duties,
 )
+from twofold_producer.keeper.loop import Duty, Keeper
 from twofold_schema import database, ticket
 from twofold_schema.ledger import operations, sweeps
 from twofold_schema.operation import JobFilter, OperationKind
@@ -309,6 +309,16 @@ class TestCounts:
 
 
 class TestProcess:
+    def test_jobs_move_while_what_is_kept_is_counted(self, house: House) -> None:
+        """A week of a hundred million jobs takes minutes to count before it is dropped."""
+        house.environment["TWOFOLD_DATABASE_TIMEOUT_SECONDS"] = "600"
+        with house.engine.begin() as busy:
+            busy.execute(text("LOCK TABLE rollups"))
+            house.keeper()
+            eventually(lambda: locked_out(house.engine), why=house.logs)
+            (due,) = submitted(house.engine, new_job(start_at=PAST))
+            eventually(lambda: job_of(house.engine, due).state is JobState.QUEUED, why=house.logs)
+
     def test_keeps_until_sigterm_and_ends_well(self, house: House) -> None:
         first = house.keeper()
         (due,) = submitted(house.engine, new_job(start_at=PAST))

@@ -22,7 +22,8 @@ from tests.factories import (
 from tests.plans import rows_read, settle
 from tests.rivals import rivals
 
-from twofold_producer.keeper.duties import Keeper, count_duties
+from twofold_producer.keeper.duties import count_duties
+from twofold_producer.keeper.loop import Keeper
 from twofold_schema import database
 from twofold_schema.errors import CorruptSource, JobNotFound, JobNotRetryable
 from twofold_schema.ledger import (

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, text
+from structlog.testing import capture_logs
 from tests.factories import (
     AMPLE,
     FUTURE,
@@ -26,7 +27,8 @@ from tests.plans import rows_read, settle
 from tests.rivals import rivals
 
 from twofold_producer.broker import Bell
-from twofold_producer.keeper.duties import Keeper, operation_duties
+from twofold_producer.keeper.duties import operation_duties
+from twofold_producer.keeper.loop import Keeper
 from twofold_schema.errors import (
     CorruptSource,
     InvalidOperation,
@@ -75,6 +77,12 @@ _WRITTEN = text("""
            (SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_xact_user_tables)
 """)
 _EMPTY = text("DELETE FROM jobs")
+_REFUSE = text("""
+    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'not these'; END $$;
+    CREATE TRIGGER refuse BEFORE UPDATE ON jobs FOR EACH ROW WHEN (NEW.tenant = 'bad')
+        EXECUTE FUNCTION refuse();
+""")
 
 
 def many(engine: Engine, tenant: str, jobs: int, state: str = "queued") -> None:
@@ -324,6 +332,27 @@ class TestBatches:
         assert batch is not None
         assert (batch.operation, batch.finished) == (small.id, True)
         assert done(engine, large).counts == {"cancelled": 4_000}
+
+    def test_one_that_cannot_be_done_holds_up_no_other(
+        self, engine: Engine, broker_url: str
+    ) -> None:
+        many(engine, "bad", 10)
+        many(engine, "good", 10)
+        with engine.begin() as connection:
+            connection.execute(_REFUSE)
+        bad, good = (asked(engine, CANCEL, tenant=tenant) for tenant in ("bad", "good"))
+        bell = Bell(BrokerSettings.model_validate({"broker_url": broker_url}))
+        keeper = Keeper(operation_duties(engine, bell), every_seconds=1)
+
+        with capture_logs() as logs:
+            for _ in range(4):
+                keeper.once()
+
+        assert done(engine, good).counts == {"cancelled": 10}
+        assert states(engine, "bad") == {"queued": 10}
+        assert {line["operation_id"] for line in logs if line["event"] == "operation_put_off"} == {
+            str(bad.id)
+        }
 
     def test_what_is_stopped_goes_no_further(self, engine: Engine) -> None:
         many(engine, "crowd", 1_500)

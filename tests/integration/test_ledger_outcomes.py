@@ -171,6 +171,18 @@ def test_after_finish_by_no_result_counts_and_nothing_is_tried_again(
     assert job_of(engine, held.job_id).result is None
 
 
+@pytest.mark.parametrize("name", ["complete", "fail", "retry_later", "release"])
+def test_after_finish_by_a_job_that_was_called_off_is_cancelled_whatever_its_end(
+    engine: Engine, name: str
+) -> None:
+    held = _held(engine)
+    with engine.begin() as connection:
+        requests.cancel(connection, [held.job_id])
+        connection.execute(_MAKE_LATE)
+    assert _end(engine, name, held).state is JobState.CANCELLED
+    assert job_of(engine, held.job_id).result is None
+
+
 def test_the_last_attempts_error_is_final(engine: Engine) -> None:
     held = _held(engine, max_attempts=2)
     assert _end(engine, "retry_later", held).state is JobState.SCHEDULED

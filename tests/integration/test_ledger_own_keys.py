@@ -10,7 +10,8 @@ from tests.factories import new_job, submitted
 from tests.plans import rows_read
 from tests.rivals import rivals
 
-from twofold_producer.keeper.duties import Keeper, count_duties
+from twofold_producer.keeper.duties import count_duties
+from twofold_producer.keeper.loop import Keeper
 from twofold_schema.ids import new_id
 from twofold_schema.ledger import keys, submissions, submit
 from twofold_schema.settings import KeeperSettings

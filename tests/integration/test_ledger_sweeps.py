@@ -17,7 +17,7 @@ from tests.factories import (
 )
 from tests.plans import rows_read, settle
 
-from twofold_schema.ledger import outcomes, sweeps
+from twofold_schema.ledger import outcomes, requests, sweeps
 from twofold_schema.states import JobState
 
 _LATE = text("UPDATE jobs SET finish_by = '2020-01-01Z'")
@@ -85,6 +85,16 @@ def test_a_running_job_expires_at_finish_by_and_its_worker_finds_out(engine: Eng
     with engine.begin() as connection:
         (settled,) = outcomes.complete(connection, run_id, {held: result_of(held)})
     assert settled == outcomes.Settled(job_id, stands=False, state=JobState.EXPIRED)
+
+
+def test_a_job_that_was_called_off_is_cancelled_at_finish_by_too(engine: Engine) -> None:
+    (job_id,) = submitted(engine)
+    claimed(engine, begun(engine))
+    with engine.begin() as connection:
+        requests.cancel(connection, [job_id])
+        connection.execute(_LATE)
+    assert _sweep(engine, sweeps.expire) == 1
+    assert _states(engine, [job_id]) == [JobState.CANCELLED]
 
 
 def test_one_process_at_a_time_does_a_duty(engine: Engine) -> None:

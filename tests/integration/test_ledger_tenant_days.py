@@ -9,7 +9,8 @@ from sqlalchemy import Engine, text
 from structlog.testing import capture_logs
 from tests.factories import begun, claimed, job_of, new_job, result_of, submitted
 
-from twofold_producer.keeper.duties import Keeper, count_duties
+from twofold_producer.keeper.duties import count_duties
+from twofold_producer.keeper.loop import Keeper
 from twofold_schema.errors import InvalidOperation, JobNotFound
 from twofold_schema.ledger import audit, outcomes, reads, rights, submit, tallies, tenant_days
 from twofold_schema.ledger.new_jobs import Accepted, NewJob

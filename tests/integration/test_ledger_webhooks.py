@@ -20,6 +20,7 @@ from tests.factories import (
     result_of,
     submitted,
 )
+from tests.rivals import rivals
 
 from twofold_schema.egress import Egress
 from twofold_schema.errors import (
@@ -53,6 +54,7 @@ from twofold_schema.webhook import JOB_EVENTS, Delivery, DeliveryState, EventTyp
 DAY = timedelta(days=1)
 WELL = Outcome(status=204, seconds=0.1)
 ILL = Outcome(status=500, seconds=0.1)
+_LOCK_ENDPOINT = text("SELECT FROM webhooks WHERE id = :id FOR UPDATE NOWAIT")
 
 
 def cancelled(engine: Engine, **changes: Any) -> UUID:
@@ -570,6 +572,25 @@ class TestRecords:
             recorded(engine, (one, outcome))
             recorded(engine, (one, outcome))
             assert (only(engine).tries, len(only(engine).log)) == (tries, tries)
+
+    def test_keepers_that_record_tries_of_the_same_endpoints_never_deadlock(
+        self, engine: Engine
+    ) -> None:
+        """Endpoints are locked in the order of their ids, whichever of them were heard."""
+        ids = sorted(endpoint(engine, tenant=tenant)[0].id for tenant in ("a", "b"))
+        for tenant in ("a", "b"):
+            cancelled(engine, tenant=tenant)
+        recorded(engine, *((one, ILL) for one in leased(engine)))
+        due_now(engine)
+        tries = {one.webhook_id: one for one in leased(engine)}
+        came = [(tries[ids[0]], ILL), (tries[ids[1]], WELL)]
+        with engine.begin() as other, rivals(engine) as rival:
+            other.execute(_LOCK_ENDPOINT, {"id": ids[0]})
+            keeper = rival(lambda connection: sending.record(connection, came))
+            assert keeper.blocked
+            other.execute(_LOCK_ENDPOINT, {"id": ids[1]})
+            other.rollback()
+            assert keeper.answer() == {}
 
     def test_an_endpoint_that_is_gone_is_told_nothing_more(self, engine: Engine) -> None:
         webhook, _ = endpoint(engine)

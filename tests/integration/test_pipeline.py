@@ -19,6 +19,7 @@ from tests.factories import begun
 from tests.house import eventually
 from tests.inputs.files import saved, turned
 from tests.pictures import encoded, picture
+from tests.rivals import locked_out
 from tests.servers.scripted import Asked, Reply, error, scripted
 from tests.upscalers import NearestUpscaler, Noting, Small
 from tests.workshop import AMPLE, Gate, Make, Workshop, twice
@@ -509,26 +510,13 @@ def test_a_ticket_lasts_until_the_look_for_work_has_ended(workshop: Make, engine
         connection.execute(text("SELECT FROM runs FOR UPDATE"))
         (job_id,) = shop.submit(encoded())
         shop.stages.start()
-        eventually(lambda: blocked(engine), within=AMPLE)
+        eventually(lambda: locked_out(engine), within=AMPLE)
         ticket.start()
         assert not ended.wait(0.2)
     ticket.join(AMPLE)
     shop.stages.stop()
     shop.stages.join()
     assert [job.state for job in shop.jobs([job_id])] == [JobState.SUCCEEDED]
-
-
-def blocked(engine: Engine) -> int:
-    """How many transactions of this database wait for a lock."""
-    with engine.connect() as connection:
-        return int(
-            connection.execute(
-                text("""
-                    SELECT count(*) FROM pg_stat_activity
-                    WHERE datname = current_database() AND cardinality(pg_blocking_pids(pid)) > 0
-                """)
-            ).scalar_one()
-        )
 
 
 def test_outcomes_of_several_kinds_never_deadlock_with_who_locks_in_order(
@@ -547,7 +535,7 @@ def test_outcomes_of_several_kinds_never_deadlock_with_who_locks_in_order(
         cancel.execute(text("SELECT FROM jobs WHERE id = :id FOR UPDATE"), {"id": job_ids[0]})
         settling = threading.Thread(target=shop.pipeline.settle, args=[outcomes])
         settling.start()
-        eventually(lambda: blocked(engine), within=AMPLE)
+        eventually(lambda: locked_out(engine), within=AMPLE)
         cancel.execute(text("SELECT FROM jobs ORDER BY id FOR UPDATE NOWAIT"))
     settling.join(AMPLE)
 
@@ -582,7 +570,7 @@ def test_a_decoder_that_waits_for_the_ledger_does_not_stand_still(
     with engine.begin() as connection:
         connection.execute(text("SELECT FROM jobs FOR UPDATE"))
         decoder.start()
-        eventually(lambda: blocked(engine), within=AMPLE)
+        eventually(lambda: locked_out(engine), within=AMPLE)
         now = 2 * AMPLE
         assert shop.pipeline.progress.stalled() == []
     decoder.join(AMPLE)

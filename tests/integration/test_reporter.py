@@ -287,6 +287,20 @@ def test_of_several_keepers_one_ends_it(desk: Desk) -> None:
     assert desk.report(submission_id).generation == 1
 
 
+def test_who_changes_tables_does_not_wait_for_storage(desk: Desk) -> None:
+    """Else everybody waits behind him."""
+    submission_id, _ = desk.submit(new_job())
+    desk.fail_jobs()
+
+    def change(*arguments: Any, **options: Any) -> None:
+        with desk.engine.begin() as connection:
+            connection.execute(text("LOCK TABLE jobs, history, submissions NOWAIT"))
+        desk.storage.write_once(*arguments, **options)
+
+    assert desk.reporter(Wrapped(desk.storage, write_once=change)).report() == 1
+    assert desk.report(submission_id).finished_at is not None
+
+
 @pytest.mark.parametrize("error", [StorageUnavailable, OSError(28, "No space left on device")])
 def test_what_cannot_be_stored_now_holds_up_this_submission_only(
     desk: Desk, error: Exception

@@ -24,7 +24,8 @@ from tests.servers.certificates import Certificates
 from tests.servers.receiver import Answer, Received, Receiver, receiving
 
 from twofold_producer.keeper import posting
-from twofold_producer.keeper.duties import Keeper, webhook_duties
+from twofold_producer.keeper.duties import webhook_duties
+from twofold_producer.keeper.loop import Keeper
 from twofold_producer.keeper.posting import Poster
 from twofold_producer.keeper.webhooks import Outbox
 from twofold_schema import database, egress

@@ -15,12 +15,13 @@ from twofold_worker.outcome import Completed, Failed, Outcome, Released, attempt
 from twofold_worker.pipeline import Pipeline
 from twofold_worker.precedence import let_the_engine_pass
 from twofold_worker.reach import Reach
+from twofold_worker.room import Room
 from twofold_worker.work import Encoded, Upscaled
 
 log = structlog.get_logger(__name__)
 
 _TICK_SECONDS = 0.5
-#: Results that may wait here, in batches: more, and the engine waits.
+#: Results that may wait here, in batches of jobs and of pixels: more, and the engine waits.
 _BATCHES = 2
 #: The share of its run deadline up to which a claim may wait for storage with its result: the rest
 #: is for one more try, as long as a silent store lets it last.
@@ -41,8 +42,10 @@ class Outlet:
         self._reach = reach
         self._stopping = stopping
         self._ended: queue.Queue[Outcome | None] = queue.Queue()
-        worker = pipeline.worker
-        self._room = threading.BoundedSemaphore(_BATCHES * worker.max_batch)
+        worker, full = pipeline.worker, pipeline.capacity.batch_pixels
+        self._room = Room(
+            jobs=_BATCHES * worker.max_batch, pixels=None if full is None else _BATCHES * full
+        )
         self._storers = ThreadPoolExecutor(
             worker.io_threads, "store", initializer=let_the_engine_pass
         )
@@ -70,7 +73,7 @@ class Outlet:
 
     def deliver(self, upscaled: Upscaled) -> None:
         """Have a picture encoded, stored and settled; waits while many are."""
-        self._room.acquire()
+        self._room.take(upscaled.pixels)
         self._storers.submit(self._deliver, upscaled)
 
     def close(self) -> None:
@@ -86,7 +89,7 @@ class Outlet:
             # Nobody reads what this thread ends with: whatever goes wrong has to be an outcome.
             return self.put(attempt(job, lambda _: self._ended_as(upscaled)))
         finally:
-            self._room.release()
+            self._room.leave(upscaled.pixels)
 
     def _ended_as(self, upscaled: Upscaled) -> Completed | Failed | Released:
         return self._store(upscaled.prepared.job, self._pipeline.encode(upscaled))

@@ -44,6 +44,12 @@ class Upscaled:
     rungs: tuple[int, ...]
     gpu_seconds: float
 
+    @property
+    def pixels(self) -> int:
+        """Of its padded source."""
+        height, width = self.prepared.request.size
+        return height * width
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoded:

@@ -1,28 +1,25 @@
-"""The keeper: does what no single job does, for ever.
+"""What the keeper does: what no single job does, for ever.
 
 Any number may run. What writes job rows takes an advisory lock for its transaction, so that one
 does it; what touches storage is safe to do twice, and has a loop of its own, so that a slow store
 holds up no rescue.
 """
 
-import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import timedelta
 
 import structlog
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError
 
 from twofold_producer.broker import Bell
 from twofold_producer.keeper.garbage import Collector
+from twofold_producer.keeper.loop import Duty
 from twofold_producer.keeper.operations import carry_out
 from twofold_producer.keeper.publisher import Publisher
 from twofold_producer.keeper.reporter import Reporter
 from twofold_producer.keeper.webhooks import Outbox
 from twofold_schema.artifacts import ArtifactUri
-from twofold_schema.database import is_transient
 from twofold_schema.errors import JobError
 from twofold_schema.ledger import (
     capacity,
@@ -56,67 +53,6 @@ _PARTITIONS_SECONDS = 60.0
 
 #: A store that refused to list or to delete is asked again after so long.
 _COLLECT_AGAIN_SECONDS = 60.0
-
-#: Rows of one round after which the next may be wanted soon.
-_MANY = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Duty:
-    """One thing the keeper does.
-
-    Attributes:
-        name: As it is logged.
-        do: Does it; returns how many rows or objects it concerned.
-        always: There is something to do whenever jobs move, and nobody wants to read of it.
-    """
-
-    name: str
-    do: Callable[[], int]
-    always: bool = False
-
-
-class Keeper:
-    """Does every duty in turn.
-
-    Args:
-        duties: In order.
-        every_seconds: How often each is done.
-        hurries: Five times as often while it concerns many rows.
-    """
-
-    def __init__(
-        self, duties: Sequence[Duty], *, every_seconds: float, hurries: bool = False
-    ) -> None:
-        self._duties = duties
-        self._every_seconds = every_seconds
-        self._hurries = hurries
-
-    def run(self, stop: threading.Event) -> None:
-        """Keep until `stop` is set. An outage of the database or of storage is waited out."""
-        while not stop.is_set():
-            hurry = self.once() >= _MANY and self._hurries
-            stop.wait(self._every_seconds / 5 if hurry else self._every_seconds)
-
-    def once(self) -> int:
-        """Do every duty once; returns how many rows or objects they concerned together."""
-        concerned = 0
-        for duty in self._duties:
-            try:
-                count = duty.do()
-            except DBAPIError as error:
-                if not is_transient(error):
-                    raise
-                log.warning("database_away", duty=duty.name, error=str(error.orig))
-                continue
-            except JobError as error:
-                log.warning("storage_away", duty=duty.name, code=error.code, error=error.message)
-                continue
-            concerned += count
-            if count:
-                tell = log.debug if duty.always else log.info
-                tell("kept", duty=duty.name, count=count)
-        return concerned
 
 
 def ledger_duties(
@@ -164,12 +100,12 @@ def ledger_duties(
             return rescued
 
     return [
-        _duty(engine, "promote", sweeps.promote),
-        _duty(engine, "expire", sweeps.expire),
-        _duty(engine, "fail_oversized", fail_oversized),
+        Duty.of_rows(engine, "promote", sweeps.promote),
+        Duty.of_rows(engine, "expire", sweeps.expire),
+        Duty.of_rows(engine, "fail_oversized", fail_oversized),
         Duty("rescue", rescue),
-        _duty(engine, "ring", ring_lost_tickets),
-        _duty(
+        Duty.of_rows(engine, "ring", ring_lost_tickets),
+        Duty.of_rows(
             engine,
             "seal",
             lambda connection: submissions.seal_abandoned(connection, age=seal_after),
@@ -180,13 +116,13 @@ def ledger_duties(
 def fold_duties(engine: Engine) -> list[Duty]:
     """What adds up the journals that every claim reads to the end."""
     return [
-        _duty(engine, "fold", tallies.fold, always=True),
-        _duty(engine, "fold_shares", shares.fold, always=True),
+        Duty.of_rows(engine, "fold", tallies.fold, always=True),
+        Duty.of_rows(engine, "fold_shares", shares.fold, always=True),
     ]
 
 
 def count_duties(engine: Engine, settings: KeeperSettings) -> list[Duty]:
-    """What keeps events, jobs and keys in bounds.
+    """What keeps events, jobs and keys in bounds: apart, because an old week is counted first.
 
     Args:
         engine: Of the database.
@@ -223,19 +159,19 @@ def count_duties(engine: Engine, settings: KeeperSettings) -> list[Duty]:
         return rollups.forget(connection, older_than=timedelta(days=settings.rollup_days))
 
     return [
-        _duty(engine, "roll_up", rollups.roll_up),
-        _duty(
+        Duty.of_rows(engine, "roll_up", rollups.roll_up),
+        Duty.of_rows(
             engine,
             "keep_events",
             _keeping(retention.EVENTS, days_to_come, timedelta(days=settings.events_days)),
         ),
         # First, so that what is moved finds its partition.
-        _duty(engine, "keep_history", _keeping(retention.HISTORY, weeks_to_come, jobs_age)),
-        _duty(engine, "keep_pairs", _keeping(retention.PAIRS, weeks_of_pairs, jobs_age)),
-        _duty(engine, "move", move),
-        _duty(engine, "forget_by_tenant", forget_by_tenant),
-        _duty(engine, "forget_rollups", forget_rollups),
-        _duty(engine, "forget_keys", keys.forget),
+        Duty.of_rows(engine, "keep_history", _keeping(retention.HISTORY, weeks_to_come, jobs_age)),
+        Duty.of_rows(engine, "keep_pairs", _keeping(retention.PAIRS, weeks_of_pairs, jobs_age)),
+        Duty.of_rows(engine, "move", move),
+        Duty.of_rows(engine, "forget_by_tenant", forget_by_tenant),
+        Duty.of_rows(engine, "forget_rollups", forget_rollups),
+        Duty.of_rows(engine, "forget_keys", keys.forget),
     ]
 
 
@@ -330,16 +266,4 @@ def webhook_duties(engine: Engine, outbox: Outbox, settings: WebhookSettings) ->
     def forget(connection: Connection) -> int:
         return deliveries.forget(connection, older_than=timedelta(days=settings.webhook_days))
 
-    return [Duty("deliver", outbox.deliver), _duty(engine, "forget_deliveries", forget)]
-
-
-def _duty(
-    engine: Engine, name: str, do: Callable[[Connection], int], *, always: bool = False
-) -> Duty:
-    """A duty in a transaction of its own, left out while another keeper is at it."""
-
-    def in_a_transaction() -> int:
-        with engine.begin() as connection:
-            return do(connection) if sweeps.try_duty(connection, name) else 0
-
-    return Duty(name, in_a_transaction, always)
+    return [Duty("deliver", outbox.deliver), Duty.of_rows(engine, "forget_deliveries", forget)]

@@ -13,7 +13,6 @@ import structlog
 
 from twofold_producer.broker import Bell
 from twofold_producer.keeper.duties import (
-    Keeper,
     count_duties,
     fold_duties,
     ledger_duties,
@@ -22,6 +21,7 @@ from twofold_producer.keeper.duties import (
     storage_duties,
     webhook_duties,
 )
+from twofold_producer.keeper.loop import Keeper
 from twofold_producer.keeper.webhooks import Outbox
 from twofold_schema import database
 from twofold_schema.settings import (
@@ -58,18 +58,16 @@ def run(
     bell = Bell(broker)
     every = settings.keeper_seconds
     of_rows = Keeper(
-        [
-            *ledger_duties(
-                engine,
-                bell,
-                every_seconds=every,
-                seal_after=timedelta(hours=settings.seal_after_hours),
-                largest_pool=limits.largest_pool,
-            ),
-            *count_duties(engine, settings),
-        ],
+        ledger_duties(
+            engine,
+            bell,
+            every_seconds=every,
+            seal_after=timedelta(hours=settings.seal_after_hours),
+            largest_pool=limits.largest_pool,
+        ),
         every_seconds=every,
     )
+    of_counts = Keeper(count_duties(engine, settings), every_seconds=every)
     of_folds = Keeper(fold_duties(engine), every_seconds=every, hurries=True)
     of_operations = Keeper(operation_duties(engine, bell), every_seconds=every)
     storage, results = OpenPlaces(places), places.results_uri
@@ -88,6 +86,7 @@ def run(
     try:
         together.run(
             of_rows.run,
+            of_counts.run,
             of_folds.run,
             of_operations.run,
             of_storage.run,

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 
 from twofold_producer.keeper.manifests import Manifest, line_of
 from twofold_schema.artifacts import ArtifactUri, manifest_place
@@ -84,8 +84,7 @@ class Reporter:
 
     def _attempt(self, one: Generation) -> bool:
         try:
-            with self._engine.begin() as connection:
-                return self._has_ended(connection, one) and self._end(connection, one)
+            return self._has_ended(one) and self._end(one)
         except ResultConflict as conflict:
             log.warning("manifest_taken", submission_id=str(one.id), error=conflict.message)
             with self._engine.begin() as connection:
@@ -103,29 +102,26 @@ class Reporter:
         self._pauses[one.id] = (time.monotonic() + pause, pause)
         log.warning("not_reported", submission_id=str(one.id), error=reason)
 
-    def _has_ended(self, connection: Connection, one: Generation) -> bool:
+    def _has_ended(self, one: Generation) -> bool:
         after = self._waits_for.pop(one, None)
-        while True:
-            look = generations.look_on(connection, one.id, after=after, limit=_JOBS_PER_PAGE)
-            if look.unfinished is not None:
-                self._waits_for[one] = look.unfinished
-                return False
-            if look.last is None:
-                return True
-            after = look.last
-
-    def _end(self, connection: Connection, one: Generation) -> bool:
-        if not generations.try_end(connection, one, idle_seconds=self._patience):
-            return False
-        counts: Counter[JobState] = Counter()
-        with ExitStack() as files:
-            results, errors = (files.enter_context(Manifest()) for _ in range(2))
-            for job in generations.jobs_of(connection, one.id, page=_JOBS_PER_PAGE):
-                if not job.state.is_final:
-                    # Retried just now.
+        with self._engine.begin() as connection:
+            while True:
+                look = generations.look_on(connection, one.id, after=after, limit=_JOBS_PER_PAGE)
+                if look.unfinished is not None:
+                    self._waits_for[one] = look.unfinished
                     return False
-                counts[job.state] += 1
-                (results if job.result else errors).add(line_of(job))
+                if look.last is None:
+                    return True
+                after = look.last
+
+    def _end(self, one: Generation) -> bool:
+        with self._engine.begin() as held, ExitStack() as files:
+            if not generations.try_hold(held, one.id, idle_seconds=self._patience):
+                return False
+            results, errors = (files.enter_context(Manifest()) for _ in range(2))
+            counts = self._write(one, results, errors)
+            if counts is None:
+                return False
             metadata = {"submission": str(one.id), "generation": str(one.generation)}
             places = {
                 name: manifest_place(self._results, one.id, one.generation, name)
@@ -133,10 +129,26 @@ class Reporter:
             }
             results.store(self._storage, places["results"], metadata)
             errors.store(self._storage, places["errors"], metadata)
-        return generations.finish(
-            connection,
-            one,
-            results=str(places["results"]),
-            errors=str(places["errors"]),
-            counts=counts,
-        )
+            with self._engine.begin() as connection:
+                return generations.finish(
+                    connection,
+                    one,
+                    results=str(places["results"]),
+                    errors=str(places["errors"]),
+                    counts=counts,
+                )
+
+    def _write(
+        self, one: Generation, results: Manifest, errors: Manifest
+    ) -> Counter[JobState] | None:
+        """Write down what came of each job; None where somebody has ended it, or retried one."""
+        counts: Counter[JobState] = Counter()
+        with self._engine.begin() as connection:
+            if not generations.has_no_end(connection, one):
+                return None
+            for job in generations.jobs_of(connection, one.id, page=_JOBS_PER_PAGE):
+                if not job.state.is_final:
+                    return None
+                counts[job.state] += 1
+                (results if job.result else errors).add(line_of(job))
+        return counts

@@ -9,7 +9,7 @@ of their ids first, or skips those that others hold, so that no two of them wait
                                                         and `copying` behind it
     keys       hold, holders, forget                    the callers' own names for jobs
     submissions  begin, join, seal                      jobs that were submitted together
-    generations  sealed, try_end, finish                their end, each time there is one
+    generations  sealed, try_hold, finish               their end, each time there is one
     requests   cancel, retry                            the owner of a job
     operations  begin, note, stop                       who asked for what, and why
     batches    advance, count                           many jobs by filter, with `matching`

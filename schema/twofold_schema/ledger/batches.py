@@ -8,15 +8,20 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
+import structlog
 from pydantic import ValidationError
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
+from sqlalchemy.exc import DBAPIError
 
 from twofold_schema.ledger import matching, operations, requests
 from twofold_schema.ledger.matching import CHANGEABLE, Bounds, Page
 from twofold_schema.operation import JobFilter, OperationKind
 from twofold_schema.states import CancelAnswer, JobState
+
+log = structlog.get_logger(__name__)
 
 #: How many jobs one batch changes.
 BATCH_JOBS = 1000
@@ -86,23 +91,36 @@ def count(connection: Connection, kind: OperationKind, where: JobFilter) -> Mapp
 def advance(connection: Connection) -> Batch | None:
     """Do the next batch of an operation: each has its turn.
 
+    One whose batch cannot be done is put off until all others have had theirs, and the log says
+    why: its filter may be of a later version, or take longer than a statement may.
+
     Args:
         connection: In a transaction of its own.
 
     Returns:
         What was done; None where there is no operation to go on with, or somebody is at each, or
-        where only a later version understands the one whose turn it is.
+        where the one whose turn it is was put off.
+
+    Raises:
+        DBAPIError: The connection was lost.
     """
     known = {"kinds": list(CHANGEABLE), "known": list(JobFilter.model_fields)}
     row = connection.execute(_TAKE, known).one_or_none()
     if row is None:
         return None
-    kind = OperationKind(row.kind)
     try:
-        where = JobFilter.model_validate(row.filter)
-    except ValidationError:
+        with connection.begin_nested():
+            return _next_batch(connection, row)
+    except (ValidationError, DBAPIError) as error:
+        if connection.invalidated:
+            raise
         connection.execute(_PUT_OFF, {"id": row.id})
+        log.warning("operation_put_off", operation_id=str(row.id), error=str(error))
         return None
+
+
+def _next_batch(connection: Connection, row: Row[Any]) -> Batch:
+    kind, where = OperationKind(row.kind), JobFilter.model_validate(row.filter)
     page = matching.look(
         connection,
         kind,

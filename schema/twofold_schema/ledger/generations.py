@@ -47,12 +47,17 @@ _JOBS = text(f"""
     ORDER BY submission_id, id LIMIT :limit
 """)  # noqa: S608 - built from constants of this package
 
-# One process at a time writes the manifests of a submission. Its transaction may wait for storage.
+# One process at a time writes the manifests of a submission. Its transaction may wait for storage,
+# and touches no table: whoever would change one then would wait as long, and everybody behind him.
 _HOLD_END = text("""
-    SELECT pg_try_advisory_xact_lock(hashtextextended('twofold.end.' || :id, 0)) AND EXISTS (
-               SELECT FROM submissions
-               WHERE id = CAST(:id AS uuid) AND generation = :generation AND finished_at IS NULL),
+    SELECT pg_try_advisory_xact_lock(hashtextextended('twofold.end.' || :id, 0)),
            set_config('idle_in_transaction_session_timeout', :milliseconds, true)
+""")
+
+# Whether a generation has not ended, and no other has begun.
+_HAS_NO_END = text("""
+    SELECT EXISTS (SELECT FROM submissions
+                   WHERE id = :id AND generation = :generation AND finished_at IS NULL)
 """)
 
 # Ends a generation whose jobs have all ended, and notes down for the endpoints of its tenant that
@@ -147,20 +152,22 @@ def jobs_of(connection: Connection, submission_id: UUID, *, page: int) -> Iterat
         after = rows[-1]["id"]
 
 
-def try_end(connection: Connection, generation: Generation, *, idle_seconds: float) -> bool:
-    """Whether this transaction may end a generation; nobody else can until it is over.
+def try_hold(connection: Connection, submission_id: UUID, *, idle_seconds: float) -> bool:
+    """Whether this process may write the manifests of a submission until this transaction ends.
 
     Args:
-        connection: In a transaction of its own.
-        generation: All of whose jobs have ended.
+        connection: In a transaction of its own, in which nothing else is done.
+        submission_id: Of the submission.
         idle_seconds: How long the transaction may wait for storage before the database ends it.
     """
-    parameters = {
-        "id": str(generation.id),
-        "generation": generation.generation,
-        "milliseconds": str(round(1000 * idle_seconds)),
-    }
+    parameters = {"id": str(submission_id), "milliseconds": str(round(1000 * idle_seconds))}
     return bool(connection.execute(_HOLD_END, parameters).scalar_one())
+
+
+def has_no_end(connection: Connection, generation: Generation) -> bool:
+    """Whether a generation has not ended, and no other has begun since."""
+    parameters = {"id": generation.id, "generation": generation.generation}
+    return bool(connection.execute(_HAS_NO_END, parameters).scalar_one())
 
 
 def finish(

@@ -88,10 +88,13 @@ _NOTE_ERROR = """
         'attempt', jobs.attempts + 1, 'fence', jobs.fence, 'run_id', jobs.run_id,
         'at', clock_timestamp()))"""
 
-# Ends claims with their results; after `finish_by` a result is too late.
+# Ends claims with their results; after `finish_by` a result is too late, and a cancel has its way.
 _COMPLETE = _ending(
     "id uuid, fence bigint, result jsonb",
-    fate="CASE WHEN jobs.finish_by <= clock_timestamp() THEN 'expired' ELSE 'succeeded' END",
+    fate="""CASE
+        WHEN jobs.finish_by > clock_timestamp() IS NOT FALSE THEN 'succeeded'
+        WHEN jobs.cancel_requested_at IS NULL THEN 'expired'
+        ELSE 'cancelled' END""",
     writes="""
         attempts = jobs.attempts + 1,
         result = CASE WHEN held.fate = 'succeeded' THEN ended.result END""",
@@ -140,7 +143,8 @@ def complete(
 ) -> list[Settled]:
     """End claims with results that are stored. Safe to repeat.
 
-    A result counts until a cancel is confirmed; after `finish_by` it is `expired` instead.
+    A result counts until a cancel is confirmed. After `finish_by` the job is `expired` instead, or
+    `cancelled` if it was flagged.
     """
     written = connection.execute(
         _COMPLETE,

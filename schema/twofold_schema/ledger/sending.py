@@ -116,6 +116,11 @@ _RECORD = text("""
     RETURNING deliveries.id, deliveries.state
 """)
 
+# Locks endpoints of both kinds below at once, in the order in which everybody does.
+_LOCK = text("""
+    SELECT FROM webhooks WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id FOR UPDATE
+""")
+
 # Notes that endpoints hear again.
 _HEARD = text("""
     WITH held AS (
@@ -300,6 +305,8 @@ def _judge(connection: Connection, tries: Sequence[tuple[Leased, Outcome]]) -> M
                 gone or outcome.gone,
                 max(wait, outcome.retry_after),
             )
+    if heard and deaf:
+        connection.execute(_LOCK, {"ids": [*heard, *deaf]})
     if heard:
         connection.execute(_HEARD, {"ids": list(heard)})
     if not deaf:

@@ -38,6 +38,7 @@ _PROMOTE = text("""
 """)
 
 # Jobs that missed a deadline, in any state that is not final. `start_by` is met by the first claim.
+# Called off is called off: an `expired` job might be retried.
 _EXPIRE = text("""
     WITH unclaimed AS (
         SELECT id FROM jobs
@@ -50,7 +51,9 @@ _EXPIRE = text("""
           AND finish_by <= (SELECT clock_timestamp())
         ORDER BY finish_by LIMIT :rows FOR UPDATE SKIP LOCKED
     )
-    UPDATE jobs SET state = 'expired', run_deadline = NULL, finished_at = clock_timestamp()
+    UPDATE jobs
+    SET state = CASE WHEN cancel_requested_at IS NULL THEN 'expired' ELSE 'cancelled' END,
+        run_deadline = NULL, finished_at = clock_timestamp()
     WHERE id = ANY(ARRAY(SELECT id FROM unclaimed UNION SELECT id FROM unfinished))
 """)
 
@@ -181,7 +184,10 @@ def promote(connection: Connection) -> int:
 
 
 def expire(connection: Connection) -> int:
-    """End jobs that missed `start_by` or `finish_by`; returns how many."""
+    """End jobs that missed `start_by` or `finish_by`; returns how many.
+
+    They are `expired`; one that was called off while it ran is `cancelled`.
+    """
     return connection.execute(_EXPIRE, {"rows": SWEEP_ROWS}).rowcount
 
 
