@@ -1,7 +1,6 @@
 """What docs/09-demo-model.md says of the demo model's pictures stays true.
 
-The figures are in docs/demo-model.json. Of SSIM the model was meant to gain 0.02 over bicubic, and
-does not yet: here stands what it does.
+The figures are in docs/demo-model.json.
 """
 
 from collections.abc import Mapping
@@ -33,13 +32,13 @@ def test_upscaling_beats_bicubic_of_what_its_latents_show(
     scores: list[Mapping[str, Score]],
 ) -> None:
     assert fmean(row["upscaled"].psnr - row["doubled"].psnr for row in scores) >= 0.7
-    assert fmean(row["upscaled"].ssim - row["doubled"].ssim for row in scores) >= 0.013
+    assert fmean(row["upscaled"].ssim - row["doubled"].ssim for row in scores) >= 0.02
 
 
 def test_what_it_makes_is_as_close_as_it_was(scores: list[Mapping[str, Score]]) -> None:
     """The gain above could also come of a worse autoencoder."""
     assert fmean(row["upscaled"].psnr for row in scores) >= 25.1
-    assert fmean(row["upscaled"].ssim for row in scores) >= 0.687
+    assert fmean(row["upscaled"].ssim for row in scores) >= 0.692
 
 
 def test_edges_are_sharper(scores: list[Mapping[str, Score]]) -> None:
