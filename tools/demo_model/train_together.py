@@ -106,6 +106,6 @@ def _nearby(values: Tensor) -> Tensor:
     window = torch.exp(-((away / _DEVIATION) ** 2) / 2)
     window = window / window.sum()
     lines = values.flatten(0, 1)[:, None]
-    return functional.conv2d(
-        functional.conv2d(lines, window[None, None, :, None]), window[None, None, None]
-    ).unflatten(0, values.shape[:2])
+    along = functional.conv2d(lines, window[None, None, :, None])
+    across: Tensor = functional.conv2d(along, window[None, None, None])
+    return across.reshape(*values.shape[:2], *across.shape[2:])
