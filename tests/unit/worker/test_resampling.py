@@ -1,4 +1,7 @@
-"""Channel by channel, the UNet's resampling is diffusers' own, to the bit."""
+"""Channel by channel, the UNet's resampling is diffusers' own.
+
+The same products are added, in an order that depends on the processor and the number of channels.
+"""
 
 # diffusers calls itself typed and mostly is not.
 # mypy: disable-error-code="no-untyped-call"
@@ -23,20 +26,32 @@ def _noise(shape: tuple[int, ...]) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
+def _rounding(taps: int, original: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """How far two sums of the same products may be apart, of `taps` products each.
+
+    Each is off by no more than `taps` times the unit roundoff of the sum of their magnitudes
+    (Higham, Accuracy and Stability of Numerical Algorithms, 4.2). The filters are positive.
+    """
+    magnitudes: torch.Tensor = original(inputs.abs())
+    return taps * torch.finfo(inputs.dtype).eps * magnitudes
+
+
 @shapes
-def test_halving_is_diffusers_own_to_the_bit(shape: tuple[int, ...]) -> None:
+def test_halving_is_diffusers_own_but_for_the_order_of_its_sums(shape: tuple[int, ...]) -> None:
     original = KDownsample2D()
     halved = Halve(original)(_noise(shape))
     assert halved.shape == (*shape[:2], shape[2] // 2, shape[3] // 2)
-    assert torch.equal(halved, original(_noise(shape)))
+    apart = (halved - original(_noise(shape))).abs()
+    assert (apart <= _rounding(16, original, _noise(shape))).all()
 
 
 @shapes
-def test_doubling_is_diffusers_own_to_the_bit(shape: tuple[int, ...]) -> None:
+def test_doubling_is_diffusers_own_but_for_the_order_of_its_sums(shape: tuple[int, ...]) -> None:
     original = KUpsample2D()
     doubled = Double(original)(_noise(shape))
     assert doubled.shape == (*shape[:2], shape[2] * 2, shape[3] * 2)
-    assert torch.equal(doubled, original(_noise(shape)))
+    apart = (doubled - original(_noise(shape))).abs()
+    assert (apart <= _rounding(4, original, _noise(shape))).all()
 
 
 @pytest.mark.parametrize("original", [KDownsample2D("constant"), KUpsample2D("constant")])
