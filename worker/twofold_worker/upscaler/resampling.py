@@ -1,8 +1,9 @@
 """The K-blocks' resampling as what it is: one small filter for each channel.
 
 diffusers builds a dense weight of C x C x 4 x 4 for it with each call, all zeros but for its
-diagonal: a twentieth of the UNet's work. By groups of one channel the same products are added, in
-the same order where a CPU has AVX-512, and with AVX2 up to some hundred channels.
+diagonal: a twentieth of the UNet's work. By groups of one channel the result is the same to the
+bit on a CPU with AVX-512. On others hundreds of channels are doubled with the same four products
+for each pixel in another order.
 """
 
 # diffusers calls itself typed and mostly is not.
