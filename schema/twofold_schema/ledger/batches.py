@@ -115,7 +115,9 @@ def advance(connection: Connection) -> Batch | None:
         if connection.invalidated:
             raise
         connection.execute(_PUT_OFF, {"id": row.id})
-        log.warning("operation_put_off", operation_id=str(row.id), error=str(error))
+        # With its statement it would name a thousand jobs.
+        why = error.orig if isinstance(error, DBAPIError) else error
+        log.warning("operation_put_off", operation_id=str(row.id), error=str(why))
         return None
 
 
