@@ -127,7 +127,7 @@ def versions(pipeline: Pipeline, truth: Pixels) -> dict[str, Pixels]:
 
 def rebuilt(pipeline: Pipeline, picture: Pixels) -> Pixels:
     """What the autoencoder alone makes of a picture."""
-    pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float().div(127.5).sub(1)
+    pixels = tensor_of(picture)
     with torch.inference_mode():
         latents = pipeline.vae.encode(pixels).latent_dist.mode()
         shown: Tensor = pipeline.vae.decode(latents).sample
@@ -146,6 +146,11 @@ def upscaled(pipeline: Pipeline, picture: Pixels, *, seed: int) -> Pixels:
         output_type="pil",
     ).images
     return np.asarray(shown)
+
+
+def tensor_of(picture: Pixels) -> Tensor:
+    """A picture in [-1, 1], shape [1, 3, height, width]."""
+    return torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float().div(127.5).sub(1)
 
 
 def load(folder: Path) -> Pipeline:

@@ -1,12 +1,14 @@
-"""Go on from an exported model: its folder as the checkpoints that `together` begins with."""
+"""Go on from weights that are there: an exported model's, or those before a training."""
 
 # diffusers calls itself typed and mostly is not.
 # mypy: disable-error-code="no-untyped-call"
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from tools.demo_model import measure, train_settled
+from torch import Tensor
 
 
 def resume(model: Path, folder: Path) -> None:
@@ -19,24 +21,19 @@ def resume(model: Path, folder: Path) -> None:
     torch.save((whole.vae.config.scaling_factor / train_settled.STRETCH,), folder / "latents.pt")
 
 
-def mix(folder: Path, share: float) -> None:
-    """Take back a part of what `together` has changed since it began.
+def mix(checkpoint: Path, before: Mapping[str, Tensor], share: float) -> None:
+    """Take back a part of what a training has changed; once more takes back more.
 
     Where a loss of one thing alone has led too far from another, a mean of the weights before and
     after has more of both (Wortsman et al., Robust fine-tuning of zero-shot models, 2022).
 
     Args:
-        folder: Of the training.
+        checkpoint: Of the training.
+        before: The weights that it began with, on the CPU.
         share: Of the weights after; the rest is of those before, 0 to 1.
     """
-    saved = torch.load(folder / "together.pt", map_location="cpu")
-    before = {
-        f"{part}.{name}": weights
-        for part, checkpoint in (("vae", "autoencoder"), ("unet", "upscaler"))
-        for name, weights in torch.load(folder / f"{checkpoint}.pt")["average"].items()
-    }
+    saved = torch.load(checkpoint, map_location="cpu")
     saved["average"] = {
-        name: torch.lerp(before[name].float(), weights.float(), share)
-        for name, weights in saved["average"].items()
+        name: torch.lerp(before[name], weights, share) for name, weights in saved["average"].items()
     }
-    torch.save(saved, folder / "together.pt")
+    torch.save(saved, checkpoint)

@@ -110,12 +110,12 @@ def _resume(asked: argparse.Namespace) -> None:
 
 
 def _mix(asked: argparse.Namespace) -> None:
-    resumed.mix(asked.folder, asked.share)
+    before = _untrained_together(asked).cpu().state_dict()
+    resumed.mix(asked.folder / "together.pt", before, asked.share)
 
 
 def _together(asked: argparse.Namespace) -> None:
-    unet = _trained_upscaler(asked, "upscaler")
-    both = train_together.Together(_trained_autoencoder(asked).train(), unet)
+    both = _untrained_together(asked)
     scale = _scale(asked)
     run = _run(asked, both)
     drawn = pictures.draw_all(asked.folder, asked.seed, asked.pictures)
@@ -176,6 +176,11 @@ def _trained_upscaler(asked: argparse.Namespace, stage: str) -> parts.Unet:
     unet = parts.upscaler()
     unet.load_state_dict(_average(asked.folder / f"{stage}.pt"))
     return unet
+
+
+def _untrained_together(asked: argparse.Namespace) -> train_together.Together:
+    unet = _trained_upscaler(asked, "upscaler")
+    return train_together.Together(_trained_autoencoder(asked).train(), unet)
 
 
 def _trained_together(asked: argparse.Namespace) -> train_together.Together:

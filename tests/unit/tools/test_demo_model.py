@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tools.demo_model import crops, measure, pictures, train, train_together
+from tools.demo_model import crops, measure, pictures, resumed, train, train_together
 
 from twofold_worker.upscaler import demo
 from twofold_worker.upscaler.diffusion import DiffusionUpscaler
@@ -22,11 +22,6 @@ def own_torch() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         yield
     torch.set_num_threads(threads)
-
-
-def tensor_of(picture: measure.Pixels) -> torch.Tensor:
-    """A picture in [-1, 1], shape [1, 3, height, width]."""
-    return torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float().div(127.5).sub(1)
 
 
 def test_the_same_picture_is_drawn_for_the_same_number() -> None:
@@ -43,11 +38,20 @@ def test_a_training_looks_as_the_measure_does() -> None:
     half = measure.halved(truth)
     shown = np.asarray(Image.fromarray(half).resize(truth.shape[:2], Image.Resampling.BICUBIC))
 
-    own_half = crops.halved(tensor_of(truth)).add(1).mul(127.5)[0].permute(1, 2, 0).numpy()
-    alike = train_together.similarity(tensor_of(shown), tensor_of(truth))
+    own_half = crops.halved(measure.tensor_of(truth)).add(1).mul(127.5)[0].permute(1, 2, 0).numpy()
+    alike = train_together.similarity(measure.tensor_of(shown), measure.tensor_of(truth))
 
     assert np.abs(own_half - half).mean() < 0.3
     assert float(alike) == pytest.approx(measure.Score.of(shown, truth).ssim, abs=1e-5)
+
+
+def test_a_mix_lies_between_the_weights_before_and_after(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "together.pt"
+    torch.save({"average": {"weight": torch.tensor([4.0])}}, checkpoint)
+
+    resumed.mix(checkpoint, {"weight": torch.tensor([0.0])}, 0.75)
+
+    assert torch.load(checkpoint)["average"]["weight"].tolist() == [3.0]
 
 
 @pytest.mark.usefixtures("own_torch")
