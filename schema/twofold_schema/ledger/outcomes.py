@@ -92,7 +92,7 @@ _NOTE_ERROR = """
 _COMPLETE = _ending(
     "id uuid, fence bigint, result jsonb",
     fate="""CASE
-        WHEN jobs.finish_by > clock_timestamp() IS NOT FALSE THEN 'succeeded'
+        WHEN jobs.finish_by IS NULL OR jobs.finish_by > clock_timestamp() THEN 'succeeded'
         WHEN jobs.cancel_requested_at IS NULL THEN 'expired'
         ELSE 'cancelled' END""",
     writes="""
